@@ -369,6 +369,22 @@ mod tests {
     use super::*;
     use crate::doctor::tests::check;
 
+    #[test]
+    fn a_denied_check_is_no_success_if_the_configuration_names_an_owner() {
+        let of = |text: &str, error: BucketError| {
+            of_bucket("source.buckets", &text.parse().expect("a bucket"), Err(error))
+        };
+        let hidden = || BucketError::Hidden("logs".to_owned());
+        let found = of("logs=111111111111", hidden());
+        assert!(
+            matches!(&found, Finding::Warning { fix, .. } if fix.contains("account in source.buckets")),
+            "{found:?}"
+        );
+        assert!(matches!(of("logs", hidden()), Finding::Skipped(_)));
+        let (bucket, owner) = ("logs".to_owned(), "111111111111".to_owned());
+        check(&of("logs=111111111111", BucketError::Foreign { bucket, owner }), Err("account 111111111111"));
+    }
+
     fn entry(events: &[&str], prefix: &str, suffix: &str) -> Notification {
         Notification {
             to: Target::Topic("arn:aws:sns:us-east-1:111111111111:events".to_owned()),
