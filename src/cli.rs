@@ -22,6 +22,7 @@ use clap::{Args, Parser, Subcommand};
 use tokio::runtime::Runtime;
 use tracing::{info, warn};
 
+use self::show::Show;
 use crate::{
     app::{self, App},
     config::{
@@ -29,6 +30,7 @@ use crate::{
         layers::{self, Loaded},
     },
     telemetry::{self, Writer},
+    tell::tell,
 };
 
 /// The configuration is wrong. Source: sysexits.h, `EX_USAGE`.
@@ -211,12 +213,12 @@ fn execute(command: Command, options: Options) -> Result<ExitCode, ExitCode> {
             match telemetry::check(variable) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(problems) => {
-                    problems.iter().for_each(|problem| eprintln!("logferry: {problem}"));
+                    problems.iter().for_each(|problem| tell!("logferry: {problem}"));
                     ExitCode::from(EXIT_CONFIG)
                 }
             }
         }
-        Command::Config(ConfigCommand::Print) => print(&load(options)?),
+        Command::Config(ConfigCommand::Print) => ended(print(&load(options)?)),
         #[cfg(feature = "demo")]
         Command::Demo(demo) => ended(run_async(crate::demo::run(demo)).map(|()| ExitCode::SUCCESS)),
     })
@@ -256,24 +258,22 @@ fn valid(options: Options, concerns: impl Fn(&str) -> bool) -> Result<Loaded, Ex
     let mut problems = loaded.config.validate();
     problems.retain(|problem| concerns(&problem.field));
     for problem in &problems {
-        eprintln!("logferry: {problem} ({})", loaded.origin(&problem.field));
+        tell!("logferry: {problem} ({})", loaded.origin(&problem.field));
     }
     if problems.is_empty() { Ok(loaded) } else { Err(ExitCode::from(EXIT_CONFIG)) }
 }
 
 fn misconfigured(problem: &str) -> ExitCode {
     for line in problem.lines() {
-        eprintln!("logferry: {line}");
+        tell!("logferry: {line}");
     }
     ExitCode::from(EXIT_CONFIG)
 }
 
-#[expect(clippy::print_stdout, reason = "the values are the command's result")]
-fn print(loaded: &Loaded) -> ExitCode {
-    for (field, value) in loaded.fields() {
-        println!("{field} = {value}  # {}", loaded.origin(&field));
-    }
-    ExitCode::SUCCESS
+fn print(loaded: &Loaded) -> anyhow::Result<ExitCode> {
+    let line = |(field, value): (String, String)| format!("{field} = {value}  # {}\n", loaded.origin(&field));
+    Show::Text.result(|| loaded.fields().into_iter().map(line).collect(), Default::default)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn worker(config: Config) -> ExitCode {
@@ -355,7 +355,7 @@ fn runtime() -> std::io::Result<Runtime> {
 /// The exit code of a command. Prints its error.
 fn ended(outcome: anyhow::Result<ExitCode>) -> ExitCode {
     outcome.unwrap_or_else(|error| {
-        eprintln!("logferry: {error:#}");
+        tell!("logferry: {error:#}");
         match error.downcast_ref::<Refusal>() {
             Some(refusal) => ExitCode::from(refusal.exit_code()),
             None if error.is::<Problem>() || error.is::<telemetry::StartError>() => {

@@ -25,6 +25,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use self::{comparison::compare, stage::Stage};
+use crate::tell::tell;
 
 /// Arguments of the demo.
 #[derive(Debug, clap::Args)]
@@ -70,7 +71,7 @@ pub async fn run(options: DemoOptions) -> anyhow::Result<()> {
         }
         Err(error) => {
             if !stop.is_cancelled() {
-                eprintln!("{}", worker::last_words(&worker));
+                tell!("{}", worker::last_words(&worker));
             }
             Err(error)
         }

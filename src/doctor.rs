@@ -13,7 +13,7 @@ mod wiring;
 
 use crate::{
     app::commands::Instruments,
-    config::{Config, Delivery, Queue},
+    config::{Config, Queue},
     credentials::{
         AssumeError,
         identity::{Identity, IdentityError},
@@ -96,7 +96,6 @@ pub struct Doctor {
     instruments: Instruments,
     config: Config,
     queue: Queue,
-    delivery: Delivery,
     table: String,
     ledger_table: String,
     central_role_arn: String,
@@ -129,7 +128,6 @@ impl Doctor {
             instruments,
             config: config.clone(),
             queue: config.queue.clone(),
-            delivery: config.delivery.clone(),
             ledger_table: config.ledger.table.clone().unwrap_or_default(),
             table: config.tenants.table.clone().unwrap_or_default(),
             central_role_arn: config.credentials.central_role_arn.clone().unwrap_or_default(),
@@ -145,14 +143,14 @@ impl Doctor {
     /// # Cancel safety
     /// Safe: nothing is held.
     pub async fn examine(self, patient: &Patient) -> Vec<Condition> {
-        let mut conditions = Vec::new();
-        let mut queue = None;
-        if !matches!(patient, Patient::One { .. }) {
-            let (of_queues, attributes) = self.queues().await;
-            conditions.extend(of_queues);
-            queue = attributes;
-        }
-        let (ours, our_side) = self.our_side().await;
+        let queues = async {
+            match patient {
+                Patient::One { .. } => (Vec::new(), None),
+                Patient::Nobody | Patient::Everyone => self.queues().await,
+            }
+        };
+        // At once, so that the waits for endpoints that do not answer do not add up.
+        let ((mut conditions, queue), (ours, our_side)) = tokio::join!(queues, self.our_side());
         conditions.extend(ours);
         if !matches!(patient, Patient::One { .. }) {
             conditions.push(self.clock(&our_side).await);
@@ -181,10 +179,7 @@ impl Doctor {
             AssumeError::Ours(error) => Finding::failed(error.to_string(), error.remedy()),
             AssumeError::Unavailable { role, problem } => Finding::failed(
                 format!("{role}: {problem}"),
-                format!(
-                    "STS did not answer within {} attempts: check that its endpoint can be reached from here, and try again",
-                    self.delivery.attempts
-                ),
+                "STS did not answer: check that its endpoint can be reached from here, and try again",
             ),
         }
     }

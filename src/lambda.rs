@@ -14,7 +14,7 @@ pub mod serve;
 use std::{future::Future, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
-use tokio::{sync::Semaphore, task::JoinSet, time::Instant};
+use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span};
 
@@ -103,24 +103,26 @@ where
     /// All messages must come again. Those that were delivered are acknowledged then without a put, if there is a ledger.
     pub async fn invoke(&self, messages: Vec<Message>, times: Times) -> Vec<String> {
         let messages: Vec<_> = messages.into_iter().map(Arc::new).collect();
-        let slots = Arc::new(Semaphore::new(self.concurrency));
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
-        for (index, message) in messages.iter().enumerate() {
-            let span = self.spans.process(&message.id, message.attempts, message.trace_header.as_deref());
-            let work = Work {
-                message: Arc::clone(message),
-                handled: (self.handle)(Arc::clone(message), stop.clone()),
-                slots: Arc::clone(&slots),
-                stop: stop.clone(),
-                queue: Arc::clone(&self.queue),
-            };
-            tasks.spawn(async move { (index, work.run().await) }.instrument(span));
-        }
+        let mut waiting = messages.iter().enumerate();
         let mut ends: Vec<_> = messages.iter().map(|_| None).collect();
-        collect(&mut tasks, times.stop, &mut ends).await;
+        // The future of a message takes about 100 KB, so it is made only when the message begins.
+        while Instant::now() < times.stop {
+            for (index, message) in waiting.by_ref().take(self.concurrency.saturating_sub(tasks.len())) {
+                let span = self.spans.process(&message.id, message.attempts, message.trace_header.as_deref());
+                let handled = (self.handle)(Arc::clone(message), stop.clone());
+                let ended = end(handled, Arc::clone(message), Arc::clone(&self.queue));
+                tasks.spawn(async move { (index, ended.await) }.instrument(span));
+            }
+            if !collect_one(&mut tasks, times.stop, &mut ends).await {
+                break;
+            }
+        }
+        // A message that has not begun need not begin any more.
+        waiting.for_each(|(index, _)| ends[index] = Some(End::Again(Duration::ZERO)));
         stop.cancel();
-        collect(&mut tasks, times.abort, &mut ends).await;
+        while collect_one(&mut tasks, times.abort, &mut ends).await {}
         // Work that is dropped here has not answered for the time that a checkpoint takes.
         tasks.shutdown().await;
         if self.waits == Waits::OfVerdict {
@@ -153,41 +155,29 @@ where
     }
 }
 
-/// Collects what became of messages until `until`, or until no task is left. Work that panicked has no end.
-async fn collect(tasks: &mut JoinSet<(usize, End)>, until: Instant, ends: &mut [Option<End>]) {
-    while let Ok(Some(ended)) = tokio::time::timeout_at(until, tasks.join_next()).await {
-        match ended {
-            Ok((index, end)) => ends[index] = Some(end),
-            Err(error) => tracing::error!(%error, "the work on a message panicked; the message comes again"),
+/// Collects what became of a message. Returns false if no task is left, or none ends before `until`. Work that panicked has no
+/// end.
+async fn collect_one(tasks: &mut JoinSet<(usize, End)>, until: Instant, ends: &mut [Option<End>]) -> bool {
+    match tokio::time::timeout_at(until, tasks.join_next()).await {
+        Ok(Some(Ok((index, end)))) => ends[index] = Some(end),
+        Ok(Some(Err(error))) => {
+            tracing::error!(%error, "the work on a message panicked; the message comes again")
         }
+        Ok(None) | Err(_) => return false,
     }
+    true
 }
 
-/// The work on one message.
-struct Work<Q, F> {
-    message: Arc<Message>,
-    handled: F,
-    slots: Arc<Semaphore>,
-    stop: CancellationToken,
-    queue: Arc<Q>,
-}
-
-impl<Q: Queue, F: Future<Output = Verdict>> Work<Q, F> {
-    async fn run(self) -> End {
-        let Self { message, handled, slots, stop, queue } = self;
-        // A message that has not begun need not begin any more.
-        let slot = stop.run_until_cancelled(slots.acquire_owned()).await;
-        let Some(slot) = slot.filter(|_| !stop.is_cancelled()) else { return End::Again(Duration::ZERO) };
-        let _slot = slot.expect("nobody closes the semaphore");
-        match handled.await {
-            Verdict::Ack => End::Handled,
-            Verdict::Retry(cause) => End::Again(cause.delay),
-            Verdict::Poison(cause) | Verdict::Overdue(cause) => {
-                if bury(&*queue, &message, &cause).await {
-                    End::Handled
-                } else {
-                    End::Again(cause.delay)
-                }
+/// Waits for the verdict on a message, and carries it out.
+async fn end<Q: Queue>(handled: impl Future<Output = Verdict>, message: Arc<Message>, queue: Arc<Q>) -> End {
+    match handled.await {
+        Verdict::Ack => End::Handled,
+        Verdict::Retry(cause) => End::Again(cause.delay),
+        Verdict::Poison(cause) | Verdict::Overdue(cause) => {
+            if bury(&*queue, &message, &cause).await {
+                End::Handled
+            } else {
+                End::Again(cause.delay)
             }
         }
     }

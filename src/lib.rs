@@ -166,6 +166,9 @@
 //! # }
 //! ```
 
+// These macros panic if the output is closed or full. `tell` and `cli::show` do not.
+#![deny(clippy::print_stderr, clippy::print_stdout)]
+
 // Intake.
 pub mod event;
 pub mod fairness;
@@ -219,5 +222,6 @@ pub mod replay;
 pub mod sampler;
 pub mod status;
 pub mod telemetry;
+mod tell;
 pub mod trace;
 pub mod wiring;

@@ -158,6 +158,10 @@ pub fn check(variable: impl Fn(&str) -> Option<String>) -> Result<(), Vec<Proble
 
 /// Logs where the code panicked. The panic's own text is left out, because it may quote a record.
 fn tell_panic(panic: &PanicHookInfo<'_>) {
+    // `lambda::serve` reports these.
+    if panic.location().is_some_and(|location| location.file().contains("lambda_runtime")) {
+        return;
+    }
     let location = panic.location().map(tracing::field::display);
     tracing::error!(panic.location = location, "logferry panicked; please report this defect");
 }

@@ -1,5 +1,7 @@
 //! The parts that operators' commands need. Building them makes no call to AWS yet.
 
+use std::time::Duration;
+
 use anyhow::Context;
 use jiff::SignedDuration;
 use tokio::net::TcpListener;
@@ -200,11 +202,27 @@ pub async fn listen(config: &Config) -> anyhow::Result<TcpListener> {
     endpoint::bind("http.listen", config.http.listen).await
 }
 
-/// Builds the instruments.
+/// Most attempts, and longest attempt, of the doctor's calls: an endpoint that never answers fails a condition within 12 s.
+const ATTEMPTS: u32 = 2;
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The configuration, with the doctor's patience.
+fn impatient(config: &Config) -> Config {
+    let mut config = config.clone();
+    let delivery = &mut config.delivery;
+    delivery.attempts = delivery.attempts.min(ATTEMPTS);
+    delivery.attempt_timeout = delivery.attempt_timeout.min(ATTEMPT_TIMEOUT);
+    // The doctor makes no long poll.
+    config.queue.wait_time = Duration::ZERO;
+    config
+}
+
+/// Builds the instruments. Their calls wait for less time than the worker's.
 ///
 /// # Errors
 /// There is no Region, or the configuration has no table or no central role.
 pub async fn instruments(config: &Config) -> anyhow::Result<Instruments> {
+    let config = &impatient(config);
     let base = load_sdk(config, "doctor", &EVERYTHING).await?;
     let table = config.tenants.table.clone().context("tenants.table is required")?;
     let central = central_role(config, &base)?;

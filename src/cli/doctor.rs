@@ -15,6 +15,7 @@ use crate::{
     doctor::{Condition, Doctor, Finding, Patient, metrics::Metrics},
     http,
     metrics::ours,
+    tell::tell,
 };
 
 /// The configuration's fields that only the checks of the provider's side need.
@@ -117,7 +118,7 @@ pub(super) async fn execute(args: DoctorArgs, config: &Config) -> anyhow::Result
     let stop = CancellationToken::new();
     app::stop_on_signals(stop.clone())?;
     let listener = app::commands::listen(config).await?;
-    eprintln!("logferry: metrics are at http://{}/metrics", listener.local_addr()?);
+    tell!("logferry: metrics are at http://{}/metrics", listener.local_addr()?);
     let metrics = Metrics::default();
     let mut registry = Registry::default();
     metrics.register(ours(&mut registry));
@@ -157,7 +158,7 @@ fn report_on(conditions: &[Condition], patient: &Patient, show: Show) -> anyhow:
         1 => ", 1 warning".to_owned(),
         warnings => format!(", {warnings} warnings"),
     };
-    eprintln!("logferry: {} conditions: {failed} failed{warnings}, {skipped} skipped", conditions.len());
+    tell!("logferry: {} conditions: {failed} failed{warnings}, {skipped} skipped", conditions.len());
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

@@ -18,6 +18,7 @@ use crate::{
     app,
     config::Config,
     ledger::dynamodb::entries::{EntriesError, Entry, Forgotten, Guard, LedgerEntries, Page},
+    tell::tell,
 };
 
 /// The configuration's fields that these commands use.
@@ -144,7 +145,7 @@ pub(super) async fn execute(args: LedgerArgs, config: &Config) -> anyhow::Result
         LedgerCommand::Forget { selection, rate, dry_run, force, yes } => {
             let selection = selection.at(now, retention);
             if let (Reach::Prefix(prefix), false, false) = (&selection.reach, dry_run, yes) {
-                eprintln!(
+                tell!(
                     "logferry: this deletes every selected entry whose object begins with {prefix:?}; give --yes to confirm, \
                      or --dry-run to see the entries"
                 );
@@ -225,7 +226,7 @@ async fn sweep(
         }
         if told_at.elapsed() >= TELL_EVERY {
             told_at = Instant::now();
-            eprintln!("logferry: {} read, {} selected", count(seen), outcome.found.len());
+            tell!("logferry: {} read, {} selected", count(seen), outcome.found.len());
         }
     }
     outcome.found.sort_by(|a, b| {
@@ -261,16 +262,16 @@ fn told(outcome: &Outcome, selection: &Selection, doing: Doing) -> ExitCode {
     let of = |wanted: fn(&Fate) -> bool| outcome.found.iter().filter(|found| wanted(&found.fate)).count();
     let leased = of(|fate| matches!(fate, Fate::Leased));
     match doing {
-        Doing::Show => eprintln!("logferry: {}", count(outcome.found.len())),
+        Doing::Show => tell!("logferry: {}", count(outcome.found.len())),
         Doing::DryRun(_) => {
             let would = of(|fate| matches!(fate, Fate::WouldBeForgotten));
-            eprintln!("logferry: {} would be forgotten", count(would));
+            tell!("logferry: {} would be forgotten", count(would));
         }
         Doing::Forget(_) => {
             let forgotten = of(|fate| matches!(fate, Fate::Forgotten));
-            eprintln!("logferry: {} forgotten", count(forgotten));
+            tell!("logferry: {} forgotten", count(forgotten));
             if forgotten > 0 {
-                eprintln!(
+                tell!(
                     "logferry: the next message about their objects delivers them again; `logferry redrive move` sends one for a \
                      dead letter"
                 );
@@ -278,7 +279,7 @@ fn told(outcome: &Outcome, selection: &Selection, doing: Doing) -> ExitCode {
         }
     }
     if leased > 0 {
-        eprintln!(
+        tell!(
             "logferry: {} kept: a worker is busy with them; wait for the end of their leases, or give --force",
             count(leased)
         );
@@ -293,13 +294,13 @@ fn told(outcome: &Outcome, selection: &Selection, doing: Doing) -> ExitCode {
         .collect();
     if let [(key, error), ..] = failures.as_slice() {
         let (object, delivery) = (&key.object, &key.delivery);
-        eprintln!(
+        tell!(
             "logferry: {} not forgotten; the first is of object {object:?}, delivery {delivery:?}: {error}",
             count(failures.len())
         );
     }
     if let Some(problem) = &outcome.broken_off {
-        eprintln!("logferry: the table was not read to its end: {problem}");
+        tell!("logferry: the table was not read to its end: {problem}");
     }
     let undone = !failures.is_empty() || outcome.broken_off.is_some();
     match &selection.reach {

@@ -28,6 +28,7 @@ use crate::{
         dry_run::{GivenTenants, Lines},
     },
     telemetry,
+    tell::tell,
 };
 
 /// The configuration's fields that showing local files uses.
@@ -133,7 +134,7 @@ pub(super) async fn execute(args: ManualArgs, config: &Config) -> anyhow::Result
     // Writes the log lines that wait.
     drop(telemetry);
     match mode {
-        Mode::Show { .. } => eprintln!("{:#}", json!(outcome)),
+        Mode::Show { .. } => tell!("{:#}", json!(outcome)),
         Mode::Deliver | Mode::DeliverAgain => Show::Json.result(String::new, || json!(outcome))?,
     }
     Ok(if outcome.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -20,6 +20,7 @@ use crate::{
     app,
     config::Config,
     redrive::{Action, HOLD, Order, Outcome, Progress, letter::Filter, sweep},
+    tell::tell,
 };
 
 /// The configuration's fields that these commands use.
@@ -148,7 +149,7 @@ pub(super) async fn execute(args: RedriveArgs, config: &Config) -> anyhow::Resul
         Ok(attributes) => {
             if attributes.hidden > 0 {
                 let hidden = attributes.hidden;
-                eprintln!(
+                tell!(
                     "logferry: another receiver hides about {hidden} more letters; run the command again later to see them"
                 );
             }
@@ -187,7 +188,7 @@ fn teller(doing: Doing, total: Option<u64>) -> impl FnMut(Progress) {
         let Progress { seen, done } = progress;
         let of = total.map(|total| format!(" of about {total}")).unwrap_or_default();
         let what = if matches!(doing, Doing::Move(_)) { "moved" } else { "found" };
-        eprintln!("logferry: {seen}{of} seen, {done} {what}");
+        tell!("logferry: {seen}{of} seen, {done} {what}");
     }
 }
 
@@ -198,10 +199,10 @@ fn told(outcome: &Outcome, doing: Doing, source_url: &str) -> ExitCode {
         Doing::DryRun => " would be moved".to_owned(),
         Doing::Move(_) => format!(" moved to {source_url}"),
     };
-    eprintln!("logferry: {}{what}", report::count(outcome.letters.len()));
+    tell!("logferry: {}{what}", report::count(outcome.letters.len()));
     if outcome.copies > 0 {
         let copies = report::count(outcome.copies);
-        eprintln!(
+        tell!(
             "logferry: {copies} not counted, because they are copies of others: the worker sent them again when an answer was lost"
         );
     }
@@ -215,10 +216,10 @@ fn told(outcome: &Outcome, doing: Doing, source_url: &str) -> ExitCode {
         (outcome.of_other_queues, "left alone: another queue's redrive policy moved them here"),
     ];
     for (count, what) in left.into_iter().filter(|(count, _)| *count > 0) {
-        eprintln!("logferry: {} {what}", report::count(count));
+        tell!("logferry: {} {what}", report::count(count));
     }
     if outcome.unreturned > 0 {
-        eprintln!(
+        tell!(
             "logferry: {} could not be made visible again; they can be received within {HOLD:?}",
             report::count(outcome.unreturned)
         );
@@ -229,11 +230,11 @@ fn told(outcome: &Outcome, doing: Doing, source_url: &str) -> ExitCode {
     ] {
         if let [(letter, error), ..] = failures.as_slice() {
             let count = report::count(failures.len());
-            eprintln!("logferry: {count} {consequence}; the first is message {}: {error}", letter.id);
+            tell!("logferry: {count} {consequence}; the first is message {}: {error}", letter.id);
         }
     }
     if let Some(broken_off) = &outcome.broken_off {
-        eprintln!(
+        tell!(
             "logferry: the dead-letter queue was not read to its end: {broken_off}; received letters are visible again"
         );
     }

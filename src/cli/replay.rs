@@ -38,6 +38,7 @@ use crate::{
         watch::{WatchError, Watching, watch},
     },
     telemetry,
+    tell::tell,
 };
 
 /// The configuration's fields that every run uses.
@@ -72,8 +73,8 @@ objects. --since counts for the first run only. Ctrl-C or SIGTERM ends it.
 
 Needs s3:ListBucket and s3:GetObject, and what a worker needs to deliver; --to-queue needs sqs:SendMessage instead.
 
-Exit codes: 0 done, busy objects included; 1 an object failed, the bucket cannot be listed, or the run was interrupted; 2 wrong
-usage; 64 the configuration cannot be used. After 2 and above, nothing was delivered.";
+Exit codes: 0 done, busy objects included; 1 an object failed, the bucket cannot be listed, no object of the sample of
+--dry-run could be read, or the run was interrupted; 2 wrong usage; 64 the configuration cannot be used. After 2 and above, nothing was delivered.";
 
 #[derive(Debug, Args)]
 #[command(after_help = MORE)]
@@ -262,8 +263,11 @@ pub(super) async fn execute(args: ReplayArgs, config: &Config) -> anyhow::Result
         let price = args.price_per_gb.unwrap_or(LIST_PRICE);
         let estimate =
             estimate(&bucket.name, &order.selection, &listing, &*destination, price, &stop).await?;
-        let success = !estimate.interrupted;
-        (json!(estimate), success)
+        let problem = estimate.problem();
+        if let Some(problem) = &problem {
+            tell!("logferry: {problem}");
+        }
+        (json!(estimate), problem.is_none() && !estimate.interrupted)
     } else if let Some(every) = args.watch {
         let watching = Watching {
             every,

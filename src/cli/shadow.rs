@@ -26,6 +26,7 @@ use crate::{
         comparison::{By, Cells, Comparison, compare},
         dynamodb::Object,
     },
+    tell::tell,
 };
 
 /// The configuration's fields that this command uses.
@@ -152,7 +153,7 @@ impl Compared {
 pub(super) fn run(args: ShadowArgs, config: &Config) -> ExitCode {
     let ShadowCommand::Compare(args) = args.command;
     run_async(execute(args, config)).unwrap_or_else(|error| {
-        eprintln!("logferry: {error:#}");
+        tell!("logferry: {error:#}");
         ExitCode::from(match error.downcast_ref::<Refusal>() {
             Some(refusal) => refusal.exit_code(),
             None if error.is::<Problem>() => EXIT_CONFIG,
@@ -183,7 +184,7 @@ async fn execute(args: CompareArgs, config: &Config) -> anyhow::Result<ExitCode>
     show.result(|| report::text(&compared), || report::json(&compared, &windows, by))?;
     let count = |state| compared.iter().filter(|compared| compared.state() == state).count();
     let (different, equal) = (count("different"), count("equal"));
-    eprintln!(
+    tell!(
         "logferry: {} to {}, {}: {equal} equal, {different} different, {} without events, {} not compared",
         windows.start,
         windows.end,

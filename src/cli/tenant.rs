@@ -23,6 +23,7 @@ use super::{
 use crate::{
     app,
     config::{Config, Problem},
+    tell::tell,
     tenant::{
         Attribute, SETTINGS,
         table::{Put, TenantRows},
@@ -173,7 +174,7 @@ pub(super) fn run(args: TenantArgs, config: &Config) -> ExitCode {
     match run_async(execute(args, config)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("logferry: {error:#}");
+            tell!("logferry: {error:#}");
             match error.downcast_ref::<Refusal>() {
                 Some(refusal) => ExitCode::from(refusal.exit_code()),
                 None if error.is::<Problem>() => ExitCode::from(EXIT_CONFIG),
@@ -229,7 +230,7 @@ struct Seen(Duration);
 
 impl Seen {
     fn tell(self, what: &str) {
-        eprintln!("logferry: {what}; running workers see the change within {:?} (tenants.cache_ttl)", self.0);
+        tell!("logferry: {what}; running workers see the change within {:?} (tenants.cache_ttl)", self.0);
     }
 }
 
@@ -274,7 +275,7 @@ async fn list(show: Show, rows: &TenantRows) -> anyhow::Result<()> {
     show.result(|| table(&entries, &paused), || reports(&entries, Some(&paused)).into())?;
     let bad = entries.iter().filter(|entry| !entry.is_valid()).count();
     if show == Show::Text && bad > 0 {
-        eprintln!("logferry: {bad} of {} rows cannot be used", entries.len());
+        tell!("logferry: {bad} of {} rows cannot be used", entries.len());
     }
     Ok(())
 }
@@ -301,7 +302,7 @@ fn validated(show: Show, entries: &[CheckedRow], paused: Option<&BTreeSet<String
     };
     show.result(text, || reports(entries, paused).into())?;
     usable(entries)?;
-    eprintln!("logferry: {} can be used", count(entries.len()));
+    tell!("logferry: {} can be used", count(entries.len()));
     Ok(())
 }
 
@@ -390,12 +391,12 @@ fn warn_of_ignored(entries: &[CheckedRow]) {
     for entry in entries {
         let (tenant_id, name) = (entry.tenant_id(), entry.name());
         for field in entry.unknown() {
-            eprintln!(
+            tell!(
                 "logferry: row {name:?} of tenant {tenant_id:?} has the attribute {field:?}, which means nothing to logferry"
             );
         }
         if entry.is_expired() {
-            eprintln!(
+            tell!(
                 "logferry: row {name:?} of tenant {tenant_id:?} has a ttl that has passed: the worker ignores the row"
             );
         }
@@ -407,7 +408,7 @@ fn warn_of_ignored(entries: &[CheckedRow]) {
 fn warn_of_misfits(entries: &[CheckedRow], config: &Config) {
     let own_buckets = config.own_buckets();
     for bad in entries.iter().filter_map(|entry| entry.misfit(&own_buckets)) {
-        eprintln!(
+        tell!(
             "logferry: warning: {bad}: a worker with this configuration sends the tenant's messages to the dead-letter queue"
         );
     }
@@ -429,7 +430,7 @@ async fn enable(show: Show, rows: &TenantRows, key: &DeliveryKey, config: &Confi
     show.result(String::new, || json!({ "tenant_id": tenant, "type": name, "enabled": true }))?;
     Seen(config.tenants.cache_ttl).tell(&format!("row {name:?} of tenant {tenant:?} is enabled"));
     if paused(&entries).contains(tenant) {
-        eprintln!("logferry: tenant {tenant:?} is still paused; `logferry tenant resume` ends the pause");
+        tell!("logferry: tenant {tenant:?} is still paused; `logferry tenant resume` ends the pause");
     }
     Ok(())
 }
@@ -460,7 +461,7 @@ async fn resume(show: Show, rows: &TenantRows, tenant: &str, seen: Seen) -> anyh
     if was_paused {
         seen.tell(&format!("tenant {tenant:?} is no longer paused"));
     } else {
-        eprintln!("logferry: tenant {tenant:?} was not paused");
+        tell!("logferry: tenant {tenant:?} was not paused");
     }
     Ok(())
 }
@@ -473,7 +474,7 @@ async fn delete(show: Show, rows: &TenantRows, tenant: &str, name: &str, seen: S
     seen.tell(&format!("row {name:?} of tenant {tenant:?} is deleted"));
     let left = rows.of(tenant).await?;
     if left.iter().all(|(name, _)| name == SETTINGS) && !left.is_empty() {
-        eprintln!(
+        tell!(
             "logferry: only the settings row of tenant {tenant:?} is left: unless the tenant is paused, its messages are \
              acknowledged, as with a disabled delivery; if you delete that row too, the tenant is unknown"
         );

@@ -7,6 +7,7 @@ use indicatif::{HumanCount, ProgressBar, ProgressStyle};
 use logferry_testbed::worker::WorkerProcess;
 
 use super::stage::{Backlog, Stage};
+use crate::tell::tell;
 
 /// Time without any progress after which the demo fails.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -37,7 +38,7 @@ pub(super) async fn until_delivered(
         }
         bar.set_position(events);
         if bar.is_hidden() && events != told.0 && told.1.elapsed() >= LINE_EVERY {
-            eprintln!("  {} of {} records", HumanCount(events), HumanCount(expected));
+            tell!("  {} of {} records", HumanCount(events), HumanCount(expected));
             told = (events, Instant::now());
         }
         if dead > 0 {
@@ -47,7 +48,7 @@ pub(super) async fn until_delivered(
             bar.finish();
             if !bar.is_hidden() {
                 // The finished bar leaves the cursor at its end.
-                eprintln!("\n");
+                tell!("\n");
             }
             return Ok(());
         }

@@ -1,5 +1,7 @@
 //! Checks the way to a customer's bucket, with a copy of an object of 0 bytes.
 
+use std::time::Duration;
+
 use super::{Doctor, Finding, Findings, OurSide};
 use crate::{
     copy::{CopyError, CopyJob, ObjectCopier, Way},
@@ -13,6 +15,8 @@ use crate::{
 
 /// Name of the probe's folder in both buckets.
 const PROBE: &str = "logferry-doctor";
+/// Longest copy of 0 bytes. The limit of the copier's calls is for 5 GB.
+const LONGEST_COPY: Duration = Duration::from_secs(30);
 
 impl Doctor {
     /// Checks the role that copies, and makes a copy.
@@ -92,10 +96,13 @@ impl Doctor {
         let head = ObjectHead { size: Some(0), ..ObjectHead::default() };
         let job = CopyJob { way, owner: source.owner.as_deref(), head: &head };
         let copier = &self.instruments.copier;
-        let copied = match copier.enter(&way).await {
-            Ok(session) => copier.copy(&session, &job).await,
-            Err(error) => Err(error),
+        let copied = async {
+            let session = copier.enter(&way).await?;
+            copier.copy(&session, &job).await
         };
+        let copied = tokio::time::timeout(LONGEST_COPY, copied).await.unwrap_or_else(|_| {
+            Err(CopyError::Unavailable(format!("S3 did not answer within {} s", LONGEST_COPY.as_secs())))
+        });
         let marker = match self.instruments.wiring.delete(source, &key).await {
             Probe::Removed => String::new(),
             Probe::Left(why) => {

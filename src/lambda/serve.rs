@@ -2,9 +2,11 @@
 
 use std::{
     env, fmt,
+    panic::AssertUnwindSafe,
     time::{Duration, SystemTime},
 };
 
+use futures_util::FutureExt;
 use lambda_runtime::{Diagnostic, LambdaEvent, Runtime, service_fn};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
@@ -29,6 +31,9 @@ pub enum ServeError {
     /// The runtime API failed.
     #[error("Lambda's runtime API failed")]
     Runtime(#[source] lambda_runtime::Error),
+    /// The runtime API answered with something that is no invocation; with the text of the runtime's panic.
+    #[error("Lambda's runtime API answered with something that is no invocation: {0}")]
+    NoInvocation(String),
 }
 
 /// The ids of the messages that must come again, as the event source mapping reads them with ReportBatchItemFailures.
@@ -76,7 +81,16 @@ pub async fn serve<E: DeserializeOwned>(
         let batch_item_failures = ids.into_iter().map(|item_identifier| Failure { item_identifier });
         Ok::<_, NotOfSqs>(Response { batch_item_failures: batch_item_failures.collect() })
     });
-    Runtime::new(respond).run().await.map_err(ServeError::Runtime)
+    // The runtime catches panics of the function itself, so this one is its own: it takes some headers of the API's answers for
+    // granted.
+    match AssertUnwindSafe(Runtime::new(respond).run()).catch_unwind().await {
+        Ok(ended) => ended.map_err(ServeError::Runtime),
+        Err(panic) => {
+            let text = panic.downcast::<String>().map(|text| *text);
+            let text = text.or_else(|panic| panic.downcast::<&str>().map(|text| (*text).to_owned()));
+            Err(ServeError::NoInvocation(text.unwrap_or_else(|_| "the runtime panicked".to_owned())))
+        }
+    }
 }
 
 /// The event is no batch of messages.

@@ -1,5 +1,7 @@
 //! Tests of batches with an in-memory queue, paused time, and a closure instead of the pipeline.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use super::*;
 use crate::{
     queue::memory::{MemoryQueue, Operation},
@@ -145,4 +147,34 @@ async fn failed_messages_are_reported_even_if_they_cannot_be_hidden() {
     let queue = Arc::new(MemoryQueue::new(60 * SECOND));
     queue.fail_calls(Operation::ChangeVisibility, 1..=1);
     assert_eq!(invoke(&queue, 4, &["retry", "a"]).await.0, ["retry"]);
+}
+
+/// A future of the pipeline takes about 100 KB, and a batch may have 10,000 messages.
+#[tokio::test(start_paused = true)]
+async fn only_messages_that_have_begun_take_memory() {
+    let begun = Arc::new(());
+    let most = Arc::new(AtomicUsize::new(0));
+    let (counted, highest) = (Arc::clone(&begun), Arc::clone(&most));
+    let function = Function {
+        queue: Arc::new(MemoryQueue::new(60 * SECOND)),
+        handle: move |_: Arc<Message>, _: CancellationToken| {
+            let one = Arc::clone(&counted);
+            // Besides the futures, the test and this closure have one each.
+            highest.fetch_max(Arc::strong_count(&one) - 2, Ordering::Relaxed);
+            async move {
+                let _one = one;
+                tokio::time::sleep(SECOND).await;
+                Verdict::Ack
+            }
+        },
+        concurrency: 4,
+        waits: Waits::OfVerdict,
+        spans: Messages::new("q", Sender::Linked),
+    };
+    function.queue.send_all(["a"]);
+    let messages = function.queue.receive(1, SECOND).await.expect("the queue answers");
+    let began = Instant::now();
+    let failed = function.invoke(vec![messages[0].clone(); 4001], Times::until(began + 2000 * SECOND)).await;
+    assert_eq!((failed.len(), began.elapsed().as_secs()), (0, 1001), "every slot is always in use");
+    assert_eq!((most.load(Ordering::Relaxed), Arc::strong_count(&begun)), (4, 2));
 }

@@ -24,6 +24,16 @@ pub enum BucketError {
          own the bucket"
     )]
     Hidden(String),
+    /// The bucket exists, and belongs to another account than the configuration says.
+    #[error(
+        "bucket {bucket:?} does not belong to account {owner}, which the configuration names as its owner"
+    )]
+    Foreign {
+        /// The bucket.
+        bucket: String,
+        /// The account in the configuration.
+        owner: String,
+    },
     /// S3 does not answer, or its answer is unknown.
     #[error("bucket {bucket:?}: {problem}")]
     Unavailable {
@@ -34,13 +44,13 @@ pub enum BucketError {
     },
 }
 
-/// Checks that a bucket exists, with HeadBucket, which needs `s3:ListBucket`.
+/// Checks that a bucket exists and has the owner in the configuration, with HeadBucket, which needs `s3:ListBucket`.
 ///
 /// # Errors
 /// See [`BucketError`].
 pub async fn probe(client: &Client, bucket: &OwnBucket) -> Result<(), BucketError> {
-    let head = client.head_bucket().bucket(&bucket.name).set_expected_bucket_owner(bucket.owner.clone());
-    let Err(error) = head.send().await else { return Ok(()) };
+    let head = |owner| client.head_bucket().bucket(&bucket.name).set_expected_bucket_owner(owner).send();
+    let Err(error) = head(bucket.owner.clone()).await else { return Ok(()) };
     let name = || bucket.name.clone();
     let Some(response) = error.raw_response() else {
         return Err(BucketError::Unavailable { bucket: name(), problem: describe(&error) });
@@ -52,7 +62,13 @@ pub async fn probe(client: &Client, bucket: &OwnBucket) -> Result<(), BucketErro
             let region = response.headers().get("x-amz-bucket-region").unwrap_or("unknown").to_owned();
             BucketError::Elsewhere { bucket: name(), region }
         }
-        403 => BucketError::Hidden(name()),
+        // S3 gives this answer to a caller without the permission, and for another owner than the expected one.
+        403 => match &bucket.owner {
+            Some(owner) if head(None).await.is_ok() => {
+                BucketError::Foreign { bucket: name(), owner: owner.clone() }
+            }
+            _ => BucketError::Hidden(name()),
+        },
         _ => BucketError::Unavailable { bucket: name(), problem: describe(&error) },
     })
 }
@@ -80,7 +96,13 @@ mod tests {
         assert_eq!(probe(&s3, &ours).await, Ok(()));
         assert_eq!(probe(&stranger, &ours).await, Err(BucketError::Hidden(ours.name.clone())));
         let foreign = bucket(&format!("{}=999999999999", ours.name));
-        assert_eq!(probe(&s3, &foreign).await, Err(BucketError::Hidden(ours.name.clone())));
+        let owner = "999999999999".to_owned();
+        let expected = Err(BucketError::Foreign { bucket: ours.name.clone(), owner });
+        assert_eq!(probe(&s3, &foreign).await, expected);
+        assert_eq!(
+            probe(&stranger, &bucket(&format!("{}={}", ours.name, provider.account))).await,
+            Err(BucketError::Hidden(ours.name.clone()))
+        );
         let nowhere = probe(&s3, &bucket("nowhere")).await;
         assert_eq!(nowhere, Err(BucketError::Missing("nowhere".to_owned())));
         let down = Effect::Error(ErrorAnswer::new(500, "InternalError"));

@@ -101,6 +101,13 @@ pub struct FirstFailure {
     failure: FailureOutcome,
 }
 
+impl FirstFailure {
+    /// Error text.
+    pub fn error(&self) -> &str {
+        &self.failure.error
+    }
+}
+
 /// Adds an object to the failures by reason.
 pub(super) fn add_failure(
     failed: &mut BTreeMap<&'static str, Failures>,

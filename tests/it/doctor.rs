@@ -2,6 +2,8 @@
 
 mod wirings;
 
+use std::time::Instant;
+
 use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_sqs::types::QueueAttributeName;
 use logferry_testbed::provision::CustomerSpec;
@@ -207,6 +209,18 @@ async fn each_broken_part_of_the_providers_side_is_named() {
     operator.ill(&[]).await.fails("queue retention", "4 days 1 s", "raise MessageRetentionPeriod");
     operator.environment.remove("LOGFERRY_QUEUE__MAX_AGE");
 
+    // ministack compares no owner.
+    if operator.setup.sandbox().is_some() {
+        let bucket = format!("{}=999999999999", provider.bucket);
+        let right = operator.set("LOGFERRY_SOURCE__BUCKETS", &bucket).expect("the worker's is set");
+        operator.ill(&[]).await.fails(
+            "source bucket",
+            "belong to account 999999999999",
+            "correct the account",
+        );
+        operator.set("LOGFERRY_SOURCE__BUCKETS", &right);
+    }
+
     operator.set("TENANT_CONFIG_TABLE", "nowhere");
     operator.ill(&[]).await.fails("tenant table", "ResourceNotFoundException", "correct tenants.table");
     let report = operator.ill_tenant("acme").await;
@@ -221,6 +235,36 @@ async fn each_broken_part_of_the_providers_side_is_named() {
 
     operator.set_queue(&provider.queue_url, QueueAttributeName::RedrivePolicy, "").await;
     operator.ill(&[]).await.fails("redrive policy", "is then lost", "set RedrivePolicy");
+}
+
+/// An endpoint that accepts connections and never answers fails a condition soon, in the report and in the metrics.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_endpoint_that_never_answers_fails_its_condition_soon() {
+    let operator = Operator::of_worker("doctor-silent").await;
+    // The system accepts connections for the listener.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
+    let endpoint = format!("http://{}", silent.local_addr().expect("the listener is bound"));
+    let check = async |variable: &str, failed: &[&str], longest: u64| {
+        let mut environment = operator.environment.clone();
+        environment.insert(variable.to_owned(), endpoint.clone());
+        let began = Instant::now();
+        let report = Report(operator::run(&["doctor", "--json"], &environment).await.with(1).json());
+        let states = report.states().into_iter().filter(|(_, state)| *state == "failed");
+        assert_eq!(states.map(|(name, _)| name).collect::<Vec<_>>(), failed, "{variable}");
+        assert!(began.elapsed().as_secs() < longest, "{variable}: {:?}", began.elapsed());
+    };
+    let watched = async {
+        let mut environment = operator.environment.clone();
+        environment.insert("AWS_ENDPOINT_URL".to_owned(), endpoint.clone());
+        let (_child, address) = wirings::watching(&environment).await;
+        wirings::shows(&address, "logferry_doctor_condition_holds{condition=\"identity\"} 0").await;
+    };
+    tokio::join!(
+        check("AWS_ENDPOINT_URL", &["queue", "dead-letter queue", "identity"], 25),
+        check("AWS_ENDPOINT_URL_S3", &["source bucket"], 25),
+        check("AWS_ENDPOINT_URL_DYNAMODB", &["tenant table", "ledger"], 70),
+        watched,
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -13,6 +13,7 @@ use self::runtime_api::{Function, Mapping};
 use crate::{
     deliver::check_customer,
     eventually::eventually,
+    operator,
     samples::{Object, fixtures, generated, gzip, received_events},
     setup::{Setup, s3_event},
     traces::collector::{Collector, Protocol},
@@ -219,6 +220,72 @@ async fn an_object_of_10_mb_of_gzip_takes_less_than_128_mib() {
     let Some(peak) = function.peak_rss() else { return };
     eprintln!("{} MiB after 10 MB of gzip", peak >> 20);
     assert!(peak < 128 << 20, "a peak of {peak} bytes");
+}
+
+/// An event source mapping may collect 10,000 messages.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_of_10_000_messages_takes_less_than_128_mib() {
+    let setup = Setup::new("lambda-batch").await;
+    let Some(sandbox) = setup.sandbox() else { return };
+    setup.customer("acme").await;
+    // The others wait while the first message has the only slot.
+    setup.upload_generated("acme/c/app/p/1.json", 2, 40).await;
+    sandbox.faults().add(Fault::new("logs", "PutLogEvents", Effect::Latency { milliseconds: 3000 }));
+    let first = s3_event(&setup.provider.bucket, "acme/c/app/p/1.json").to_string();
+    let message = |number: usize| {
+        let body = if number == 0 { first.as_str() } else { "{\"Event\":\"s3:TestEvent\"}" };
+        let attributes = json!({ "ApproximateReceiveCount": "1", "SentTimestamp": "1700000000000" });
+        json!({
+            "messageId": number.to_string(), "receiptHandle": "r", "body": body,
+            "attributes": attributes, "messageAttributes": {},
+        })
+    };
+    let event = json!({ "Records": (0..10_000).map(message).collect::<Vec<_>>() });
+    let mut environment = environment(&setup).await;
+    environment.insert("LOGFERRY_WORKER__CONCURRENCY".to_owned(), "1".to_owned());
+    environment.insert("LOGFERRY_LOG__FILTER".to_owned(), "info".to_owned());
+    let mut function = Function::start(&environment, setup.shared_sandbox()).await;
+    assert_eq!(function.invoke(&event, 5 * MINUTE).await, [""; 0]);
+    let Some(peak) = function.peak_rss() else { return };
+    eprintln!("{} MiB after 10,000 messages", peak >> 20);
+    assert!(peak < 128 << 20, "a peak of {peak} bytes");
+}
+
+/// Lambda starts the environment anew after the process has ended.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_odd_answer_of_the_runtime_api_ends_the_process_with_one_line() {
+    let setup = Setup::new("lambda-odd").await;
+    let (id, deadline) = ("lambda-runtime-aws-request-id", "lambda-runtime-deadline-ms");
+    let answers = [
+        (500, vec![], "missing lambda-runtime-aws-request-id header"),
+        (200, vec![(deadline, "1")], "missing lambda-runtime-aws-request-id header"),
+        (200, vec![(id, "1")], "missing lambda-runtime-deadline-ms header"),
+        (200, vec![(id, "1"), (deadline, "soon")], "invalid digit"),
+    ];
+    for (status, headers, words) in answers {
+        let mut answer = axum::http::Response::builder().status(status);
+        for (name, value) in headers {
+            answer = answer.header(name, value);
+        }
+        let answer = answer.body("{}".to_owned()).expect("a response");
+        let routes = axum::Router::new().fallback(async move || answer.clone());
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
+        let address = listener.local_addr().expect("the listener is bound").to_string();
+        tokio::spawn(async move { axum::serve(listener, routes).await });
+        let mut environment = environment(&setup).await;
+        for (name, value) in [
+            ("AWS_LAMBDA_RUNTIME_API", address.as_str()),
+            ("AWS_LAMBDA_FUNCTION_NAME", "logferry"),
+            ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "256"),
+            ("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST"),
+            ("LOGFERRY_LOG__FILTER", "warn"),
+        ] {
+            environment.insert(name.to_owned(), value.to_owned());
+        }
+        let ended = operator::run(&[], &environment).await.with(1).saying(words);
+        let [line] = ended.stderr.lines().collect::<Vec<_>>()[..] else { panic!("not one line: {ended:?}") };
+        assert!(line.starts_with("logferry: Lambda's runtime API "), "{line}");
+    }
 }
 
 #[test]

@@ -47,6 +47,7 @@ mod never_lost;
 mod observability;
 mod outages;
 mod outbound;
+mod outputs;
 mod profiles;
 mod promises;
 mod protection;

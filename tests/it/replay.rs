@@ -368,6 +368,14 @@ async fn a_dry_run_counts_estimates_and_delivers_nothing() {
     for customer in [customer, globex] {
         assert_eq!(received_events(&setup.aws, &customer).await, []);
     }
+    environment.insert("TENANT_CONFIG_TABLE".to_owned(), "nowhere".to_owned());
+    let ended = replay_in(&environment, &["--dry-run"]).await.with(1).saying("there is no estimate");
+    assert!(
+        ended.stderr.lines().any(|line| line.starts_with("logferry: ") && line.contains("nowhere")),
+        "{ended:?}"
+    );
+    counts(&ended.json(), &[("selected", 30)]);
+    assert_eq!(ended.json()["billed_bytes"], Value::Null);
 }
 
 fn watch(environment: &BTreeMap<String, String>, arguments: &[&str]) -> Child {

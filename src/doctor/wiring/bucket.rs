@@ -343,10 +343,18 @@ fn of_filter(entries: &[&Notification], starts: &[String], listed: &[Listed], bu
 fn of_bucket(field: &str, bucket: &OwnBucket, answer: Result<(), BucketError>) -> Finding {
     match answer {
         Ok(()) => Finding::Ok(format!("{} exists", bucket.name)),
-        // Reading and writing objects does not need s3:ListBucket.
+        // Reading and writing objects does not need s3:ListBucket. But whether the configuration names the right owner is open.
+        Err(error @ BucketError::Hidden(_)) if bucket.owner.is_some() => Finding::warning(
+            error.to_string(),
+            format!("correct the account in {field}, or allow s3:ListBucket to let this check find out"),
+        ),
         Err(error @ BucketError::Hidden(_)) => {
             Finding::Skipped(format!("{error}: allow s3:ListBucket to let this check find out"))
         }
+        Err(error @ BucketError::Foreign { .. }) => Finding::failed(
+            error.to_string(),
+            format!("correct the account in {field}: S3 denies every read and write for a wrong owner"),
+        ),
         Err(error @ BucketError::Unavailable { .. }) => {
             Finding::failed(error.to_string(), "check that S3 can be reached from here, and try again")
         }
@@ -360,6 +368,22 @@ fn of_bucket(field: &str, bucket: &OwnBucket, answer: Result<(), BucketError>) -
 mod tests {
     use super::*;
     use crate::doctor::tests::check;
+
+    #[test]
+    fn a_denied_check_is_no_success_if_the_configuration_names_an_owner() {
+        let of = |text: &str, error: BucketError| {
+            of_bucket("source.buckets", &text.parse().expect("a bucket"), Err(error))
+        };
+        let hidden = || BucketError::Hidden("logs".to_owned());
+        let found = of("logs=111111111111", hidden());
+        assert!(
+            matches!(&found, Finding::Warning { fix, .. } if fix.contains("account in source.buckets")),
+            "{found:?}"
+        );
+        assert!(matches!(of("logs", hidden()), Finding::Skipped(_)));
+        let (bucket, owner) = ("logs".to_owned(), "111111111111".to_owned());
+        check(&of("logs=111111111111", BucketError::Foreign { bucket, owner }), Err("account 111111111111"));
+    }
 
     fn entry(events: &[&str], prefix: &str, suffix: &str) -> Notification {
         Notification {

@@ -26,19 +26,26 @@ fn no_queue() -> Finding {
 impl Doctor {
     /// Checks the queue, the dead-letter queue, and whether both keep messages for long enough.
     pub(in crate::doctor) async fn queues(&self) -> (Vec<Condition>, Option<QueueAttributes>) {
-        let queue = match &self.queue.url {
-            Some(url) => self.attributes("queue.url", url).await,
-            // The command line refuses a configuration without it, so this is not reached.
-            None => Err(Finding::failed("queue.url is not set", "set it in the file or as SQS_QUEUE_URL")),
+        let queue = async {
+            match &self.queue.url {
+                Some(url) => self.attributes("queue.url", url).await,
+                // The command line refuses a configuration without it, so this is not reached.
+                None => {
+                    Err(Finding::failed("queue.url is not set", "set it in the file or as SQS_QUEUE_URL"))
+                }
+            }
         };
-        let letters = match &self.queue.dead_letter_url {
-            Some(url) => self.attributes("queue.dead_letter_url", url).await,
-            None => Err(Finding::Skipped(
-                "queue.dead_letter_url is not set: a message that cannot be delivered comes back until the queue's redrive policy \
-                 moves it, and then it has no reason"
-                    .to_owned(),
-            )),
+        let letters = async {
+            match &self.queue.dead_letter_url {
+                Some(url) => self.attributes("queue.dead_letter_url", url).await,
+                None => Err(Finding::Skipped(
+                    "queue.dead_letter_url is not set: a message that cannot be delivered comes back until the queue's redrive \
+                     policy moves it, and then it has no reason"
+                        .to_owned(),
+                )),
+            }
         };
+        let (queue, letters) = tokio::join!(queue, letters);
         let found = |attributes: &QueueAttributes| {
             let QueueAttributes { arn, visible, hidden, .. } = attributes;
             format!("{arn}: about {visible} visible, {hidden} in flight")

@@ -1,5 +1,7 @@
 //! Each broken wiring fails the condition of its own name, and no other.
 
+use std::collections::BTreeMap;
+
 use aws_sdk_dynamodb::types::{
     AttributeDefinition, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType, TimeToLiveSpecification,
 };
@@ -13,6 +15,7 @@ use serde_json::json;
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::TcpStream,
+    process::Child,
 };
 
 use super::Report;
@@ -161,34 +164,45 @@ async fn a_watching_doctor_serves_its_results_until_a_signal() {
     let mut environment = operator.environment.clone();
     environment.insert("LOGFERRY_HTTP__LISTEN".to_owned(), "nowhere".to_owned());
     operator::run(&["doctor", "--watch", "10s"], &environment).await.with(64).saying("http.listen");
-    let mut child = operator::start(&["doctor", "--watch", "10s", "--json"], &operator.environment);
-    let mut lines = BufReader::new(child.stderr.take().expect("standard error is piped")).lines();
-    let line = lines.next_line().await.expect("it can be read").expect("the address is told");
-    let address = line.split("http://").nth(1).and_then(|rest| rest.split('/').next()).expect("an address");
-    let scrape = async || {
-        let mut stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
-        let request = "GET /metrics HTTP/1.1\r\nHost: doctor\r\nConnection: close\r\n\r\n";
-        stream.write_all(request.as_bytes()).await.map_err(|error| error.to_string())?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text).await.map_err(|error| error.to_string())?;
-        Ok::<_, String>(text)
-    };
-    let shows = async |line: &str| {
-        eventually("the metrics show the result", async || {
-            let text = scrape().await?;
-            if text.lines().any(|found| found == line) { Ok(()) } else { Err(text) }
-        })
-        .await;
-    };
-    shows("logferry_doctor_condition_holds{condition=\"queue policy\"} 1").await;
+    let (mut child, address) = watching(&operator.environment).await;
+    shows(&address, "logferry_doctor_condition_holds{condition=\"queue policy\"} 1").await;
     operator.set_queue(&operator.setup.provider.queue_url, Attribute::Policy, "").await;
-    shows("logferry_doctor_condition_holds{condition=\"queue policy\"} 0").await;
-    assert!(scrape().await.expect("it answers").contains("logferry_doctor_last_run_timestamp_seconds 1"));
+    shows(&address, "logferry_doctor_condition_holds{condition=\"queue policy\"} 0").await;
+    assert!(
+        scrape(&address).await.expect("it answers").contains("logferry_doctor_last_run_timestamp_seconds 1")
+    );
     let id = child.id().expect("the command runs").to_string();
     let killed = std::process::Command::new("kill").args(["-TERM", &id]).status();
     assert!(killed.expect("the system has the program kill").success());
     let status = child.wait().await.expect("the command can be waited for");
     assert_eq!(status.code(), Some(0), "a signal is no failure");
+}
+
+/// Starts a doctor that repeats its checks. Returns also the address of its metrics.
+pub(super) async fn watching(environment: &BTreeMap<String, String>) -> (Child, String) {
+    let mut child = operator::start(&["doctor", "--watch", "10s", "--json"], environment);
+    let mut lines = BufReader::new(child.stderr.take().expect("standard error is piped")).lines();
+    let line = lines.next_line().await.expect("it can be read").expect("the address is told");
+    let address = line.split("http://").nth(1).and_then(|rest| rest.split('/').next()).expect("an address");
+    (child, address.to_owned())
+}
+
+async fn scrape(address: &str) -> Result<String, String> {
+    let mut stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
+    let request = "GET /metrics HTTP/1.1\r\nHost: doctor\r\nConnection: close\r\n\r\n";
+    stream.write_all(request.as_bytes()).await.map_err(|error| error.to_string())?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.map_err(|error| error.to_string())?;
+    Ok(text)
+}
+
+/// Waits until the metrics have this line.
+pub(super) async fn shows(address: &str, line: &str) {
+    eventually("the metrics show the result", async || {
+        let text = scrape(address).await?;
+        if text.lines().any(|found| found == line) { Ok(()) } else { Err(text) }
+    })
+    .await;
 }
 
 /// Replaces the notifications of the staging bucket by those of the topic, with a filter if one is given.
