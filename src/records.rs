@@ -186,10 +186,6 @@ struct Limits {
 }
 
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "there is one reader for an object in work, and a box would cost the hot path a jump"
-)]
 enum Reader {
     /// Too few bytes have arrived to recognise the format.
     Detecting(Detector),
