@@ -161,7 +161,7 @@ def main():
             rows.append(f"| {role} | {policy}: {sid} | `{action}` | {', '.join(sorted(kinds))} | {needed} |\n")
     problems.extend(f"NOT_SEEN has {' '.join(reason)}, which a test needs" for reason in NOT_SEEN if reason in calls)
     problems.extend(f"NOT_SEEN has {' '.join(reason)}, which no policy allows" for reason in NOT_SEEN if reason not in shipped)
-    table = "| Role | Statement | Action | Resource | Called by |\n|---|---|---|---|---|\n" + "".join(dict.fromkeys(rows))
+    table = "| Role | Statement | Action | Resource | Called by, or the reason |\n|---|---|---|---|---|\n" + "".join(dict.fromkeys(rows))
     page = PAGE.read_text(encoding="utf-8")
     before, rest = page.split(MARKS[0])
     written, after = rest.split(MARKS[1])
