@@ -109,6 +109,9 @@ def create():
     )
     table("logferry-tenants", "tenant_id", "type")
     table("logferry-ledger", "object", "delivery")
+    client("dynamodb").update_time_to_live(
+        TableName="logferry-ledger", TimeToLiveSpecification={"AttributeName": "expires_at", "Enabled": True}
+    )
 
     customer_role = f"arn:aws:iam::{CUSTOMER}:role/{CUSTOMER_ROLE}"
     central_role = role(
