@@ -99,10 +99,10 @@ def problems_of_files(worker, data_of):
     image = yaml.safe_load(pathlib.Path("k8s/collector/overlays/local/kustomization.yaml").read_text())["images"][0]
     if f"FROM {image['newName']}:{image['newTag']}\n" not in pathlib.Path("docker/collector.Dockerfile").read_text():
         yield "the overlay local and docker/collector.Dockerfile have different versions of Vector"
-    yield from alert_problems(buffer["max_size"])
+    yield from alert_problems(buffer["max_size"], vector, sinks)
 
 
-def alert_problems(buffer_size):
+def alert_problems(buffer_size, vector, sinks):
     page = pathlib.Path("docs/collector.md").read_text()
     tests = pathlib.Path("observability/collector-rules_test.yaml").read_text()
     sections = {section.partition("\n")[0]: section for section in page.split("\n### ")[1:]}
@@ -132,3 +132,10 @@ def alert_problems(buffer_size):
         yield from (f"{name}: {metric} is not a metric that is known" for metric in sorted(unknown))
     if f"> {buffer_size // 2}\n" not in alerts["LogferryCollectorBufferFills"]["expr"] + "\n":
         yield "LogferryCollectorBufferFills does not fire at half of the buffer"
+    components = {*vector["sources"], *vector["transforms"], *vector["sinks"], *sinks}
+    for name, rule in alerts.items():
+        unknown = set(re.findall(r'\b(?:component|buffer)_id!?="(\w+)"', rule["expr"])) - components
+        yield from (f"{name}: {component} is no component of Vector's" for component in sorted(unknown))
+    [before] = sinks["staging"]["inputs"]
+    if f'vector_component_sent_events_total{{component_id="{before}"}}' not in alerts["LogferryCollectorWritesNothing"]["expr"]:
+        yield f"LogferryCollectorWritesNothing does not count what {before} sends to the buffer of the sink staging"

@@ -66,10 +66,11 @@ def role(account, name, trusted, external_id, **allowed):
     return f"arn:aws:iam::{account}:role/{name}"
 
 
-def queue(name, **attributes):
+def queue(name, days, **attributes):
     sqs = client("sqs")
     url = sqs.create_queue(QueueName=name)["QueueUrl"]
-    sqs.set_queue_attributes(QueueUrl=url, Attributes={"MessageRetentionPeriod": "1209600", **attributes})
+    retention = {"MessageRetentionPeriod": str(days * 86400)}
+    sqs.set_queue_attributes(QueueUrl=url, Attributes=retention | attributes)
 
 
 def table(name, *keys):
@@ -88,9 +89,11 @@ def create():
     topic = sns.create_topic(Name=TOPIC)["TopicArn"]
     publish = from_service("s3.amazonaws.com", "sns:Publish", topic, f"arn:aws:s3:::{BUCKET}")
     sns.set_topic_attributes(TopicArn=topic, AttributeName="Policy", AttributeValue=publish)
-    queue(DEAD_LETTERS)
+    # A message keeps its sending time when SQS moves it, so dead letters are kept for longer.
+    queue(DEAD_LETTERS, 14)
     queue(
         QUEUE,
+        7,
         RedrivePolicy=json.dumps({"deadLetterTargetArn": letters_arn, "maxReceiveCount": 100}),
         Policy=from_service("sns.amazonaws.com", "sqs:SendMessage", queue_arn, topic),
     )
@@ -98,12 +101,17 @@ def create():
     # Only us-east-1 takes no LocationConstraint.
     place = {} if REGION == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": REGION}}
     unless_exists(s3.create_bucket, Bucket=BUCKET, **place)
-    notification = {"TopicArn": topic, "Events": ["s3:ObjectCreated:*"]}
+    # The collector also writes objects without a tenant, below unroutable/. The worker does not read them.
+    rules = [{"Name": "prefix", "Value": "logs/"}, {"Name": "suffix", "Value": ".gz"}]
+    notification = {"TopicArn": topic, "Events": ["s3:ObjectCreated:*"], "Filter": {"Key": {"FilterRules": rules}}}
     s3.put_bucket_notification_configuration(
         Bucket=BUCKET, NotificationConfiguration={"TopicConfigurations": [notification]}
     )
     table("logferry-tenants", "tenant_id", "type")
     table("logferry-ledger", "object", "delivery")
+    client("dynamodb").update_time_to_live(
+        TableName="logferry-ledger", TimeToLiveSpecification={"AttributeName": "expires_at", "Enabled": True}
+    )
 
     customer_role = f"arn:aws:iam::{CUSTOMER}:role/{CUSTOMER_ROLE}"
     central_role = role(
@@ -140,7 +148,7 @@ def put():
         }
         for number in range(100)
     ]
-    key = f"{TENANT}/local/web/web-0/{int(now.timestamp())}-{uuid.uuid4()}.json.gz"
+    key = f"logs/{TENANT}/local/web/web-0/{int(now.timestamp())}-{uuid.uuid4()}.json.gz"
     client("s3").put_object(Bucket=BUCKET, Key=key, Body=gzip.compress(json.dumps(records).encode()))
     print(f"s3://{BUCKET}/{key}")
 

@@ -47,8 +47,8 @@ pub(super) struct CostArgs {
     /// Bytes of JSON per stored byte.
     #[arg(long, value_name = "RATIO", default_value = "6.1", value_parser = positive)]
     compression: f64,
-    /// Days until the staging bucket deletes an object.
-    #[arg(long, value_name = "DAYS", default_value = "18", value_parser = positive)]
+    /// Days until the staging bucket deletes an object: StagingDays of cloudformation/core.yaml.
+    #[arg(long, value_name = "DAYS", default_value = "90", value_parser = positive)]
     staging_days: f64,
     /// Retention of the customers' log groups in days.
     #[arg(long, value_name = "DAYS", default_value = "30", value_parser = positive)]
