@@ -127,7 +127,7 @@ exists() {
 # parameter REGION NAME: the present value of a parameter of the stack.
 parameter() {
     aws cloudformation describe-stacks --stack-name "$stack" --region "$1" --output json |
-        jq -r --arg name "$2" '.Stacks[0].Parameters[]? | select(.ParameterKey == $name).ParameterValue // ""'
+        jq -r --arg name "$2" '.Stacks[0].Parameters[]? | select(.ParameterKey == $name) | .ParameterValue // ""'
 }
 
 # Refuses another first Region. The old one would delete the central role. A new role of the same name would not help the
