@@ -10,7 +10,7 @@ usage: deploy.sh -e NAME -b BUCKET [--region REGION | --regions REGION,REGION] [
   -e, --environment NAME     part of every name: a letter, then up to 11 letters and digits, all in lower case
   -b, --bucket BUCKET        bucket for the templates, in any Region; it must exist
       --region REGION        where to deploy; default: the AWS CLI's Region
-      --regions A,B          where to deploy; the central role is in the first one, and all use it
+      --regions A,B          where to deploy; the central role is in the first one, and all use it. The first one stays the first
       --include-sqs          the queue, its dead-letter queue and their alarms
       --include-ecs          the workers on Fargate; needs --ecr-image-uri, -p VpcId=... and -p SubnetIds=...
       --include-lambda       the Lambda function; needs --ecr-image-uri
@@ -48,6 +48,7 @@ while (($#)); do
         --ecr-image-uri) image=$2 && shift 2 ;;
         -p | --parameter)
             [[ $2 == ?*=* ]] || die "$1 $2: not NAME=VALUE"
+            case ${2%%=*} in CentralRoleArn | FurtherWorkerRoles) die "${2%%=*} is set by --regions" ;; esac
             given[${2%%=*}]=${2#*=} && shift 2
             ;;
         --validate-only) mode=validate && shift ;;
@@ -116,6 +117,50 @@ status() {
         grep -q 'does not exist' "$work/error" || die "$1: $(<"$work/error")"
 }
 
+# exists REGION: whether there is a stack, not only the empty one that CloudFormation makes for the change set of a new one.
+exists() {
+    local now
+    now=$(status "$1")
+    [[ $now != '' && $now != REVIEW_IN_PROGRESS ]]
+}
+
+# parameter REGION NAME: the present value of a parameter of the stack.
+parameter() {
+    aws cloudformation describe-stacks --stack-name "$stack" --region "$1" --output json |
+        jq -r --arg name "$2" '.Stacks[0].Parameters[]? | select(.ParameterKey == $name) | .ParameterValue // ""'
+}
+
+# Refuses another first Region. The old one would delete the central role. A new role of the same name would not help the
+# customers: IAM keeps the old role's unique id in their trust policies.
+same_first_region() {
+    local region
+    ((${#regions[@]} > 1)) || return 0
+    for region in "${regions[@]:1}"; do
+        [[ $region != "${regions[0]}" ]] || die "--regions names $region twice"
+        if exists "$region" && [[ -z $(parameter "$region" CentralRoleArn) ]]; then
+            die "$region has the central role, so --regions must begin with $region"
+        fi
+    done
+    if exists "${regions[0]}" && [[ -n $(parameter "${regions[0]}" CentralRoleArn) ]]; then
+        die "${regions[0]} uses the central role of another Region, so --regions must begin with that one"
+    fi
+}
+
+# further_roles ROLE,...: these roles and those that the central role trusts already, separated by commas. Leaves out roles that
+# do not exist any more, because IAM refuses a trust policy with their names.
+further_roles() {
+    local role roles kept=()
+    IFS=, read -ra roles <<<"$(parameter "${regions[0]}" FurtherWorkerRoles),$1"
+    while read -r role; do
+        if aws iam get-role --role-name "${role##*/}" --region "${regions[0]}" >/dev/null 2>"$work/error"; then
+            kept+=("$role")
+        else
+            grep -q NoSuchEntity "$work/error" || die "$(<"$work/error")"
+        fi
+    done < <(printf '%s\n' "${roles[@]}" | sort -u | sed '/^$/d')
+    (IFS=, && printf '%s' "${kept[*]}")
+}
+
 # output REGION NAME: a value that the stack gives out.
 output() {
     aws cloudformation describe-stacks --stack-name "$stack" --region "$1" --output text \
@@ -133,7 +178,7 @@ changes() {
         .LogicalResourceId, .ResourceType, .ChangeSetId // "-"] | @tsv' <<<"$set")
 }
 
-# failures REGION STACK: prints why resources failed, those of nested stacks too.
+# failures REGION STACK: prints why resources failed since the start, those of nested stacks too.
 failures() {
     local region=$1 name type id reason
     while IFS=$'\t' read -r name type id reason; do
@@ -142,8 +187,8 @@ failures() {
         else
             printf '%s: FAILED %s %s: %s\n' "$region" "$name" "$type" "$reason" >&2
         fi
-    done < <(aws cloudformation describe-stack-events --stack-name "$2" --region "$region" --output json | jq -r '
-        .StackEvents[] | select((.ResourceStatus | endswith("FAILED")) and (.ResourceStatusReason // "" | contains("cancelled") | not))
+    done < <(aws cloudformation describe-stack-events --stack-name "$2" --region "$region" --output json | jq -r --arg since "$started" '
+        .StackEvents[] | select(.Timestamp >= $since and (.ResourceStatus | endswith("FAILED")) and (.ResourceStatusReason // "" | contains("cancelled") | not))
         | [.LogicalResourceId, .ResourceType, .PhysicalResourceId // "-", .ResourceStatusReason // "-"] | map(if . == "" then "-" else . end) | @tsv')
 }
 
@@ -216,7 +261,10 @@ deploy() {
     if [[ $mode == dry-run ]]; then
         aws cloudformation delete-change-set --change-set-name "$set" --region "$region"
         # CloudFormation makes an empty stack for the change set of a new one.
-        [[ $type != CREATE ]] || aws cloudformation delete-stack --stack-name "$stack" --region "$region"
+        if [[ $type == CREATE ]]; then
+            aws cloudformation delete-stack --stack-name "$stack" --region "$region"
+            aws cloudformation wait stack-delete-complete --stack-name "$stack" --region "$region"
+        fi
         printf '%s: dry run: nothing was changed\n' "$region"
         return
     fi
@@ -227,6 +275,7 @@ deploy() {
 }
 
 cd "$folder"
+same_first_region
 upload
 deploy "${regions[0]}"
 if ((${#regions[@]} > 1)); then
@@ -241,5 +290,8 @@ if ((${#regions[@]} > 1)); then
         [[ $mode == dry-run ]] || roles+=("$(output "$region" AssumingRoles)")
     done
     # IAM takes a role's name in a trust policy only when the role exists.
-    [[ $mode == dry-run ]] || deploy "${regions[0]}" "FurtherWorkerRoles=$(IFS=, && printf '%s' "${roles[*]}")"
+    if [[ $mode != dry-run ]]; then
+        further=$(further_roles "$(IFS=, && printf '%s' "${roles[*]}")")
+        deploy "${regions[0]}" "FurtherWorkerRoles=$further"
+    fi
 fi
