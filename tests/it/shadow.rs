@@ -124,7 +124,10 @@ async fn beside_a_live_worker_counts_are_equal_and_nothing_is_put_twice() {
     }
     let beside = Beside::new(&setup).await;
     let (live, shadow) = (setup.worker().await, beside.worker(&setup).await);
-    assert!(shadow.log().contains("nothing will be put"), "the log says what mode this is");
+    eventually("the log says what mode this is", async || {
+        same(&shadow.log().contains("nothing will be put"), &true)
+    })
+    .await;
     let objects = settled("ndjson-gzip");
     setup.upload_all(&objects).await;
     setup.acknowledged(&live, objects.len()).await;
