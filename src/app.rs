@@ -57,7 +57,10 @@ use crate::{
         agent::{AGENT_URI, EcsAgent},
     },
     quarantine::{self, Quarantine, QuarantinePrefix, s3::S3Quarantine},
-    queue::sqs::{Clients, SqsQueue},
+    queue::{
+        Message,
+        sqs::{Clients, SqsQueue},
+    },
     shadow::dynamodb::DynamoDbCounts,
     sink::group_breaker::GroupBreakers,
     status::Status,
@@ -193,11 +196,15 @@ impl App {
         })?;
         let drained = worker::run(
             Arc::new(queue),
-            move |message, stop| {
+            {
+                let pipeline = Arc::clone(&pipeline);
+                move |message: &Message| pipeline.units(message)
+            },
+            move |message, place, stop| {
                 let (pipeline, in_work) = (Arc::clone(&pipeline), protection.hold());
                 async move {
                     let _in_work = in_work;
-                    pipeline.handle(&message, &stop).await
+                    pipeline.handle(&message, &place, &stop).await
                 }
             },
             worker_settings(&config),

@@ -11,7 +11,10 @@ pub mod cpu;
 mod slices;
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -27,13 +30,14 @@ pub struct Shares {
     cpu: Cpu,
 }
 
-/// Permission to work on an object. It counts as one of the tenant's slots until it is dropped.
+/// Permission to work on an object. Its units of a slot count as the tenant's until it is dropped.
 #[derive(Debug)]
 pub struct Pass {
     book: Arc<Mutex<Book>>,
     cpu: Cpu,
     tenant_id: Arc<str>,
     bytes: u64,
+    units: AtomicU32,
     since: Instant,
 }
 
@@ -43,27 +47,27 @@ impl Shares {
         Self { book: Arc::new(Mutex::new(Book::new(limits))), cpu: Cpu::new(threads) }
     }
 
-    /// Admits an object of `bytes` stored bytes, if its tenant's share allows it.
+    /// Admits an object of `bytes` stored bytes that takes `units` units of a slot, if its tenant's share allows it.
     ///
     /// # Errors
     /// The tenant's share is used up. The error is the time until the object's turn.
-    pub fn enter(&self, tenant_id: &str, bytes: u64) -> Result<Pass, Duration> {
+    pub fn enter(&self, tenant_id: &str, bytes: u64, units: u32) -> Result<Pass, Duration> {
         let since = now();
-        lock(&self.book).enter(tenant_id, bytes, since, fastrand::f64())?;
-        Ok(self.pass(tenant_id, bytes, since))
+        lock(&self.book).enter(tenant_id, bytes, units, since, fastrand::f64())?;
+        Ok(self.pass(tenant_id, bytes, units, since))
     }
 
     /// Admits an object regardless of its tenant's share. Meant for a message of which another object is delivered already:
     /// if the message went back to the queue, that object might be delivered again.
-    pub fn enter_anyway(&self, tenant_id: &str, bytes: u64) -> Pass {
+    pub fn enter_anyway(&self, tenant_id: &str, bytes: u64, units: u32) -> Pass {
         let since = now();
-        lock(&self.book).enter_anyway(tenant_id, bytes, since);
-        self.pass(tenant_id, bytes, since)
+        lock(&self.book).enter_anyway(tenant_id, bytes, units, since);
+        self.pass(tenant_id, bytes, units, since)
     }
 
-    fn pass(&self, tenant_id: &str, bytes: u64, since: Instant) -> Pass {
+    fn pass(&self, tenant_id: &str, bytes: u64, units: u32, since: Instant) -> Pass {
         let (book, cpu) = (Arc::clone(&self.book), self.cpu.clone());
-        Pass { book, cpu, tenant_id: tenant_id.into(), bytes, since }
+        Pass { book, cpu, tenant_id: tenant_id.into(), bytes, units: AtomicU32::new(units), since }
     }
 }
 
@@ -71,6 +75,12 @@ impl Pass {
     /// The tenant that holds the slot.
     pub fn tenant_id(&self) -> &Arc<str> {
         &self.tenant_id
+    }
+
+    /// Counts the object with `units` units from now on, because it needs more than it was admitted with.
+    pub fn grow_to(&self, units: u32) {
+        let before = self.units.swap(units, Ordering::Relaxed);
+        lock(&self.book).grow(&self.tenant_id, units.saturating_sub(before));
     }
 
     /// Runs work that keeps a thread busy, in the tenant's share of the processor. See [`Cpu::share`].
@@ -84,7 +94,8 @@ impl Pass {
 
 impl Drop for Pass {
     fn drop(&mut self) {
-        lock(&self.book).leave(&self.tenant_id, self.bytes, self.since, now());
+        let units = *self.units.get_mut();
+        lock(&self.book).leave(&self.tenant_id, self.bytes, units, self.since, now());
     }
 }
 
@@ -101,20 +112,34 @@ fn lock(book: &Mutex<Book>) -> MutexGuard<'_, Book> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::room::UNITS;
 
     #[tokio::test(start_paused = true)]
     async fn a_pass_counts_until_it_drops() {
         let limits =
             Limits { slots: 4, max_objects: Some(2), max_bytes: None, longest_wait: Duration::from_secs(60) };
         let shares = Shares::new(limits, 1);
-        let first = shares.enter("acme", 1).expect("nothing is in flight");
-        let second = shares.enter("acme", 1).expect("two are allowed");
-        shares.enter("acme", 1).expect_err("three are not");
-        let third = shares.enter_anyway("acme", 1);
+        let first = shares.enter("acme", 1, UNITS).expect("nothing is in flight");
+        let second = shares.enter("acme", 1, UNITS).expect("two are allowed");
+        shares.enter("acme", 1, UNITS).expect_err("three are not");
+        let third = shares.enter_anyway("acme", 1, UNITS);
         drop(first);
-        shares.enter("acme", 1).expect_err("two are in flight");
+        shares.enter("acme", 1, UNITS).expect_err("two are in flight");
         tokio::time::advance(Duration::from_secs(2)).await;
         drop((second, third));
-        drop(shares.enter("acme", 1).expect("none is in flight"));
+        drop(shares.enter("acme", 1, UNITS).expect("none is in flight"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_object_that_grows_counts_with_its_new_size() {
+        let longest_wait = Duration::from_secs(60);
+        let shares = Shares::new(Limits { slots: 2, max_objects: None, max_bytes: None, longest_wait }, 1);
+        drop(shares.enter("other", 1, 1).expect("nothing is in flight"));
+        let small = shares.enter("acme", 1, 1).expect("nothing is in flight");
+        drop(shares.enter("acme", 1, 1).expect("14 units are free, and the tenant holds one"));
+        small.grow_to(UNITS);
+        shares.enter("acme", 1, 1).expect_err("the tenant holds half of the units");
+        drop(small);
+        drop(shares.enter("acme", 1, 1).expect("nothing is in flight"));
     }
 }

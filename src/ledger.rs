@@ -119,7 +119,8 @@ pub trait Ledger: Send + Sync + 'static {
     /// See [`LedgerError`].
     fn restart(&self, key: &EntryKey, owner: &str) -> impl Future<Output = Result<(), LedgerError>> + Send;
 
-    /// Records that the object is done, with `position.records` records.
+    /// Records that the object is done, with `position.records` records. `recorded` is the progress that this owner recorded
+    /// last, or began with.
     ///
     /// # Errors
     /// See [`LedgerError`].
@@ -127,6 +128,7 @@ pub trait Ledger: Send + Sync + 'static {
         &self,
         key: &EntryKey,
         owner: &str,
+        recorded: &Progress,
         position: Position,
     ) -> impl Future<Output = Result<(), LedgerError>> + Send;
 

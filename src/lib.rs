@@ -159,7 +159,7 @@
 //!
 //! // One message, its verdict, and what the customer received.
 //! let messages = queue.receive(1, Duration::ZERO).await?;
-//! let verdict = pipeline.handle(&messages[0], &CancellationToken::new()).await;
+//! let verdict = pipeline.handle(&messages[0], &Place::whole(), &CancellationToken::new()).await;
 //! assert_eq!(verdict, Verdict::Ack);
 //! assert_eq!(sinks.messages("222222222222/eu-central-1", "/logs/acme"), ["hello", "world"]);
 //! # Ok(())
@@ -173,6 +173,7 @@
 pub mod event;
 pub mod fairness;
 pub mod queue;
+pub mod room;
 pub mod route;
 pub mod worker;
 
@@ -203,6 +204,7 @@ pub mod tenant;
 // Operating.
 pub mod app;
 pub mod aws;
+pub mod batcher;
 pub mod cli;
 pub mod config;
 pub mod cost;

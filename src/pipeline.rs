@@ -8,6 +8,7 @@
 
 mod copies;
 mod direct;
+mod grown;
 mod logs;
 mod metrics;
 mod object_reader;
@@ -19,7 +20,7 @@ mod waiting;
 mod wanted;
 mod windows;
 
-use std::{collections::HashMap, future::Future, sync::Arc, time::Duration};
+use std::{collections::HashMap, future::Future, num::NonZeroUsize, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use tokio::{task::JoinSet, time::Instant};
@@ -40,6 +41,7 @@ use crate::{
     object::{ObjectBody, ObjectError, ObjectStore},
     quarantine::Quarantine,
     queue::Message,
+    room::Place,
     route::{Route, Rules},
     sampler::LineSampler,
     sink::{LogSink, LogSinks},
@@ -49,11 +51,11 @@ use crate::{
     verdict::{self, Backoff, Failed, Failure, Tries, Verdict},
 };
 
+use self::{grown::Grown, refusals::Refusals, windows::Windows};
 pub use self::{
     metrics::{Metrics, Trace},
     report::{Delivered, Report, Skipped},
 };
-use self::{refusals::Refusals, windows::Windows};
 
 /// Settings for objects and verdicts.
 #[derive(Clone, Debug)]
@@ -111,6 +113,7 @@ pub struct Pipeline<O, D, S, C, L> {
     lanes: delivery::Shared,
     shares: Shares,
     windows: Windows,
+    grown: Grown,
     refusals: Refusals,
     /// Samples the log lines of rejected events, by tenant.
     sampler: LineSampler,
@@ -142,6 +145,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
             lanes,
             shares,
             windows,
+            grown: Grown::default(),
             refusals: Refusals::default(),
             sampler: LineSampler::default(),
             settings,
@@ -150,18 +154,18 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         }
     }
 
-    /// Handles a message and judges it. When `stop` is cancelled, handling ends early: it waits for the batches on their way,
+    /// Handles a message in its place in the worker's memory and judges it. When `stop` is cancelled, handling ends early: it waits for the batches on their way,
     /// records the position in the ledger, and returns a retry without a delay.
     ///
     /// # Cancel safety
     /// Safe for the queue: a message whose handling is dropped is not acknowledged and comes again. Up to two batches of each
     /// delivery then arrive twice. Without a ledger, everything that was put arrives twice.
-    pub async fn handle(&self, message: &Message, stop: &CancellationToken) -> Verdict {
+    pub async fn handle(&self, message: &Message, place: &Place, stop: &CancellationToken) -> Verdict {
         let attempt = match message.age() > self.settings.backoff.max_age {
             true => Attempt::Last,
             false => Attempt::Ordinary,
         };
-        let mut report = self.attempt(&message.body, Some(message), attempt, stop).await;
+        let mut report = self.attempt(&message.body, Some(message), attempt, place, stop).await;
         for skipped in &report.skipped {
             self.metrics.skipped.get_or_create(&Reason::new(skipped.reason())).inc();
         }
@@ -204,7 +208,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
 
     /// Handles a message's body, object by object. An object that fails does not stop the next one.
     pub async fn process(&self, body: &str, stop: &CancellationToken) -> Report {
-        self.attempt(body, None, Attempt::Ordinary, stop).await
+        self.attempt(body, None, Attempt::Ordinary, &Place::whole(), stop).await
     }
 
     async fn attempt(
@@ -212,6 +216,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         body: &str,
         message: Option<&Message>,
         attempt: Attempt,
+        place: &Place,
         stop: &CancellationToken,
     ) -> Report {
         let mut report = Report::default();
@@ -230,7 +235,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
                 }
                 for object in &event.objects {
                     let before = report.skipped.len();
-                    self.object(object, Handling { message, attempt, stop }, &mut report).await;
+                    self.object(object, Handling { message, attempt, place, stop }, &mut report).await;
                     for skipped in &report.skipped[before..] {
                         let message = message.map(|message| message.id.as_str());
                         let reason = skipped.reason();
@@ -304,16 +309,16 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         began: Instant,
         report: &mut Report,
     ) {
-        let bytes = object.size.unwrap_or_default();
+        let (bytes, units) = (object.size.unwrap_or_default(), handling.place.units());
         let pass = match report.delivered.is_empty() {
-            true => self.shares.enter(&route.tenant, bytes),
+            true => self.shares.enter(&route.tenant, bytes, units),
             // If the message went back to the queue now, its objects that are already delivered would come again.
-            false => Ok(self.shares.enter_anyway(&route.tenant, bytes)),
+            false => Ok(self.shares.enter_anyway(&route.tenant, bytes, units)),
         };
         match pass {
             Ok(pass) => {
-                let Handling { message, attempt, stop } = handling;
-                let admitted = Admitted { object, message, route, pass: &pass, attempt, began, stop };
+                let Handling { message, attempt, place, stop } = handling;
+                let admitted = Admitted { object, message, route, pass: &pass, attempt, began, place, stop };
                 self.deliver(admitted, wanted, report).await
             }
             Err(wait) => {
@@ -474,6 +479,7 @@ struct Handling<'a> {
     /// `None` for a body without a message.
     message: Option<&'a Message>,
     attempt: Attempt,
+    place: &'a Place,
     stop: &'a CancellationToken,
 }
 
@@ -487,6 +493,7 @@ struct Admitted<'a> {
     pass: &'a Pass,
     attempt: Attempt,
     began: Instant,
+    place: &'a Place,
     stop: &'a CancellationToken,
 }
 

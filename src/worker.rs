@@ -1,17 +1,22 @@
-//! The service's main loop: collects finished tasks, waits for free slots, receives no more messages than there are free
-//! slots, and drains at shutdown.
+//! The service's main loop: collects finished tasks, waits for free slots, receives no more messages than there is room for,
+//! and drains at shutdown.
 //!
-//! The loop knows the queue and a function that judges one message. In the service this function is `Pipeline::handle`,
-//! which `app` passes in. Only the pipeline knows what a message means.
+//! The loop knows the queue, and two functions: one tells how much of the worker's memory a message needs, one judges the
+//! message. In the service these are `Pipeline::units` and `Pipeline::handle`, which `app` passes in. Only the pipeline knows
+//! what a message means.
 
-mod batcher;
 pub mod lease;
 mod metrics;
 mod places;
 pub mod settle;
 mod terms;
 
-use std::{collections::HashMap, future::Future, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, VecDeque},
+    future::Future,
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     task::{Id, JoinError, JoinSet},
@@ -29,6 +34,7 @@ use crate::{
     health::Health,
     metrics::{Call, Reason},
     queue::{MAX_BATCH, Message, Queue, QueueError},
+    room::{Place, Room, UNITS},
     trace::{self, Messages, milliseconds},
     verdict::{Backoff, Failed, Failure, Tries, Verdict, decide},
 };
@@ -51,13 +57,15 @@ const GATHER: Duration = Duration::from_millis(20);
 const SLOW: Duration = Duration::from_millis(200);
 /// How often the loop reports that it is alive while no slot is free.
 const HEARTBEAT: Duration = Duration::from_secs(1);
+/// Weight of the mean need of messages so far in the new mean. The latest message has the weight 1.
+const INERTIA: f64 = 7.0;
 /// Most verdicts per slot that may wait for the queue. While more wait, the worker receives nothing.
 const MAX_BACKLOG: usize = 8;
 
 /// Settings of the loop.
 #[derive(Clone, Debug)]
 pub struct WorkerSettings {
-    /// Number of slots: messages that are worked on at once.
+    /// Number of slots. A slot has room for one message with an object of any size, or for several with small objects.
     pub concurrency: usize,
     /// Most messages of one receive.
     pub max_messages: usize,
@@ -86,10 +94,11 @@ pub struct Drained {
 /// Receives and handles messages until `stop` is cancelled, then drains: running work may finish within the grace period,
 /// and all other messages return to the queue.
 ///
-/// `handle` judges one message. The token that it gets is cancelled when the grace period is nearly over, so that `handle` can
+/// `units` tells how many units of a slot a message needs, and `handle` judges one message in its place. The token that it gets is cancelled when the grace period is nearly over, so that `handle` can
 /// stop its work cleanly. If `handle` still runs a short time later, its future is dropped.
-pub async fn run<Q, H, F>(
+pub async fn run<Q, U, H, F>(
     queue: Arc<Q>,
+    units: U,
     handle: H,
     settings: WorkerSettings,
     stop: CancellationToken,
@@ -98,10 +107,14 @@ pub async fn run<Q, H, F>(
 ) -> Drained
 where
     Q: Queue,
-    H: Fn(Arc<Message>, CancellationToken) -> F,
+    U: Fn(&Message) -> u32,
+    H: Fn(Arc<Message>, Arc<Place>, CancellationToken) -> F,
     F: Future<Output = Verdict> + Send + 'static,
 {
     let mut work = Work {
+        room: Room::new(settings.concurrency),
+        typical: f64::from(UNITS),
+        ahead: VecDeque::new(),
         leases: Leases::new(Arc::clone(&queue), settings.visibility_timeout, metrics.clone()),
         settler: Settler::start(
             Arc::clone(&queue),
@@ -113,6 +126,7 @@ where
         tasks: JoinSet::new(),
         running: HashMap::new(),
         break_off: CancellationToken::new(),
+        units,
         handle,
         backoff: settings.backoff,
         spans: settings.spans.clone(),
@@ -132,7 +146,7 @@ where
         // While many verdicts wait for the queue, new messages would only add more.
         let is_behind = work.settler.backlog() > MAX_BACKLOG * settings.concurrency
             || work.settler.held_bytes() > MAX_HELD_BYTES;
-        let room = if is_behind { 0 } else { settings.concurrency.saturating_sub(work.tasks.len()) };
+        let room = if is_behind { 0 } else { work.expected() };
         if room == 0 {
             tokio::select! {
                 () = stop.cancelled() => {}
@@ -141,9 +155,9 @@ where
             }
             continue;
         }
-        // If fewer slots are free than a receive can fill, and fewer than half of all slots, waits up to `GATHER` for more.
-        // Slots with slow messages are not counted.
-        if room < settings.max_messages.min((settings.concurrency - work.slow()) / 2) {
+        // If there is room for fewer messages than a receive can bring, and for fewer than half of those that fit in all, waits
+        // up to `GATHER` for more. The room of slow messages is not counted.
+        if room < settings.max_messages.min(work.expected_of(work.room.total() - work.slow()) / 2) {
             let until = *gathering.get_or_insert_with(|| Instant::now() + GATHER);
             if Instant::now() < until {
                 tokio::select! {
@@ -161,6 +175,7 @@ where
             Some(Ok(messages)) => {
                 (pause, wait) = (FIRST_PAUSE, settings.wait_time);
                 messages.into_iter().for_each(|message| work.take_on(message));
+                work.admit();
             }
             Some(Err(error)) => {
                 work.metrics.queue_errors.get_or_create(&Call::new("receive")).inc();
@@ -202,28 +217,45 @@ async fn answer<F: Future + Unpin>(poll: &mut Option<F>) -> F::Output {
 struct Running {
     message: Arc<Message>,
     lease: Lease,
+    place: Arc<Place>,
     since: Instant,
     span: Span,
 }
 
-struct Work<Q, H> {
+/// A message that was received and does not fit into the room yet.
+struct Ahead {
+    message: Arc<Message>,
+    lease: Lease,
+    units: u32,
+    span: Span,
+}
+
+struct Work<Q, U, H> {
+    room: Room,
+    /// Mean number of units of the latest messages.
+    typical: f64,
+    /// Messages that wait for room, in the order of their receipt. They are fewer than a receive brings, because nothing is
+    /// received meanwhile.
+    ahead: VecDeque<Ahead>,
     leases: Leases<Q>,
     settler: Settler<Q>,
     tasks: JoinSet<Verdict>,
-    /// The message, lease, start and span of each task.
+    /// The message, lease, place, start and span of each task.
     running: HashMap<Id, Running>,
     /// Tells running tasks to stop, because the grace period is nearly over.
     break_off: CancellationToken,
+    units: U,
     handle: H,
     backoff: Backoff,
     spans: Messages,
     metrics: Metrics,
 }
 
-impl<Q, H, F> Work<Q, H>
+impl<Q, U, H, F> Work<Q, U, H>
 where
     Q: Queue,
-    H: Fn(Arc<Message>, CancellationToken) -> F,
+    U: Fn(&Message) -> u32,
+    H: Fn(Arc<Message>, Arc<Place>, CancellationToken) -> F,
     F: Future<Output = Verdict> + Send + 'static,
 {
     fn take_on(&mut self, message: Message) {
@@ -234,10 +266,38 @@ where
         if self.settler.owes_delete(&message.id) {
             return self.settler.delete(message, lease, span);
         }
-        let handled = (self.handle)(Arc::clone(&message), self.break_off.clone());
-        let task = self.tasks.spawn(handled.instrument(span.clone()));
-        self.running.insert(task.id(), Running { message, lease, since: Instant::now(), span });
+        let units = (self.units)(&message);
+        self.typical = (self.typical * INERTIA + f64::from(units)) / (INERTIA + 1.0);
+        self.ahead.push_back(Ahead { message, lease, units, span });
+    }
+
+    /// Begins the work on messages that were received, as far as there is room.
+    fn admit(&mut self) {
+        while let Some(first) = self.ahead.front()
+            && self.tasks.len() < self.room.most_at_once()
+            && let Some(place) = self.room.take(first.units)
+            && let Some(Ahead { message, lease, span, .. }) = self.ahead.pop_front()
+        {
+            let place = Arc::new(place);
+            let handled = (self.handle)(Arc::clone(&message), Arc::clone(&place), self.break_off.clone());
+            let task = self.tasks.spawn(handled.instrument(span.clone()));
+            self.running.insert(task.id(), Running { message, lease, place, since: Instant::now(), span });
+        }
         self.count_running();
+    }
+
+    /// Number of further messages that there is probably room for.
+    fn expected(&self) -> usize {
+        match self.ahead.is_empty() {
+            true => self.expected_of(self.room.free()).min(self.room.most_at_once() - self.tasks.len()),
+            false => 0,
+        }
+    }
+
+    /// Number of messages that `units` units probably have room for.
+    fn expected_of(&self, units: usize) -> usize {
+        // A value between 0 and the number of units.
+        (units as f64 / self.typical) as usize
     }
 
     /// Waits for `future`, and passes on the verdicts of tasks that end meanwhile.
@@ -254,9 +314,9 @@ where
     /// Passes on the verdict of a task that ended.
     fn reap(&mut self, ended: Result<(Id, Verdict), JoinError>) {
         let id = ended.as_ref().map_or_else(JoinError::id, |(id, _)| *id);
-        let Running { message, lease, span, .. } =
+        let Running { message, lease, place, span, .. } =
             self.running.remove(&id).expect("each task has its message");
-        self.count_running();
+        drop(place);
         match ended {
             Ok((_, verdict)) => self.settler.settle(Settlement { message, verdict, lease, span }),
             Err(error) if error.is_panic() => {
@@ -265,6 +325,7 @@ where
             }
             Err(_) => self.settler.give_back(message, Some(lease), span),
         }
+        self.admit();
     }
 
     /// Counts and logs the panic of a task, and decides the verdict on the task's message.
@@ -286,6 +347,10 @@ where
         mut open_poll: Option<impl Future<Output = Result<Vec<Message>, QueueError>> + Unpin>,
         grace_period: Duration,
     ) -> Drained {
+        // Messages whose work has not begun return to the queue at once.
+        for Ahead { message, lease, span, .. } in self.ahead.drain(..) {
+            self.settler.give_back(message, Some(lease), span);
+        }
         tracing::info!(messages = self.tasks.len(), grace_period_ms = milliseconds(grace_period), "draining");
         let stopped = Instant::now();
         let deadline = stopped + grace_period;
@@ -324,9 +389,10 @@ where
         Drained { given_back }
     }
 
-    /// Number of messages that have been worked on for longer than [`SLOW`].
+    /// Number of units of the messages that have been worked on for longer than [`SLOW`].
     fn slow(&self) -> usize {
-        self.running.values().filter(|running| running.since.elapsed() > SLOW).count()
+        let slow = self.running.values().filter(|running| running.since.elapsed() > SLOW);
+        slow.map(|running| running.place.units() as usize).sum()
     }
 
     fn count_running(&self) {

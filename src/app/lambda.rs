@@ -20,6 +20,7 @@ use crate::{
         Message,
         sqs::{Clients, SqsQueue, lambda::SqsEvent},
     },
+    room::Place,
     telemetry::Telemetry,
     trace::milliseconds,
 };
@@ -49,7 +50,7 @@ pub async fn lambda(config: &Config, telemetry: &Telemetry) -> anyhow::Result<()
         queue: Arc::new(SqsQueue::new(clients, url, letters, config.queue.visibility_timeout)),
         handle: move |message: Arc<Message>, stop: CancellationToken| {
             let pipeline = Arc::clone(&pipeline);
-            async move { pipeline.handle(&message, &stop).await }
+            async move { pipeline.handle(&message, &Place::whole(), &stop).await }
         },
         concurrency: config.worker.concurrency,
         waits: if config.queue.url.is_some() { Waits::OfVerdict } else { Waits::OfQueue },

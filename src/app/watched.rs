@@ -169,8 +169,14 @@ impl<L: Ledger> Ledger for Watched<L> {
         restarted
     }
 
-    async fn finish(&self, key: &EntryKey, owner: &str, position: Position) -> Result<(), LedgerError> {
-        let finished = self.port.finish(key, owner, position).await;
+    async fn finish(
+        &self,
+        key: &EntryKey,
+        owner: &str,
+        recorded: &Progress,
+        position: Position,
+    ) -> Result<(), LedgerError> {
+        let finished = self.port.finish(key, owner, recorded, position).await;
         self.tell(Check::Ledger, &finished, of_ledger);
         finished
     }

@@ -5,7 +5,7 @@
 //! get 1/(k+1) each. The rest stays free for tenants that hold none. The rule need not know beforehand which tenants are
 //! busy. A tenant without other active tenants may take every slot, and a tenant that holds none is always admitted. (A
 //! fixed share, the slots divided by the active tenants, would be less than two slots if tenants are many, so that no tenant
-//! could have two objects in flight.)
+//! could have two objects in flight.) Small objects share a slot, so the book counts in units of slots: see [`crate::room`].
 //!
 //! **The turn.** A refused object gets a place in its tenant's virtual queue. The length of a place is the duration of one
 //! of the tenant's objects, divided by the number of the tenant's objects in flight. So a backlog comes back spread over the
@@ -15,6 +15,8 @@ use std::{
     collections::HashMap,
     time::{Duration, Instant},
 };
+
+use crate::room::UNITS;
 
 /// How long a tenant stays active after it was seen. A tenant is also active while one of its objects is in flight or waits
 /// for its turn.
@@ -35,7 +37,7 @@ const INERTIA: u32 = 7;
 /// Limits on what tenants may hold.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Number of objects in flight at once, of all tenants together.
+    /// Number of slots of all tenants together.
     pub slots: usize,
     /// Number of objects in flight that one tenant may have at most, even if it is alone.
     pub max_objects: Option<usize>,
@@ -49,7 +51,8 @@ pub struct Limits {
 #[derive(Debug)]
 pub struct Book {
     limits: Limits,
-    objects: usize,
+    /// Units in flight.
+    units: u64,
     /// The active tenants. Inactive ones are removed within [`SWEEP`].
     tenants: HashMap<String, Account>,
     swept: Option<Instant>,
@@ -59,6 +62,7 @@ pub struct Book {
 struct Account {
     /// When each of its objects in flight was admitted.
     entered: Vec<Instant>,
+    units: u64,
     bytes: u64,
     seen: Instant,
     /// Mean duration of its latest objects.
@@ -69,7 +73,7 @@ struct Account {
 
 impl Account {
     fn new(now: Instant) -> Self {
-        Self { entered: Vec::new(), bytes: 0, seen: now, mean: None, next_turn: now }
+        Self { entered: Vec::new(), units: 0, bytes: 0, seen: now, mean: None, next_turn: now }
     }
 
     fn is_active(&self, now: Instant) -> bool {
@@ -98,7 +102,7 @@ impl Account {
 impl Book {
     /// Starts with no object in flight.
     pub fn new(limits: Limits) -> Self {
-        Self { limits, objects: 0, tenants: HashMap::new(), swept: None }
+        Self { limits, units: 0, tenants: HashMap::new(), swept: None }
     }
 
     /// Admits an object, if its tenant may have one more.
@@ -106,10 +110,17 @@ impl Book {
     /// # Errors
     /// The tenant's share is used up. The error is the time until the object's turn. `chance`, from 0 to 1, shortens the
     /// longest wait by up to a quarter.
-    pub fn enter(&mut self, tenant_id: &str, bytes: u64, now: Instant, chance: f64) -> Result<(), Duration> {
+    pub fn enter(
+        &mut self,
+        tenant_id: &str,
+        bytes: u64,
+        units: u32,
+        now: Instant,
+        chance: f64,
+    ) -> Result<(), Duration> {
         self.sweep(now);
         let Limits { slots, max_objects, max_bytes, longest_wait } = self.limits;
-        let free = slots.saturating_sub(self.objects);
+        let free = (slots as u64).saturating_mul(UNITS.into()).saturating_sub(self.units);
         let others = self.tenants.len() > usize::from(self.tenants.contains_key(tenant_id));
         let account = self.account(tenant_id, now);
         let passing = account.object_time(now) / u32::try_from(slots.max(1)).unwrap_or(u32::MAX);
@@ -117,31 +128,40 @@ impl Book {
         let held = account.entered.len();
         let fits = max_objects.is_none_or(|most| held < most)
             && max_bytes.is_none_or(|most| account.bytes.saturating_add(bytes) <= most);
-        if held > 0 && !(fits && (alone || held < free)) {
+        if held > 0 && !(fits && (alone || account.units < free)) {
             return Err(account.queue(longest_wait, now, chance));
         }
-        self.enter_anyway(tenant_id, bytes, now);
+        self.enter_anyway(tenant_id, bytes, units, now);
         Ok(())
     }
 
     /// Admits an object regardless of the limits.
-    pub fn enter_anyway(&mut self, tenant_id: &str, bytes: u64, now: Instant) {
-        self.objects += 1;
+    pub fn enter_anyway(&mut self, tenant_id: &str, bytes: u64, units: u32, now: Instant) {
+        self.units += u64::from(units);
         let account = self.account(tenant_id, now);
         account.entered.push(now);
+        account.units += u64::from(units);
         account.bytes = account.bytes.saturating_add(bytes);
     }
 
-    /// Removes an object that was admitted at `since`.
-    pub fn leave(&mut self, tenant_id: &str, bytes: u64, since: Instant, now: Instant) {
+    /// Adds units to an object in flight.
+    pub fn grow(&mut self, tenant_id: &str, units: u32) {
+        let Some(account) = self.tenants.get_mut(tenant_id) else { return };
+        account.units += u64::from(units);
+        self.units += u64::from(units);
+    }
+
+    /// Removes an object that was admitted at `since`, with all its units.
+    pub fn leave(&mut self, tenant_id: &str, bytes: u64, units: u32, since: Instant, now: Instant) {
         let Some(account) = self.tenants.get_mut(tenant_id) else { return };
         let Some(at) = account.entered.iter().position(|entered| *entered == since) else { return };
         account.entered.swap_remove(at);
         account.bytes = account.bytes.saturating_sub(bytes);
+        account.units = account.units.saturating_sub(units.into());
         account.seen = now;
         let took = now.saturating_duration_since(since);
         account.mean = Some(account.mean.map_or(took, |mean| (mean * INERTIA + took) / (INERTIA + 1)));
-        self.objects -= 1;
+        self.units = self.units.saturating_sub(units.into());
     }
 
     fn account(&mut self, tenant_id: &str, now: Instant) -> &mut Account {

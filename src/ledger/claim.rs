@@ -295,7 +295,9 @@ impl<L: Ledger> Claim<L> {
     /// # Errors
     /// Another attempt had the lease by then, and may have put the same records.
     pub async fn finish(&self, position: Position) -> Result<(), LedgerError> {
-        match self.end("finish", |ledger, key, owner| ledger.finish(key, owner, position)).await {
+        let Some(entry) = &self.entry else { return Ok(()) };
+        let recorded = entry.state.lock().await.progress.clone();
+        match self.end("finish", |ledger, key, owner| ledger.finish(key, owner, &recorded, position)).await {
             Err(error @ LedgerError::Lost(_)) => Err(error),
             Ok(()) | Err(_) => Ok(()),
         }

@@ -1,4 +1,5 @@
-//! The ledger in a DynamoDB table, through the AWS SDK. Each call of the port is one conditional UpdateItem.
+//! The ledger in a DynamoDB table, through the AWS SDK. Each call of the port is one conditional UpdateItem, or shares a call
+//! with others ([`together`]).
 //!
 //! | Attribute | Type | Meaning |
 //! |---|---|---|
@@ -17,6 +18,7 @@
 
 pub mod entries;
 mod places;
+mod together;
 
 use std::{
     collections::HashMap,
@@ -35,6 +37,7 @@ use aws_sdk_dynamodb::{
     types::{AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure},
 };
 
+use self::together::Together;
 use super::{Begun, EntryKey, Ledger, LedgerError, Position, Progress, ahead::Ahead, owed::Owed};
 use crate::{
     aws::{Base, describe},
@@ -77,6 +80,7 @@ pub struct LedgerSettings {
 pub struct DynamoDbLedger {
     client: Client,
     settings: LedgerSettings,
+    together: Together,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -122,8 +126,12 @@ pub fn client(base: &Base) -> Client {
 impl DynamoDbLedger {
     /// Creates the ledger in `settings.table`. A call takes three seconds at most, with the SDK's retries, so that a lease
     /// can be renewed in time even if one call fails.
+    ///
+    /// # Panics
+    /// Outside of a Tokio runtime.
     pub fn new(base: &Base, settings: LedgerSettings) -> Self {
-        Self { client: client(base), settings }
+        let client = client(base);
+        Self { together: Together::start(&client, &settings), client, settings }
     }
 
     /// Writes an entry that belongs to no object, and deletes it again. Returns DynamoDB's error if the entry cannot be
@@ -372,27 +380,17 @@ impl DynamoDbLedger {
     }
 
     fn failed(&self, error: &SdkError<UpdateItemError, HttpResponse>) -> LedgerError {
-        let fix = match error.code() {
-            Some(
-                "ThrottlingException" | "ProvisionedThroughputExceededException" | "RequestLimitExceeded",
-            ) => {
-                let fix = "if this lasts, raise the table's capacity or make it on-demand";
-                let table = &self.settings.table;
-                return LedgerError::Throttled(format!("table {table:?}: {}; {fix}", describe(error)));
-            }
-            Some("ResourceNotFoundException") => {
-                "; create the table with the key object (S) + delivery (S), or correct ledger.table or aws.region"
-            }
-            Some("AccessDeniedException") => "; allow the worker's role dynamodb:UpdateItem on the table",
-            Some("ValidationException") => "; the table's key must be object (S) + delivery (S)",
-            _ => "",
-        };
-        LedgerError::Unavailable(format!("table {:?}: {}{fix}", self.settings.table, describe(error)))
+        failed(&self.settings.table, error)
     }
 }
 
 impl Ledger for DynamoDbLedger {
+    /// Most objects are new, so an entry is created first. If it exists, an UpdateItem takes its lease. A call whose answer was
+    /// lost may have created the entry; then the UpdateItem finds the owner's own lease.
     async fn begin(&self, key: &EntryKey, owner: &str) -> Result<Begun, LedgerError> {
+        if self.together.insert(key, owner).await? {
+            return Ok(Begun::Ours(Progress::default()));
+        }
         self.begin_at(key, owner, SystemTime::now()).await
     }
 
@@ -408,7 +406,17 @@ impl Ledger for DynamoDbLedger {
         self.release_at(key, owner, progress, SystemTime::now()).await
     }
 
-    async fn finish(&self, key: &EntryKey, owner: &str, position: Position) -> Result<(), LedgerError> {
+    async fn finish(
+        &self,
+        key: &EntryKey,
+        owner: &str,
+        recorded: &Progress,
+        position: Position,
+    ) -> Result<(), LedgerError> {
+        // An entry with recorded progress has further attributes to remove.
+        if *recorded == Progress::default() && self.together.finish(key, owner, position).await? {
+            return Ok(());
+        }
         self.finish_at(key, owner, position, SystemTime::now()).await
     }
 
@@ -425,6 +433,26 @@ impl Ledger for DynamoDbLedger {
             Err(error) => Err(self.failed(&error)),
         }
     }
+}
+
+/// What a failed call to the table means.
+fn failed<E>(table: &str, error: &SdkError<E, HttpResponse>) -> LedgerError
+where
+    E: ProvideErrorMetadata + std::error::Error + 'static,
+{
+    let fix = match error.code() {
+        Some("ThrottlingException" | "ProvisionedThroughputExceededException" | "RequestLimitExceeded") => {
+            let fix = "if this lasts, raise the table's capacity or make it on-demand";
+            return LedgerError::Throttled(format!("table {table:?}: {}; {fix}", describe(error)));
+        }
+        Some("ResourceNotFoundException") => {
+            "; create the table with the key object (S) + delivery (S), or correct ledger.table or aws.region"
+        }
+        Some("AccessDeniedException") => "; allow the worker's role dynamodb:UpdateItem on the table",
+        Some("ValidationException") => "; the table's key must be object (S) + delivery (S)",
+        _ => "",
+    };
+    LedgerError::Unavailable(format!("table {table:?}: {}{fix}", describe(error)))
 }
 
 fn condition_failed(error: &SdkError<UpdateItemError, HttpResponse>) -> bool {

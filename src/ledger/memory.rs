@@ -198,7 +198,13 @@ impl Ledger for MemoryLedger {
         self.slowly(|| self.change(key, owner, release)).await
     }
 
-    async fn finish(&self, key: &EntryKey, owner: &str, position: Position) -> Result<(), LedgerError> {
+    async fn finish(
+        &self,
+        key: &EntryKey,
+        owner: &str,
+        _recorded: &Progress,
+        position: Position,
+    ) -> Result<(), LedgerError> {
         let end = |entry: &mut MemoryEntry| {
             let progress = Progress { position, ..Progress::default() };
             *entry = MemoryEntry { progress, done: true, lease: None };

@@ -9,7 +9,8 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
     /// As [`Pipeline::handle`].
     pub async fn process_object(&self, object: &ObjectRef, stop: &CancellationToken) -> Report {
         let mut report = Report::default();
-        let handling = Handling { message: None, attempt: Attempt::Ordinary, stop };
+        let place = &Place::whole();
+        let handling = Handling { message: None, attempt: Attempt::Ordinary, place, stop };
         self.object(object, handling, &mut report).await;
         report
     }

@@ -1,6 +1,6 @@
 //! Delivers the records of objects to customers' CloudWatch Logs. An object is read once for all its deliveries.
 
-use super::{object_reader::within, told::Spent, *};
+use super::{grown::Growing, object_reader::within, told::Spent, *};
 use crate::{
     delivery::{Lane, LaneError, StreamKey},
     name::StreamNames,
@@ -54,11 +54,14 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         if ready.is_empty() {
             return done;
         }
-        let Admitted { object, route, pass, stop, began, .. } = admitted;
+        let Admitted { object, route, pass, place, stop, began, .. } = admitted;
         let entering = began.elapsed();
+        let growing = Growing { place, pass, grown: &self.grown };
         let open = async {
             let (modified, body) = self.ports.store.open(object, self.owner(object)).await?;
             within(max_stored, body.content_length().unwrap_or_default())?;
+            // The event may name another size than S3 does.
+            growing.fit_stored(body.content_length()).await;
             Ok((modified, body))
         };
         let open = async { open.await.map_err(|error| self.unread(object, error)) };
@@ -100,7 +103,8 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         let mut broken = Vec::new();
         let windows = self.windows.of(pass.tenant_id());
         let facts = (modified, self.settings.key_rules.format(&object.key));
-        let read = pass.in_slices(|pace| self.read(body, pace, windows, facts, &mut lanes, &mut broken));
+        let read =
+            pass.in_slices(|pace| self.read(body, pace, growing, windows, facts, &mut lanes, &mut broken));
         let read = trace::within(get.clone(), admitted.unless_stopped(read), Failure::reason).await;
         if let Ok(records) = read {
             trace::count(&get, semconv::RECORDS, records);

@@ -58,6 +58,8 @@ pub(super) struct ObjectReader<'w, B> {
     records: RecordReader,
     /// Bytes of the window that the last step used.
     consumed: usize,
+    /// Number of bytes that were decompressed.
+    decompressed: u64,
     bytes: BytesRead,
 }
 
@@ -81,6 +83,7 @@ impl<'w, B: ObjectBody> ObjectReader<'w, B> {
             broken: None,
             records,
             consumed: 0,
+            decompressed: 0,
             bytes,
         }
     }
@@ -137,6 +140,7 @@ impl<'w, B: ObjectBody> ObjectReader<'w, B> {
         self.chunk.advance(used);
         let decompressed = self.window.unread().len() - unread;
         self.bytes.decompressed.inc_by(decompressed as u64);
+        self.decompressed += decompressed as u64;
         if let Err(error) = decoded {
             (self.broken, self.more) = (Some(error), More::Never);
         }
@@ -144,6 +148,11 @@ impl<'w, B: ObjectBody> ObjectReader<'w, B> {
             pace.pause().await;
         }
         Ok(())
+    }
+
+    /// Number of bytes decompressed so far.
+    pub(super) fn decompressed(&self) -> u64 {
+        self.decompressed
     }
 
     /// Number of records read so far, unreadable ones included.

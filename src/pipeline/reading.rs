@@ -1,6 +1,7 @@
 //! Gives the records of one object to every delivery that wants them.
 
 use super::{
+    grown::Growing,
     logs::{BrokenLanes, Lanes},
     object_reader::{BytesRead, Ceilings, ObjectReader},
     windows::TenantWindows,
@@ -18,12 +19,14 @@ use crate::{
 const RECORD_WORK: usize = 64;
 
 impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipeline<O, D, S, C, L> {
-    /// Reads all records, gives each to every lane, and returns their number. A lane that fails moves to `broken`. Reading ends
+    /// Reads all records, gives each to every lane, and returns their number. Waits for a whole slot if the object does not fit
+    /// into its place. A lane that fails moves to `broken`. Reading ends
     /// early when no lane is left.
     pub(super) async fn read<'a>(
         &self,
         body: TrailedBody<O::Body>,
         mut pace: Pace,
+        growing: Growing<'_>,
         windows: TenantWindows<'_>,
         (modified, format): (Timestamp, &Format),
         lanes: &mut Lanes<'a, S::Sink, L>,
@@ -42,7 +45,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         let bytes = BytesRead { stored: form("stored"), decompressed: form("decompressed") };
         let ceilings = Ceilings { max_stored, max_object };
         let mut object = ObjectReader::new(body, records, ceilings, windows, bytes);
-        let read = give_records(&mut object, &mut pace, object_time, lanes, broken).await;
+        let read = give_records(&mut object, &mut pace, growing, object_time, lanes, broken).await;
         if read.as_ref().is_err_and(is_of_content) {
             // The checksum at the end shows whether the object was stored with these bytes, or whether they were altered on
             // their way.
@@ -56,6 +59,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
 async fn give_records<'a, B: ObjectBody, S: LogSink, L: Ledger>(
     object: &mut ObjectReader<'_, B>,
     pace: &mut Pace,
+    growing: Growing<'_>,
     object_time: i64,
     lanes: &mut Lanes<'a, S, L>,
     broken: &mut BrokenLanes<'a, S, L>,
@@ -67,6 +71,7 @@ async fn give_records<'a, B: ObjectBody, S: LogSink, L: Ledger>(
             Step::Record { .. } | Step::Unreadable { .. } | Step::Skipped { .. } => {}
             Step::More { .. } => {
                 object.fill(pace).await?;
+                growing.fit_decompressed(object.decompressed()).await;
                 continue;
             }
             Step::End => return Ok(object.count()),

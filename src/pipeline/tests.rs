@@ -214,7 +214,7 @@ impl World {
     }
 
     async fn handle(&self, body: &str) -> Verdict {
-        self.pipeline().handle(&message(body), &self.stop).await
+        self.pipeline().handle(&message(body), &Place::whole(), &self.stop).await
     }
 
     /// Handles a message. Returns the report on it, and its verdict.

@@ -1,7 +1,7 @@
 //! Carries out verdicts on the queue.
 //!
 //! Each message has a task of its own, which takes no slot and makes one call after another. Entries of several tasks
-//! share a batch call (`batcher`).
+//! share a batch call ([`Batcher`]).
 //!
 //! A message with a long delay is sent anew: the worker sends a new message with the delay, and deletes the old one.
 //! Poison is buried: the worker sends a dead letter, and deletes the message. The send always comes before the delete.
@@ -24,15 +24,15 @@ use tracing::{Instrument, Span};
 
 use self::held::{Counted, Held};
 use super::{
-    batcher::{Batcher, MAX_BATCHES},
     lease::Lease,
     metrics::Metrics,
     places::Places,
     terms::{Terms, ends_within},
 };
 use crate::{
+    batcher::{Batcher, MAX_BATCHES, Wait},
     metrics::{Call, Reason, Verdict as VerdictLabel},
-    queue::{DeadLetter, MAX_MESSAGE_BYTES, Message, Queue, QueueError, Receipt, SentAnew},
+    queue::{DeadLetter, MAX_BATCH, MAX_MESSAGE_BYTES, Message, Queue, QueueError, Receipt, SentAnew},
     trace::{self, Messages, milliseconds},
     verdict::{Cause, Verdict},
 };
@@ -69,7 +69,9 @@ pub const fn bodies_bound(concurrency: usize) -> usize {
     // because at worst every character is a quotation mark with a backslash before it.
     let requests = (MAX_LETTERS + MAX_BATCHES) * 3 * MAX_MESSAGE_BYTES;
     let answer = 10 * 3 * MAX_MESSAGE_BYTES;
-    MAX_HELD_BYTES + concurrency * MAX_MESSAGE_BYTES + requests + answer
+    // Small messages share a slot only if their bodies together are smaller than one of the largest. The rest of a receive
+    // may wait for room.
+    MAX_HELD_BYTES + (concurrency + MAX_BATCH) * MAX_MESSAGE_BYTES + requests + answer
 }
 
 /// The dead letter of a message.
@@ -99,16 +101,25 @@ pub struct Settler<Q> {
     tasks: TaskTracker,
 }
 
+/// Batch calls to the queue.
+type Entries<E> = Batcher<E, Result<(), QueueError>>;
+
+/// Sends an entry in the next batch call and waits for its answer.
+async fn answer<E: Send + 'static>(entries: &Entries<E>, entry: E) -> Result<(), QueueError> {
+    let unanswered = || Err(QueueError::Unavailable("the batch call ended without an answer".to_owned()));
+    entries.call(entry).await.unwrap_or_else(unanswered)
+}
+
 /// State that the tasks share.
 #[derive(Debug)]
 struct Calls<Q> {
     queue: Arc<Q>,
-    deletes: Batcher<Receipt>,
+    deletes: Entries<Receipt>,
     /// For messages that were sent anew or buried. Their deletes do not wait for others, because a worker that is
     /// killed before the delete leaves the message twice.
-    deletes_at_once: Batcher<Receipt>,
-    hides: Batcher<(Receipt, Duration)>,
-    sends: Batcher<SentAnew>,
+    deletes_at_once: Entries<Receipt>,
+    hides: Entries<(Receipt, Duration)>,
+    sends: Entries<SentAnew>,
     letters: Semaphore,
     /// No letter is sent before this time, because the dead-letter queue was slow or did not answer.
     no_letters_before: Mutex<Option<Instant>>,
@@ -134,19 +145,19 @@ impl<Q: Queue> Settler<Q> {
     ) -> Self {
         let deletes = |linger| {
             let queue = Arc::clone(&queue);
-            Batcher::start(linger, move |entries: Vec<_>| {
+            Batcher::start(MAX_BATCH, Wait::Linger(linger), move |entries: Vec<_>| {
                 let queue = Arc::clone(&queue);
                 async move { queue.delete(&entries).await }
             })
         };
-        let hides = Batcher::start(LINGER, {
+        let hides = Batcher::start(MAX_BATCH, Wait::Linger(LINGER), {
             let queue = Arc::clone(&queue);
             move |entries: Vec<_>| {
                 let queue = Arc::clone(&queue);
                 async move { queue.change_visibility(&entries).await }
             }
         });
-        let sends = Batcher::start(LINGER, {
+        let sends = Batcher::start(MAX_BATCH, Wait::Linger(LINGER), {
             let queue = Arc::clone(&queue);
             move |entries: Vec<_>| {
                 let queue = Arc::clone(&queue);
@@ -199,7 +210,7 @@ impl<Q: Queue> Settler<Q> {
             if let Some(lease) = lease {
                 lease.end().await;
             }
-            if let Err(error) = calls.hides.call((message.receipt.clone(), Duration::ZERO)).await {
+            if let Err(error) = answer(&calls.hides, (message.receipt.clone(), Duration::ZERO)).await {
                 tracing::warn!(
                     message.id,
                     error = %error,
@@ -291,7 +302,7 @@ impl<Q: Queue> Calls<Q> {
         }
         // The lease ends first: a later extension would overwrite the delay.
         lease.end().await;
-        if let Err(error) = self.hides.call((message.receipt.clone(), delay)).await {
+        if let Err(error) = answer(&self.hides, (message.receipt.clone(), delay)).await {
             self.failed(
                 "change_visibility",
                 message,
@@ -312,7 +323,7 @@ impl<Q: Queue> Calls<Q> {
             delay: cause.delay.min(self.terms.longest_delay()),
             tenant_id: cause.tenant_id().map(str::to_owned),
         };
-        match self.sends.call(entry).await {
+        match answer(&self.sends, entry).await {
             Ok(()) => {
                 self.metrics.messages_sent_anew.get_or_create(&Reason::new(cause.reason)).inc();
                 Ok(())
@@ -415,10 +426,10 @@ impl<Q: Queue> Calls<Q> {
 
     /// Deletes a finished message, and keeps its lease until then. If the delete fails for too long, the message is
     /// delivered again, and [`Settler::owes_delete`] recognises it.
-    async fn delete(&self, message: &Message, lease: Lease, deletes: &Batcher<Receipt>) {
+    async fn delete(&self, message: &Message, lease: Lease, deletes: &Entries<Receipt>) {
         self.owe_delete(&message.id);
         let (begun, mut pause) = (Instant::now(), LINGER);
-        while let Err(error) = deletes.call(message.receipt.clone()).await {
+        while let Err(error) = answer(deletes, message.receipt.clone()).await {
             let again = matches!(error, QueueError::Unavailable(_))
                 && begun.elapsed() < DELETE_FOR
                 && !self.finishing.is_cancelled();

@@ -90,7 +90,10 @@ where
     let task = tokio::spawn({
         let (queue, stop, health, metrics) =
             (Arc::clone(&queue), stop.clone(), Arc::clone(&health), metrics.clone());
-        async move { run(queue, handle, settings, stop, health, metrics).await }
+        async move {
+            let handle = move |message, _, stop| handle(message, stop);
+            run(queue, |_| UNITS, handle, settings, stop, health, metrics).await
+        }
     });
     Running { queue, stop, health, metrics, task }
 }

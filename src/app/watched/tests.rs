@@ -233,7 +233,7 @@ async fn every_call_to_the_ledger_is_evidence() {
             1 => drop(watched.checkpoint(&key, "a", &Progress::default()).await),
             2 => drop(watched.release(&key, "a", &Progress::default()).await),
             3 => drop(watched.restart(&key, "a").await),
-            4 => drop(watched.finish(&key, "a", Position::default()).await),
+            4 => drop(watched.finish(&key, "a", &Progress::default(), Position::default()).await),
             _ => drop(watched.probe().await),
         }
         check(&health, Condition::Ledger, ConditionStatus::Ok);

@@ -73,7 +73,7 @@ fn simulate(slots: usize, loads: &[Load], most: Duration) -> Vec<Outcome> {
         }
         while running.first().is_some_and(|(end, ..)| *end <= now) {
             let (end, _, tenant, since) = running.pop_first().expect("an object is running");
-            book.leave(&tenant.to_string(), 0, start + since, start + now);
+            book.leave(&tenant.to_string(), 0, UNITS, start + since, start + now);
             outcomes[tenant].done += 1;
             outcomes[tenant].last = end;
             backlog_done += usize::from(loads[tenant].backlog > 0);
@@ -81,7 +81,7 @@ fn simulate(slots: usize, loads: &[Load], most: Duration) -> Vec<Outcome> {
         let room = slots.saturating_sub(running.len()).min(RECEIVE).min(queue.len());
         for mut message in queue.drain(..room) {
             serial += 1;
-            match book.enter(&message.tenant.to_string(), 0, start + now, random.f64()) {
+            match book.enter(&message.tenant.to_string(), 0, UNITS, start + now, random.f64()) {
                 Ok(()) => {
                     let outcome = &mut outcomes[message.tenant];
                     outcome.refusals.push(message.refused);

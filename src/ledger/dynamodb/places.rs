@@ -85,7 +85,11 @@ mod tests {
             retention: Duration::from_secs(3600),
         };
         let client = aws.account(&provider.account).dynamodb();
-        let ledger = DynamoDbLedger { client: client.clone(), settings };
+        let ledger = DynamoDbLedger {
+            together: super::super::Together::start(&client, &settings),
+            client: client.clone(),
+            settings,
+        };
         let (one, other) = (Watch("one".to_owned()), Watch("other".to_owned()));
         let at = |millis| Timestamp::from_millisecond(millis).expect("a time");
         assert_eq!(ledger.place(&one).await, Ok(None));

@@ -280,7 +280,10 @@ async fn a_wrong_table_is_reported_with_the_fix() {
         let told = [
             ledger.probe().await.expect_err("the table is wrong"),
             ledger.begin(&world.key, "one").await.expect_err("the table is wrong"),
-            ledger.finish(&world.key, "one", position(1, 0)).await.expect_err("the table is wrong"),
+            ledger
+                .finish(&world.key, "one", &progress(0, 0), position(1, 0))
+                .await
+                .expect_err("the table is wrong"),
         ];
         for error in told {
             assert!(matches!(error, LedgerError::Unavailable(_)), "{error:?}");

@@ -206,7 +206,8 @@ async fn delays_grow_with_the_attempts() {
     for (attempts, shortest, longest) in [(1, 7.5, 10.0), (2, 15.0, 20.0), (3, 30.0, 40.0), (50, 45.0, 60.0)]
     {
         let message = Message { attempts, ..message(&event(&[KEY])) };
-        let Some(delay) = world.pipeline().handle(&message, &world.stop).await.retry_after() else {
+        let Some(delay) = world.pipeline().handle(&message, &Place::whole(), &world.stop).await.retry_after()
+        else {
             panic!("a retry")
         };
         assert!((shortest..=longest).contains(&delay.as_secs_f64()), "{attempts}: {delay:?}");
@@ -221,7 +222,7 @@ async fn receives_without_a_refusal_do_not_use_up_the_limit_of_refusals() {
     let receive = async |attempts: u32, refusals: u32, error: ObjectError| {
         world.put(KEY, MemoryObject::refused(error));
         let message = Message { attempts, refusals, ..message(&event(&[KEY])) };
-        pipeline.handle(&message, &world.stop).await
+        pipeline.handle(&message, &Place::whole(), &world.stop).await
     };
     let refused = || ObjectError::Refused("400".into());
     for attempts in 1..=70 {
@@ -252,9 +253,9 @@ async fn a_missing_bucket_is_a_configuration_error_only_if_the_configuration_nam
         let pipeline = world.pipeline();
         let body = event(&[KEY]);
         for _ in 0..2 {
-            assert!(is_retry(&pipeline.handle(&message(&body), &world.stop).await));
+            assert!(is_retry(&pipeline.handle(&message(&body), &Place::whole(), &world.stop).await));
         }
-        let last = pipeline.handle(&message(&body), &world.stop).await;
+        let last = pipeline.handle(&message(&body), &Place::whole(), &world.stop).await;
         match named {
             true => assert!(is_retry(&last), "{last:?}"),
             false => assert_eq!(poison(last).reason, "source_bucket_missing"),

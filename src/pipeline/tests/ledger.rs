@@ -79,9 +79,10 @@ async fn a_second_worker_on_the_same_object_waits() {
     world.sinks.put_time(Duration::from_secs(1));
     let (one, other) = (world.pipeline(), world.pipeline());
     let (first, second) = (message(&event(&[KEY])), message(&event(&[KEY])));
-    let (first, second) = tokio::join!(one.handle(&first, &world.stop), async {
+    let place = Place::whole();
+    let (first, second) = tokio::join!(one.handle(&first, &place, &world.stop), async {
         world.sinks.until_puts(1).await;
-        other.handle(&second, &world.stop).await
+        other.handle(&second, &place, &world.stop).await
     });
     assert_eq!(first, Verdict::Ack);
     assert!(second.retry_after().is_some_and(|delay| delay >= BACKOFF.first), "{second:?}");
@@ -169,7 +170,7 @@ async fn until_done(pipeline: &TestPipeline, world: &World) -> usize {
     let body = event(&[KEY]);
     let receives = async {
         for receives in 1.. {
-            if pipeline.handle(&message(&body), &world.stop).await == Verdict::Ack {
+            if pipeline.handle(&message(&body), &Place::whole(), &world.stop).await == Verdict::Ack {
                 return receives;
             }
             tokio::time::sleep(Duration::from_secs(60)).await;
@@ -219,7 +220,7 @@ async fn a_ledger_that_throttles_repeats_nothing() {
     ledger(&world).throttle(usize::MAX);
     let pipeline = world.pipeline();
     for _ in 0..60 {
-        assert!(is_retry(&pipeline.handle(&message(&event(&[other])), &world.stop).await));
+        assert!(is_retry(&pipeline.handle(&message(&event(&[other])), &Place::whole(), &world.stop).await));
         tokio::time::sleep(Duration::from_secs(60)).await;
     }
     assert_eq!(world.sinks.messages(ACME, GROUP), numbers(20));

@@ -18,7 +18,7 @@ impl World {
 
     async fn handle_aged(&self, body: &str, age: Duration) -> Verdict {
         let message = Message { age_when_received: age, ..message(body) };
-        self.pipeline().handle(&message, &self.stop).await
+        self.pipeline().handle(&message, &Place::whole(), &self.stop).await
     }
 }
 

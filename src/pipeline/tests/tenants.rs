@@ -107,7 +107,7 @@ async fn the_ledger_is_asked_before_a_dead_letter() {
     world.sinks.close_role(&role("222222222222"), open);
     let of_age = async |key: &str, age: Duration| {
         let message = Message { age_when_received: age, ..message(&event(&[key])) };
-        world.pipeline().handle(&message, &world.stop).await
+        world.pipeline().handle(&message, &Place::whole(), &world.stop).await
     };
     let before = calls();
     assert!(is_retry(&of_age(KEY, BACKOFF.max_age / 2).await));
@@ -292,8 +292,11 @@ async fn no_tenant_s_lines_reach_another_account() {
     let pipeline = world.pipeline();
     let (bodies, mut verdicts) = ([event(&[KEY]), event(&[other])].map(|body| message(&body)), Vec::new());
     for _ in 0..5 {
-        let (one, two) =
-            tokio::join!(pipeline.handle(&bodies[0], &world.stop), pipeline.handle(&bodies[1], &world.stop));
+        let place = Place::whole();
+        let (one, two) = tokio::join!(
+            pipeline.handle(&bodies[0], &place, &world.stop),
+            pipeline.handle(&bodies[1], &place, &world.stop)
+        );
         verdicts.extend([one, two]);
     }
     assert_eq!(verdicts, vec![Verdict::Ack; 10]);
@@ -312,7 +315,8 @@ async fn only_objects_of_a_tenant_over_its_share_go_back_unread() {
         world.put(&key("acme", pod), good_object(&["a"]));
         world.put(&key("globex", pod), good_object(&["g"]));
     }
-    let handle = async |keys: &[&str]| pipeline.handle(&message(&event(keys)), &world.stop).await;
+    let handle =
+        async |keys: &[&str]| pipeline.handle(&message(&event(keys)), &Place::whole(), &world.stop).await;
     assert_eq!(handle(&[&key("globex", 0)]).await, Verdict::Ack);
     world.sinks.hold();
     let (first, second) = (key("acme", 0), key("acme", 1));

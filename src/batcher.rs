@@ -1,0 +1,172 @@
+//! Gathers single entries into batch calls, for the queue and for the ledger.
+
+use std::{future::Future, time::Duration};
+
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinSet,
+    time::Instant,
+};
+use tracing::{Instrument, Span};
+
+use crate::trace;
+
+/// Most batch calls that one batcher has in flight at once.
+pub const MAX_BATCHES: usize = 8;
+
+/// How long entries wait for others.
+#[derive(Clone, Copy, Debug)]
+pub enum Wait {
+    /// The first entry of each call waits for others, up to this time.
+    Linger(Duration),
+    /// Entries wait until this time has passed since the last call, so that a busy batcher makes full calls. An entry that
+    /// comes later does not wait.
+    Pace(Duration),
+}
+
+/// Takes entries, each with an answer of type `A`. A background task sends them in batch calls until the batcher drops.
+#[derive(Debug)]
+pub struct Batcher<E, A> {
+    sender: mpsc::UnboundedSender<Pending<E, A>>,
+}
+
+#[derive(Debug)]
+struct Pending<E, A> {
+    entry: E,
+    /// The span of the caller.
+    span: Span,
+    answer: oneshot::Sender<A>,
+}
+
+impl<E: Send + 'static, A: Send + 'static> Batcher<E, A> {
+    /// Starts the background task. `call` makes one batch call of at most `most` entries and answers entry by entry, in order.
+    pub fn start<F>(most: usize, wait: Wait, call: impl Fn(Vec<E>) -> F + Send + 'static) -> Self
+    where
+        F: Future<Output = Vec<A>> + Send + 'static,
+    {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        tokio::spawn(gather(receiver, most, wait, call));
+        Self { sender }
+    }
+
+    /// Sends an entry in the next batch call and waits for its answer. `None`: the call ended without an answer, because it
+    /// panicked or the runtime is shutting down.
+    ///
+    /// # Cancel safety
+    /// An entry that is dropped before its call begins is not sent. Later, dropping the future does not stop the call.
+    pub async fn call(&self, entry: E) -> Option<A> {
+        let (answer, answered) = oneshot::channel();
+        // If the background task has ended, `send` fails and drops `answer`, and the wait below ends.
+        let _ = self.sender.send(Pending { entry, span: Span::current(), answer });
+        answered.await.ok()
+    }
+}
+
+async fn gather<E: Send + 'static, A: Send + 'static, F>(
+    mut receiver: mpsc::UnboundedReceiver<Pending<E, A>>,
+    most: usize,
+    wait: Wait,
+    call: impl Fn(Vec<E>) -> F,
+) where
+    F: Future<Output = Vec<A>> + Send + 'static,
+{
+    let mut calls = JoinSet::new();
+    let mut last_call: Option<Instant> = None;
+    while let Some(first) = receiver.recv().await {
+        let deadline = match (wait, last_call) {
+            (Wait::Linger(linger), _) => Instant::now() + linger,
+            (Wait::Pace(pace), Some(last)) => last + pace,
+            (Wait::Pace(_), None) => Instant::now(),
+        };
+        let mut batch = vec![first];
+        // Tasks that are about to send an entry, such as those of messages received together, run first.
+        tokio::task::yield_now().await;
+        while batch.len() < most {
+            // An entry that is there already is taken even after the deadline.
+            match tokio::time::timeout_at(deadline, receiver.recv()).await {
+                Ok(Some(pending)) => batch.push(pending),
+                Ok(None) | Err(_) => break,
+            }
+        }
+        // The results are ignored: a call that panicked has dropped its senders, so each waiting caller gets no answer.
+        while calls.len() >= MAX_BATCHES {
+            calls.join_next().await;
+        }
+        while calls.try_join_next().is_some() {}
+        batch.retain(|pending| !pending.answer.is_closed());
+        if batch.is_empty() {
+            continue;
+        }
+        last_call = Some(Instant::now());
+        let span = trace::shared(batch.iter().map(|pending| &pending.span));
+        let (entries, answers): (Vec<_>, Vec<_>) =
+            batch.into_iter().map(|Pending { entry, answer, .. }| (entry, answer)).unzip();
+        let results = call(entries).instrument(span);
+        calls.spawn(async move {
+            // The span ends before the callers go on: Lambda stops the process soon after the last of them.
+            for (answer, result) in answers.into_iter().zip(results.await) {
+                // Fails if the caller no longer waits.
+                let _ = answer.send(result);
+            }
+        });
+    }
+    while calls.join_next().await.is_some() {}
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    const PACE: Duration = Duration::from_millis(10);
+
+    /// A batcher that answers each entry by itself, and the sizes of its calls with their times in milliseconds.
+    fn batcher(wait: Wait) -> (Arc<Batcher<u32, u32>>, Arc<Mutex<Vec<(u128, usize)>>>) {
+        let calls: Arc<Mutex<Vec<_>>> = Arc::default();
+        let (seen, began) = (Arc::clone(&calls), Instant::now());
+        let batcher = Batcher::start(3, wait, move |entries: Vec<u32>| {
+            seen.lock().expect("nobody panics").push((began.elapsed().as_millis(), entries.len()));
+            async move { entries }
+        });
+        (Arc::new(batcher), calls)
+    }
+
+    async fn send(batcher: &Arc<Batcher<u32, u32>>, entries: std::ops::Range<u32>) {
+        let calls = entries.map(|entry| {
+            let batcher = Arc::clone(batcher);
+            tokio::spawn(async move { assert_eq!(batcher.call(entry).await, Some(entry)) })
+        });
+        for call in calls.collect::<Vec<_>>() {
+            call.await.expect("the answer is the entry");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_of_a_call_lingers() {
+        let (batcher, calls) = batcher(Wait::Linger(PACE));
+        send(&batcher, 0..2).await;
+        send(&batcher, 0..4).await;
+        assert_eq!(*calls.lock().expect("nobody panics"), [(10, 2), (10, 3), (20, 1)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_batcher_calls_at_once_and_a_busy_one_keeps_its_pace() {
+        let (batcher, calls) = batcher(Wait::Pace(PACE));
+        send(&batcher, 0..2).await;
+        send(&batcher, 0..4).await;
+        tokio::time::advance(PACE).await;
+        send(&batcher, 0..1).await;
+        // A full call need not wait.
+        assert_eq!(*calls.lock().expect("nobody panics"), [(0, 2), (0, 3), (10, 1), (20, 1)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_entry_that_nobody_waits_for_is_not_sent() {
+        let (batcher, calls) = batcher(Wait::Linger(PACE));
+        tokio::time::timeout(PACE / 2, batcher.call(1)).await.expect_err("the call lingers");
+        tokio::time::advance(PACE).await;
+        send(&batcher, 2..3).await;
+        assert_eq!(calls.lock().expect("nobody panics").iter().map(|(_, len)| len).sum::<usize>(), 1);
+    }
+}

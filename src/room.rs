@@ -1,0 +1,198 @@
+//! Shares the worker's memory among the objects in work: admits by bytes, not by count alone.
+//!
+//! A worker has as many slots as `worker.concurrency` says. A slot is memory for one object of any size: its window, its
+//! batches, what the connection has read ahead (ARCHITECTURE.md has the formula). A small object needs an eighth of that or
+//! little more, and its cost is the time of its calls. So up to eight small objects share a slot. A slot has [`UNITS`] units,
+//! and a [`Place`] holds some of them.
+//!
+//! The size in the event decides how many units an object gets. The event may be wrong, and an object may decompress to far
+//! more than others. So each place has a limit of decompressed bytes. An object that reaches the limit waits until it has a
+//! whole slot ([`Place::grow`]). One slot is kept free of small objects, so that an object that grows waits for objects that
+//! can finish, and never for others that grow.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Units of a slot.
+pub const UNITS: u32 = 8;
+/// Stored bytes for which an object gets a unit. Vector's gzip objects of one pod decompress to twelve times their size.
+const STORED: u64 = 16 << 10;
+/// Decompressed bytes that an object may have for each of its units. An object of so many bytes takes no more than an eighth
+/// of a slot's memory, in ordinary logs and in the worst.
+const DECOMPRESSED: u64 = 256 << 10;
+/// Bytes of a message's body for which the message gets a unit, because the body stays in memory too.
+const BODY: u64 = 64 << 10;
+/// Most messages in work at once, unless there are more slots. Each has up to two connections, and most systems allow a
+/// process 1,024 open files.
+const MOST_AT_ONCE: usize = 256;
+
+/// The memory of a worker. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Room {
+    slots: usize,
+    units: Arc<Semaphore>,
+    /// The units that places of less than a slot may hold together.
+    small: Arc<Semaphore>,
+}
+
+/// Memory for the objects of one message, which are handled one after the other. Given back when it drops.
+#[derive(Debug)]
+pub struct Place {
+    /// `None`: the place is not part of a room, and as large as a slot.
+    room: Option<Room>,
+    held: Mutex<Held>,
+}
+
+#[derive(Debug)]
+struct Held {
+    units: u32,
+    permit: Option<OwnedSemaphorePermit>,
+    small: Option<OwnedSemaphorePermit>,
+}
+
+impl Room {
+    /// A room of `slots` slots.
+    pub fn new(slots: usize) -> Self {
+        let units = |slots: usize| Arc::new(Semaphore::new(slots * UNITS as usize));
+        Self { slots, units: units(slots), small: units(slots.saturating_sub(1)) }
+    }
+
+    /// Number of units in all.
+    pub fn total(&self) -> usize {
+        self.slots * UNITS as usize
+    }
+
+    /// Number of units that are free. 0 while an object waits for a whole slot.
+    pub fn free(&self) -> usize {
+        self.units.available_permits()
+    }
+
+    /// Most messages in work at once.
+    pub fn most_at_once(&self) -> usize {
+        self.slots.max(MOST_AT_ONCE.min(self.total()))
+    }
+
+    /// Takes a place of `units` units, or of a whole slot if no more small places may be taken. `None` if the units are not
+    /// free.
+    pub fn take(&self, units: u32) -> Option<Place> {
+        let take = |from: &Arc<Semaphore>, units| Arc::clone(from).try_acquire_many_owned(units).ok();
+        let small = if units < UNITS { take(&self.small, units) } else { None };
+        let units = if small.is_some() { units } else { UNITS };
+        let permit = take(&self.units, units)?;
+        let held = Held { units, permit: Some(permit), small };
+        Some(Place { room: Some(self.clone()), held: Mutex::new(held) })
+    }
+}
+
+/// Units for a message whose body has `body` bytes, and whose largest object has `stored` bytes; `None` if its size is unknown.
+pub fn units(stored: Option<u64>, body: usize) -> u32 {
+    let units = |bytes: u64, each: u64| bytes.div_ceil(each).clamp(1, UNITS.into()) as u32;
+    stored.map_or(UNITS, |stored| units(stored, STORED).max(units(body as u64, BODY)))
+}
+
+impl Place {
+    /// A place for an object of any size, outside of a room.
+    pub fn whole() -> Self {
+        Self { room: None, held: Mutex::new(Held { units: UNITS, permit: None, small: None }) }
+    }
+
+    /// Number of units.
+    pub fn units(&self) -> u32 {
+        self.held().units
+    }
+
+    /// Most decompressed bytes of an object in this place.
+    pub fn most_decompressed(&self) -> u64 {
+        match self.units() {
+            UNITS => u64::MAX,
+            units => u64::from(units) * DECOMPRESSED,
+        }
+    }
+
+    /// Waits until the place is a whole slot. Places grow in the order of their calls, and before new places are taken.
+    ///
+    /// # Cancel safety
+    /// Safe: the place grows or not.
+    pub async fn grow(&self) {
+        let (Some(room), missing @ 1..) = (&self.room, UNITS - self.units()) else { return };
+        let more = Arc::clone(&room.units).acquire_many_owned(missing).await;
+        let more = more.expect("the semaphore is never closed");
+        let mut held = self.held();
+        if let Some(permit) = &mut held.permit {
+            permit.merge(more);
+        }
+        held.units = UNITS;
+        held.small = None;
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        // No holder of the lock panics halfway.
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[test]
+    fn the_size_decides_the_units() {
+        for (stored, body, expected) in [
+            (Some(0), 0, 1),
+            (Some(16 << 10), 2_000, 1),
+            (Some((16 << 10) + 1), 2_000, 2),
+            (Some(112 << 10), 2_000, 7),
+            (Some(1 << 40), 2_000, UNITS),
+            (Some(10), 200_000, 4),
+            (Some(10), 1 << 20, UNITS),
+            (None, 0, UNITS),
+        ] {
+            assert_eq!(units(stored, body), expected, "{stored:?} {body}");
+        }
+    }
+
+    #[test]
+    fn small_places_leave_a_slot_for_those_that_grow() {
+        let room = Room::new(2);
+        let small: Vec<_> = (0..8).map(|_| room.take(1).expect("a slot is free for small places")).collect();
+        assert_eq!(room.free(), 8);
+        // A ninth small object gets a whole slot.
+        let whole = room.take(1).expect("a slot is free");
+        assert_eq!((whole.units(), room.free()), (UNITS, 0));
+        assert!(room.take(1).is_none());
+        drop(small);
+        assert_eq!(room.free(), 8);
+    }
+
+    #[test]
+    fn the_only_slot_is_never_shared() {
+        let place = Room::new(1).take(1).expect("the slot is free");
+        assert_eq!((place.units(), place.most_decompressed()), (UNITS, u64::MAX));
+    }
+
+    #[tokio::test]
+    async fn every_place_can_grow() {
+        let room = Room::new(2);
+        let places: Vec<_> = (0..4).map(|_| room.take(2).expect("a slot is free for small places")).collect();
+        let other = room.take(UNITS).expect("the other slot is free");
+        let grow = async |place: Place| {
+            place.grow().await;
+            place.grow().await;
+            assert_eq!((place.units(), place.most_decompressed()), (UNITS, u64::MAX));
+        };
+        let mut growing: Vec<_> = places.into_iter().map(|place| Box::pin(grow(place))).collect();
+        for growing in &mut growing {
+            assert!(growing.now_or_never().is_none(), "no unit is free");
+        }
+        drop(other);
+        assert!(room.take(1).is_none(), "objects that grow come first");
+        for growing in growing {
+            growing.await;
+        }
+        assert_eq!(room.free(), room.total());
+        assert!(room.take(1).is_some_and(|place| place.units() == 1), "small places are free again");
+    }
+}
