@@ -55,6 +55,10 @@ struct Write {
     answer: Option<AwsError>,
 }
 
+/// Answers of IAM during a call, by action and table.
+#[derive(Default)]
+struct Permissions(HashMap<(&'static str, String), Result<(), AwsError>>);
+
 impl DynamoDb {
     /// Makes the statements one after another. Each has its own result, and a denied one does not fail the call: the API
     /// reference lists `AccessDenied` among the codes of BatchStatementError.
@@ -63,25 +67,17 @@ impl DynamoDb {
         call.refuse_rest("dynamodb", &request.rest)?;
         let members = required(request.statements, "statements")?;
         check_length(members.len(), 1, MAX_STATEMENTS, "statements")?;
-        let mut permissions = HashMap::new();
+        let mut permissions = Permissions::default();
         let mut writes = Vec::with_capacity(members.len());
         for (index, member) in members.iter().enumerate() {
             let (text, parameters, show_item) = member.check(call, index + 1)?;
-            let write = match Statement::parse(text, parameters) {
-                Err(not_implemented) if not_implemented.status == 501 => return Err(not_implemented),
-                Err(error) => Err(error),
-                Ok(statement) => {
-                    let permission = (statement.action(), statement.table.clone());
-                    let allowed = permissions.entry(permission).or_insert_with_key(|(action, table)| {
-                        check_table_name(table)?;
-                        let action = format!("dynamodb:{action}");
-                        cloud.iam.authorize(call, &action, &table_arn(call, table))
-                    });
-                    let write = Write { statement, show_item, answer: None };
-                    allowed.clone().and_then(|()| write.after_faults(cloud, call, member))
-                }
+            let statement = match Statement::parse(text, parameters) {
+                Err(error) if error.status == 501 => return Err(error),
+                statement => statement.and_then(|statement| permissions.check(cloud, call, statement)),
             };
-            writes.push(write);
+            writes.push(statement.and_then(|statement| {
+                Write { statement, show_item, answer: None }.after_faults(cloud, call, member)
+            }));
         }
 
         let mut tables = self.lock();
@@ -142,7 +138,20 @@ impl Member {
     }
 }
 
+impl Permissions {
+    /// Returns the statement if its caller may make it.
+    fn check(&mut self, cloud: &Cloud, call: &Call, statement: Statement) -> Result<Statement, AwsError> {
+        let needed = (statement.action(), statement.table.clone());
+        let answer = self.0.entry(needed).or_insert_with_key(|(action, table)| {
+            check_table_name(table)?;
+            cloud.iam.authorize(call, &format!("dynamodb:{action}"), &table_arn(call, table))
+        });
+        answer.clone().map(|()| statement)
+    }
+}
+
 impl Write {
+    /// Returns the statement as the active faults leave it, or the error that they answer instead.
     fn after_faults(mut self, cloud: &Cloud, call: &Call, member: &Member) -> Result<Self, AwsError> {
         match cloud.faults.strike_statement(call, self.statement.action(), |text| member.contains(text)) {
             Some(Effect::Error(error)) => Err(error.into()),
