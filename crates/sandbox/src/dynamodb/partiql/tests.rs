@@ -260,7 +260,7 @@ async fn faults_hit_single_statements() {
         ..statement("PartiQLInsert", error("ThrottlingError"))
     });
     let lost = Effect::After { error: Some(ErrorAnswer::new(500, "InternalServerError")) };
-    cloud.faults.add(Fault { times: Some(1), ..statement("PartiQLUpdate", lost) });
+    cloud.faults.add(Fault { times: Some(2), ..statement("PartiQLUpdate", lost) });
     let injected = |code: &str| json!({ "Code": code, "Message": "injected by the sandbox" });
 
     let claims = [claim("1", "me"), claim("2 throttled", "me"), claim("3", "me"), claim("4 throttled", "me")];
@@ -269,11 +269,12 @@ async fn faults_hit_single_statements() {
     assert_eq!(answers, [made(), throttled.clone(), made(), throttled]);
     assert_eq!(item(&cloud, "2 throttled").await, Value::Null);
 
-    let answers = batch(&cloud, &[finish("1", "me"), finish("3", "me")]).await.expect("valid");
+    let finishes = [finish("1", "me"), finish("unclaimed", "me"), finish("3", "me")];
+    let answers = batch(&cloud, &finishes).await.expect("valid");
     let lost = json!({ "Error": injected("InternalServerError"), "TableName": "ledger" });
-    assert_eq!(answers, [lost, made()]);
+    assert_eq!(answers, [lost.clone(), lost, made()]);
     assert_eq!(item(&cloud, "1").await["done"], json!({ "BOOL": true }), "only the answer is lost");
     let struck = Vec::from_iter(cloud.faults.struck());
     let name = |text: &str| format!("dynamodb:{text}");
-    assert_eq!(struck, [(name("PartiQLInsert ThrottlingError"), 2), (name("PartiQLUpdate after"), 1)]);
+    assert_eq!(struck, [(name("PartiQLInsert ThrottlingError"), 2), (name("PartiQLUpdate after"), 2)]);
 }
