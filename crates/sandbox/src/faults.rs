@@ -18,8 +18,8 @@ pub struct Fault {
     pub service: String,
     /// The operation as AWS spells it, or `*`.
     ///
-    /// `PartiQLInsert` and `PartiQLUpdate` hit the single statements of a BatchExecuteStatement. A statement can be hit by
-    /// [`Effect::Error`] and by [`Effect::After`] with an error, and `contains` examines the statement and its parameters.
+    /// `PartiQLInsert` and `PartiQLUpdate` hit single statements of a BatchExecuteStatement, which `*` does not. Their effect
+    /// must be [`Effect::Error`] or [`Effect::After`] with an error. `contains` examines the statement and its parameters.
     pub operation: String,
     /// Limits the rule to calls of this account.
     #[serde(default)]
@@ -210,7 +210,8 @@ impl Faults {
         })
     }
 
-    /// Does the same for a statement of a BatchExecuteStatement, which needs the permission `action`.
+    /// Does the same for one statement of a BatchExecuteStatement. `action` is `PartiQLInsert` or `PartiQLUpdate`, and
+    /// `contains` tells whether the statement or a parameter contains a text.
     pub(crate) fn strike_statement(
         &self,
         call: &Call,

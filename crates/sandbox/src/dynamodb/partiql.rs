@@ -60,7 +60,7 @@ struct Write {
 struct Permissions(HashMap<(&'static str, String), Result<(), AwsError>>);
 
 impl DynamoDb {
-    /// Makes the statements one after another. Each has its own result, and a denied one does not fail the call: the API
+    /// Makes the statements one after another. Each has its own answer. A denied statement does not fail the call: the API
     /// reference lists `AccessDenied` among the codes of BatchStatementError.
     pub(super) fn batch_execute_statement(&self, cloud: &Cloud, call: &Call) -> Answer {
         let request: BatchExecuteStatement = call.parse()?;
@@ -88,8 +88,9 @@ impl DynamoDb {
                 let table = tables.get(&address(call, &write.statement.table)).ok_or_else(missing_table)?;
                 Ok((write.statement.change.key(table)?, write))
             });
-            // AWS's documentation does not say what two statements about one item do. DynamoDB local refuses the call with this
-            // message, as both refuse such a BatchWriteItem; so does the sandbox, before any statement takes effect.
+            // AWS's documentation does not say what happens to two statements about one item. DynamoDB local, AWS's own
+            // emulator, refuses the call with this message, which is the one of BatchWriteItem. The sandbox refuses the call
+            // before any statement takes effect.
             if let Ok((key, write)) = &write
                 && !items.insert((write.statement.table.clone(), key.clone()))
             {
@@ -193,7 +194,8 @@ impl Change {
         }
     }
 
-    /// Changes the table, unless the item exists (INSERT), or is missing or does not meet the WHERE clause (UPDATE).
+    /// Changes the item. Refuses an INSERT of an item that exists, and an UPDATE of an item that is missing or does not meet
+    /// the WHERE clause. As the API reference says, only a failed condition returns the item, not a duplicate.
     fn make(self, table: &mut Table, key: Key, show_item: bool) -> Result<(), AwsError> {
         match self {
             Self::Insert(_) if table.items.contains_key(&key) => {
@@ -216,8 +218,8 @@ impl Change {
     }
 }
 
-/// Result of one statement. `table` is the table of a statement that was made, successfully or not. A statement that was
-/// refused before has none in its answer.
+/// Answer to one statement. `table` is the table of a statement that was made, successfully or not. A statement that was
+/// refused earlier has no `TableName` in its answer. AWS does not document that; ministack answers so, too.
 fn response(table: Option<String>, error: Option<AwsError>) -> Value {
     let mut response = Map::new();
     if let Some(AwsError { code, message, members, .. }) = error {
