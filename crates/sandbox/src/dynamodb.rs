@@ -1,12 +1,13 @@
 //! DynamoDB: tables with their items, conditional writes, queries and scans.
 //!
 //! It checks key schemas, sizes of items and placeholders in expressions, and cuts pages at 1 MB. Not implemented: keys that
-//! are not strings, paths into attributes, operators that logferry does not use, indexes, projections, batches, transactions
-//! and streams. A time to live is stored, but no item is deleted. AWS, too, may keep an item for days after it expired.
+//! are not strings, paths into attributes, operators that logferry does not use, indexes, projections, transactions, streams,
+//! and batches other than BatchExecuteStatement. A time to live is stored, but no item is deleted. AWS, too, may keep an item for days after it expired.
 
 mod expression;
 mod items;
 mod number;
+mod partiql;
 mod query;
 mod reserved;
 mod table;
@@ -41,6 +42,7 @@ impl DynamoDb {
             "GetItem" => self.get_item(cloud, call),
             "UpdateItem" => self.update_item(cloud, call),
             "DeleteItem" => self.delete_item(cloud, call),
+            "BatchExecuteStatement" => self.batch_execute_statement(cloud, call),
             "Query" => self.query(cloud, call),
             "Scan" => self.scan(cloud, call),
             _ => Err(AwsError::not_implemented("dynamodb", &call.operation)),
@@ -60,8 +62,7 @@ impl DynamoDb {
         change: impl FnOnce(&mut Table) -> Result<T, AwsError>,
     ) -> Result<T, AwsError> {
         let mut tables = self.lock();
-        let missing = || AwsError::new(400, "ResourceNotFoundException", "Requested resource not found");
-        change(tables.get_mut(&address(call, name)).ok_or_else(missing)?)
+        change(tables.get_mut(&address(call, name)).ok_or_else(missing_table)?)
     }
 }
 
@@ -77,8 +78,7 @@ struct Request<T> {
 fn read<T: DeserializeOwned>(cloud: &Cloud, call: &Call) -> Result<(String, T), AwsError> {
     let request: Request<T> = call.parse()?;
     let name = required(request.table_name, "tableName")?;
-    let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
-    if !name.bytes().all(legal) {
+    if !name.bytes().all(is_legal_in_table_name) {
         let rule = "Member must satisfy regular expression pattern: [a-zA-Z0-9_.-]+";
         return Err(constraint(&name, "tableName", rule));
     }
@@ -90,6 +90,14 @@ fn read<T: DeserializeOwned>(cloud: &Cloud, call: &Call) -> Result<(String, T), 
     let action = format!("dynamodb:{}", call.operation);
     cloud.iam.authorize(call, &action, &table_arn(call, &name))?;
     Ok((name, request.members))
+}
+
+fn is_legal_in_table_name(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"_.-".contains(&byte)
+}
+
+fn missing_table() -> AwsError {
+    AwsError::new(400, "ResourceNotFoundException", "Requested resource not found")
 }
 
 fn address(call: &Call, table: &str) -> (String, String, String) {

@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard};
 
 use serde::Deserialize;
 
-use crate::call::{Call, Principal};
+use crate::call::{AwsError, Call, Principal};
 
 /// A rule: the calls that it hits, and the effect on them.
 ///
@@ -17,6 +17,9 @@ pub struct Fault {
     /// Signing name of the service: `sqs`, `sns`, `sts`, `iam`, `dynamodb`, `logs` or `s3`.
     pub service: String,
     /// The operation as AWS spells it, or `*`.
+    ///
+    /// `PartiQLInsert` and `PartiQLUpdate` hit single statements of a BatchExecuteStatement, which `*` does not. Their effect
+    /// must be [`Effect::Error`] or [`Effect::After`] with an error. `contains` examines the statement and its parameters.
     pub operation: String,
     /// Limits the rule to calls of this account.
     #[serde(default)]
@@ -53,15 +56,12 @@ impl Fault {
         }
     }
 
-    fn covers(&self, service: &str, call: &Call) -> bool {
+    /// Returns whether the rule covers the service and the caller, and its text is in the call as `contains` tells.
+    fn covers(&self, service: &str, call: &Call, contains: impl Fn(&str) -> bool) -> bool {
         self.service == service
-            && (self.operation == "*" || self.operation == call.operation)
             && self.account.as_ref().is_none_or(|account| *account == call.account)
             && (!self.sessions_only || matches!(call.principal, Principal::Session { .. }))
-            && self.contains.as_ref().is_none_or(|text| {
-                call.path.contains(text.as_str())
-                    || String::from_utf8_lossy(&call.body).contains(text.as_str())
-            })
+            && self.contains.as_deref().is_none_or(contains)
     }
 }
 
@@ -127,6 +127,12 @@ impl ErrorAnswer {
     /// Creates an error whose message says that the sandbox injected it.
     pub fn new(status: u16, code: &str) -> Self {
         Self { status, code: code.to_owned(), message: "injected by the sandbox".to_owned() }
+    }
+}
+
+impl From<ErrorAnswer> for AwsError {
+    fn from(error: ErrorAnswer) -> Self {
+        Self::new(error.status, &error.code, error.message)
     }
 }
 
@@ -196,11 +202,35 @@ impl Faults {
 
     /// Returns the effect on this call, if a rule hits it. Counts the hit, also against the rule's `times`.
     pub(crate) fn strike(&self, service: &str, call: &Call) -> Option<Effect> {
+        let contains =
+            |text: &str| call.path.contains(text) || String::from_utf8_lossy(&call.body).contains(text);
+        self.strike_if(service, &call.operation, |fault| {
+            (fault.operation == "*" || fault.operation == call.operation)
+                && fault.covers(service, call, contains)
+        })
+    }
+
+    /// Does the same for one statement of a BatchExecuteStatement. `action` is `PartiQLInsert` or `PartiQLUpdate`, and
+    /// `contains` tells whether the statement or a parameter contains a text.
+    pub(crate) fn strike_statement(
+        &self,
+        call: &Call,
+        action: &str,
+        contains: impl Fn(&str) -> bool,
+    ) -> Option<Effect> {
+        self.strike_if("dynamodb", action, |fault| {
+            fault.operation == action
+                && matches!(fault.effect, Effect::Error(_) | Effect::After { error: Some(_) })
+                && fault.covers("dynamodb", call, &contains)
+        })
+    }
+
+    fn strike_if(&self, service: &str, operation: &str, covers: impl Fn(&Fault) -> bool) -> Option<Effect> {
         let mut guard = self.lock();
         let Rules { rules, random, struck, .. } = &mut *guard;
         let at = rules.iter().position(|(_, fault)| {
             fault.times != Some(0)
-                && fault.covers(service, call)
+                && covers(fault)
                 && fault.probability.is_none_or(|share| random.f64() < share)
         })?;
         let fault = &mut rules[at].1;
@@ -211,7 +241,7 @@ impl Faults {
                 rules.remove(at);
             }
         }
-        *struck.entry(format!("{service}:{} {}", call.operation, effect.word())).or_default() += 1;
+        *struck.entry(format!("{service}:{operation} {}", effect.word())).or_default() += 1;
         Some(effect)
     }
 

@@ -29,7 +29,7 @@ use self::protocol::{Protocol, Service};
 use crate::call::{Answer, AwsError, Call, Reply};
 use crate::cloud::Cloud;
 use crate::encoding::uuid;
-use crate::faults::{Effect, ErrorAnswer, Faults};
+use crate::faults::{Effect, Faults};
 use crate::iam::Needed;
 use crate::logs::{Put, Totals};
 use crate::sigv4::{Authorization, Refusal, Signed};
@@ -321,7 +321,7 @@ impl Front {
 
     async fn serve_faulty(&self, switch: &Switch, service: Service, call: &Call, effect: Effect) -> Answer {
         match effect {
-            Effect::Error(error) => Err(injected(error)),
+            Effect::Error(error) => Err(error.into()),
             Effect::Reset => {
                 switch.cut();
                 Ok(Reply::empty())
@@ -338,7 +338,7 @@ impl Front {
             Effect::After { error } => {
                 let answer = self.serve(service, call).await;
                 match error {
-                    Some(error) => Err(injected(error)),
+                    Some(error) => Err(error.into()),
                     None => {
                         switch.cut();
                         answer
@@ -390,10 +390,6 @@ fn guess_protocol(request: &http::request::Parts) -> Protocol {
     } else {
         Protocol::Rest
     }
-}
-
-fn injected(error: ErrorAnswer) -> AwsError {
-    AwsError::new(error.status, &error.code, error.message)
 }
 
 #[cfg(test)]

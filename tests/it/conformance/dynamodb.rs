@@ -1,11 +1,12 @@
-//! DynamoDB: a tenant's rows, a conditional put, and an entry of the ledger.
+//! DynamoDB: a tenant's rows, a conditional put, and entries of the ledger, one by one and in batches.
 
 use aws_sdk_dynamodb::{
     operation::{
+        batch_execute_statement::BatchExecuteStatementOutput,
         query::QueryOutput,
         update_item::{UpdateItemError, UpdateItemOutput},
     },
-    types::{AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure},
+    types::{AttributeValue, BatchStatementRequest, ReturnValue, ReturnValuesOnConditionCheckFailure},
 };
 
 use super::{Answers, nothing};
@@ -70,6 +71,7 @@ pub(super) async fn ask(setup: &Setup, answers: &mut Answers) {
     let half = dynamodb.put_item().table_name(table).item("tenant_id", text("acme"));
     answers.answer("dynamodb: put half a key", half.send().await, nothing);
     ask_ledger(setup, answers).await;
+    ask_batches(setup, answers).await;
     for (question, table) in [("", &setup.provider.ledger_table), (" missing", &"missing".to_owned())] {
         let described = dynamodb.describe_table().table_name(table).send().await;
         answers.answer(&format!("dynamodb: describe a{question} table"), described, |output| {
@@ -140,4 +142,122 @@ async fn ask_ledger(setup: &Setup, answers: &mut Answers) {
     let absent =
         absent.condition_expression("attribute_exists(done) AND records < :records AND lease_owner = :owner");
     answers.answer("dynamodb: update a missing item that must exist", absent.send().await, written);
+}
+
+/// The code of each statement's error and the item with it, and whether the table is named.
+fn codes(output: BatchExecuteStatementOutput) -> String {
+    let code = |response: &aws_sdk_dynamodb::types::BatchStatementResponse| {
+        let named = if response.table_name().is_some() { " of the table" } else { "" };
+        match response.error() {
+            None => format!("made{named}"),
+            Some(error) => {
+                let code = error.code().map_or("without a code", |code| code.as_str());
+                format!("{code}{named} {}", shown(error.item())).trim_end().to_owned()
+            }
+        }
+    };
+    output.responses().iter().map(code).collect::<Vec<_>>().join("; ")
+}
+
+/// A claim of the ledger: an entry that must be new.
+fn claim(table: &str, object: &str, owner: &str) -> BatchStatementRequest {
+    let statement = format!(
+        "INSERT INTO \"{table}\" VALUE {{'object': ?, 'delivery': ?, 'lease_owner': ?, 'lease_until': ?, 'expires_at': ?}}"
+    );
+    let number = || AttributeValue::N("60".to_owned());
+    let parameters = [text(object), text("cloudwatch"), text(owner), number(), number()];
+    let request =
+        BatchStatementRequest::builder().statement(statement).set_parameters(Some(parameters.into()));
+    request.build().expect("it has a statement")
+}
+
+/// The end of an entry that the owner must have. `sets` are its SET clauses, with one value each for two attributes.
+fn finish_by(table: &str, object: &str, owner: &str, sets: &str) -> BatchStatementRequest {
+    let statement = format!(
+        "UPDATE \"{table}\" {sets} REMOVE \"lease_owner\" REMOVE \"lease_until\" \
+         WHERE \"object\" = ? AND \"delivery\" = ? AND \"lease_owner\" = ?"
+    );
+    let values = [AttributeValue::Bool(true), AttributeValue::N("9".to_owned())];
+    let condition = [text(object), text("cloudwatch"), text(owner)];
+    let parameters = values.into_iter().chain(condition).collect();
+    let request = BatchStatementRequest::builder().statement(statement).set_parameters(Some(parameters));
+    request.build().expect("it has a statement")
+}
+
+fn finish(table: &str, object: &str, owner: &str) -> BatchStatementRequest {
+    finish_by(table, object, owner, "SET \"done\" = ? SET \"records\" = ?")
+}
+
+fn showing_item(mut statement: BatchStatementRequest) -> BatchStatementRequest {
+    statement.return_values_on_condition_check_failure = Some(ReturnValuesOnConditionCheckFailure::AllOld);
+    statement
+}
+
+/// Entries that are claimed and finished in batches of statements.
+async fn ask_batches(setup: &Setup, answers: &mut Answers) {
+    let dynamodb = setup.account().dynamodb();
+    let table = &setup.provider.ledger_table;
+    let mut ask = async |question: &str, statements: Vec<BatchStatementRequest>| {
+        let answer = dynamodb.batch_execute_statement().set_statements(Some(statements)).send().await;
+        answers.answer(&format!("dynamodb: batch, {question}"), answer, codes);
+    };
+    let some = |object: u32, owner: &str| claim(table, &format!("batch {object}"), owner);
+    ask("insert", vec![some(1, "me"), some(2, "me"), some(3, "other"), some(4, "me")]).await;
+    ask("insert again", vec![some(1, "me"), showing_item(some(2, "me")), some(5, "me")]).await;
+    ask("update by the owner", vec![finish(table, "batch 1", "me")]).await;
+    let sets = "SET \"done\" = ?, \"records\" = ?";
+    ask("update with one SET", vec![finish_by(table, "batch 2", "me", sets)]).await;
+    ask("update an entry that is finished", vec![showing_item(finish(table, "batch 1", "me"))]).await;
+    ask("update by another owner", vec![finish(table, "batch 3", "me")]).await;
+    ask("update by another owner, with the item", vec![showing_item(finish(table, "batch 3", "me"))]).await;
+    ask("update a missing item", vec![showing_item(finish(table, "batch 0", "me"))]).await;
+    ask("remove what is absent", {
+        let sets = "SET \"done\" = ? SET \"records\" = ? REMOVE \"absent\"";
+        vec![finish_by(table, "batch 4", "me", sets)]
+    })
+    .await;
+    ask("a missing table", vec![claim("missing", "batch 6", "me"), finish("missing", "batch 6", "me")]).await;
+    ask("the schema of another table", {
+        let other = &setup.provider.tenant_table;
+        vec![claim(other, "batch 6", "me"), finish(other, "batch 6", "me")]
+    })
+    .await;
+    let with = |mut statement: BatchStatementRequest, change: fn(&mut Vec<AttributeValue>)| {
+        change(statement.parameters.get_or_insert_default());
+        statement
+    };
+    let nothing = |parameters: &mut Vec<AttributeValue>| parameters.clear();
+    ask("no parameter", vec![with(some(6, "me"), nothing)]).await;
+    let fewer = |parameters: &mut Vec<AttributeValue>| drop(parameters.pop());
+    ask(
+        "a parameter too few",
+        vec![with(some(6, "me"), fewer), with(finish(table, "batch 3", "other"), fewer)],
+    )
+    .await;
+    let more = |parameters: &mut Vec<AttributeValue>| parameters.push(text("more"));
+    ask("a parameter too many", vec![with(some(6, "me"), more)]).await;
+    let number = |parameters: &mut Vec<AttributeValue>| parameters[1] = AttributeValue::N("1".to_owned());
+    ask("a key of the wrong type", vec![with(some(6, "me"), number)]).await;
+    let statement =
+        |text: String| BatchStatementRequest::builder().statement(text).build().expect("it has a statement");
+    ask("statements that are none", {
+        let wrong = ["UPSERT", "INSERT INTO 'ledger' VALUE {'object': ?}", "UPDATE \"ledger SET a = ?"];
+        wrong.into_iter().map(|text| statement(text.to_owned())).collect()
+    })
+    .await;
+    ask("mixed", {
+        let broken = statement(format!("UPDATE \"{table}\" SET"));
+        vec![
+            some(7, "me"),
+            broken,
+            finish(table, "batch 3", "other"),
+            some(1, "me"),
+            finish(table, "batch 5", "other"),
+        ]
+    })
+    .await;
+    ask("nothing", Vec::new()).await;
+    ask("25 statements", (100..125).map(|object| some(object, "me")).collect()).await;
+    ask("26 statements", (200..226).map(|object| some(object, "me")).collect()).await;
+    ask("two statements about an item", vec![some(8, "me"), some(8, "other")]).await;
 }

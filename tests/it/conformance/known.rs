@@ -43,6 +43,30 @@ pub(super) const KNOWN_DIFFERENCES: &[Known] = &[
         reason: "AWS reports a missing object as 404 only to callers that may list the bucket.",
     },
     Known {
+        question: "dynamodb: batch, a key of the wrong type",
+        sandbox: "ok ValidationError",
+        ministack: "ok made of the table",
+        reason: "ministack does not check the types of keys in statements; in AWS a key has its table's type.",
+    },
+    Known {
+        question: "dynamodb: batch, a parameter too many",
+        sandbox: "ok ValidationError",
+        ministack: "ok made of the table",
+        reason: "AWS's message is that the numbers do not match; that AWS takes a parameter too many is not documented.",
+    },
+    Known {
+        question: "dynamodb: batch, no parameter",
+        sandbox: "400 ValidationException",
+        ministack: "ok ValidationError",
+        reason: "An empty list of parameters breaks AWS's model, which refuses the call; ministack counts them.",
+    },
+    Known {
+        question: "dynamodb: batch, two statements about an item",
+        sandbox: "400 ValidationException",
+        ministack: "ok made of the table; DuplicateItem of the table",
+        reason: "AWS documents nothing. The sandbox refuses the call as DynamoDB local does, so that nobody relies on either.",
+    },
+    Known {
         question: "event: version",
         sandbox: "\"2.1\"",
         ministack: "\"2.6\"",

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use super::expression::Placeholders;
 use super::expression::condition::Condition;
 use super::expression::update::Update;
+use super::table::{Key, Table};
 use super::value::{Item, item_from_json, item_size, item_to_json};
 use super::{DynamoDb, Rest, choice, read, required, validation};
 use crate::call::{Answer, AwsError, Call, Reply};
@@ -66,9 +67,9 @@ struct Write {
 }
 
 /// A condition on the existing item, and whether a failure returns that item.
-struct Guard {
-    condition: Option<Condition>,
-    show_item: bool,
+pub(super) struct Guard {
+    pub(super) condition: Option<Condition>,
+    pub(super) show_item: bool,
 }
 
 impl Write {
@@ -101,12 +102,8 @@ impl Write {
             None => None,
         };
         placeholders.check_used()?;
-        let shown = choice(
-            self.return_values_on_condition_check_failure.as_deref(),
-            "returnValuesOnConditionCheckFailure",
-            &["NONE", "ALL_OLD"],
-        )?;
-        Ok(Guard { condition, show_item: shown == "ALL_OLD" })
+        let shown = self.return_values_on_condition_check_failure.as_deref();
+        Ok(Guard { condition, show_item: show_item(shown, "returnValuesOnConditionCheckFailure")? })
     }
 
     fn return_values(&self) -> Result<&'static str, AwsError> {
@@ -144,9 +141,7 @@ impl DynamoDb {
         let item = item_from_json(&required(request.item, "item")?)?;
         let returns_old = request.write.returns_old()?;
         let guard = request.write.guard()?;
-        if item_size(&item) > MAX_ITEM_BYTES {
-            return Err(validation("Item size has exceeded the maximum allowed size"));
-        }
+        check_item_size(&item)?;
         self.with_table(call, &table, |table| {
             let key = table.key_of_item(&item)?;
             guard.check(table.items.get(&key))?;
@@ -177,21 +172,8 @@ impl DynamoDb {
         let (update, guard) = request.write.update_and_guard(&request.update_expression)?;
         self.with_table(call, &table, |table| {
             let key = table.key(&key_item)?;
-            let of_key = |name: &&str| table.key_attributes().any(|key| key.name == *name);
-            if let Some(name) = update.names().find(of_key) {
-                return Err(validation(format!(
-                    "One or more parameter values were invalid: Cannot update attribute {name}. \
-                     This attribute is part of the key"
-                )));
-            }
-            let old = table.items.get(&key).cloned();
-            guard.check(old.as_ref())?;
-            // A missing item is created with its key.
-            let new = update.apply(old.as_ref().unwrap_or(&key_item));
-            if item_size(&new) > MAX_ITEM_BYTES {
-                return Err(validation("Item size to update has exceeded the maximum allowed size"));
-            }
-            table.items.insert(key, new.clone());
+            table.check_key_unchanged(&update)?;
+            let (old, new) = update_item(table, key, &key_item, &update, &guard)?;
             Ok(attributes(match returned {
                 "ALL_OLD" => old,
                 "ALL_NEW" => Some(new),
@@ -212,6 +194,37 @@ impl DynamoDb {
             Ok(Reply::json(&answer))
         })
     }
+}
+
+/// Updates an item that meets the condition. A missing item is created from `blank`. Returns the item before and after.
+pub(super) fn update_item(
+    table: &mut Table,
+    key: Key,
+    blank: &Item,
+    update: &Update,
+    guard: &Guard,
+) -> Result<(Option<Item>, Item), AwsError> {
+    let old = table.items.get(&key).cloned();
+    guard.check(old.as_ref())?;
+    let new = update.apply(old.as_ref().unwrap_or(blank));
+    if item_size(&new) > MAX_ITEM_BYTES {
+        return Err(validation("Item size to update has exceeded the maximum allowed size"));
+    }
+    table.items.insert(key, new.clone());
+    Ok((old, new))
+}
+
+/// Refuses an item that is too large to be put.
+pub(super) fn check_item_size(item: &Item) -> Result<(), AwsError> {
+    match item_size(item) > MAX_ITEM_BYTES {
+        true => Err(validation("Item size has exceeded the maximum allowed size")),
+        false => Ok(()),
+    }
+}
+
+/// Reads ReturnValuesOnConditionCheckFailure: whether a failed condition returns the item.
+pub(super) fn show_item(given: Option<&str>, member: &str) -> Result<bool, AwsError> {
+    Ok(choice(given, member, &["NONE", "ALL_OLD"])? == "ALL_OLD")
 }
 
 /// Answer of a write: the requested item or attributes, if there are any.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::expression::update::Update;
 use super::validation;
 use super::value::{AttributeValue, Item};
 use crate::call::AwsError;
@@ -54,6 +55,17 @@ pub(super) const RANGE_KEY_BYTES: usize = 1024;
 impl Table {
     pub(super) fn key_attributes(&self) -> impl Iterator<Item = &KeyAttribute> {
         std::iter::once(&self.hash).chain(&self.range)
+    }
+
+    /// Refuses an update that changes a key attribute.
+    pub(super) fn check_key_unchanged(&self, update: &Update) -> Result<(), AwsError> {
+        match update.names().find(|name| self.key_attributes().any(|key| key.name == *name)) {
+            Some(name) => Err(validation(format!(
+                "One or more parameter values were invalid: Cannot update attribute {name}. \
+                 This attribute is part of the key"
+            ))),
+            None => Ok(()),
+        }
     }
 
     /// Key of an item to be put.

@@ -3,15 +3,20 @@ use serde_json::{Value, json};
 use super::*;
 use crate::requests::{calling, json_body, refused, root, session};
 
-const ACCOUNT: &str = "111111111111";
+pub(super) const ACCOUNT: &str = "111111111111";
 
-async fn ask_as(cloud: &Arc<Cloud>, account: &str, operation: &str, body: &Value) -> Result<Value, AwsError> {
+pub(super) async fn ask_as(
+    cloud: &Arc<Cloud>,
+    account: &str,
+    operation: &str,
+    body: &Value,
+) -> Result<Value, AwsError> {
     let call = calling(root(account), operation, body.to_string());
     Ok(json_body(cloud.dynamodb.handle(cloud, &call).await?).await)
 }
 
 /// Makes a call on the table `ledger` with these members.
-async fn ask(cloud: &Arc<Cloud>, operation: &str, members: Value) -> Result<Value, AwsError> {
+pub(super) async fn ask(cloud: &Arc<Cloud>, operation: &str, members: Value) -> Result<Value, AwsError> {
     let mut body = json!({ "TableName": "ledger" });
     for (name, value) in members.as_object().expect("an object") {
         body[name] = value.clone();
@@ -33,13 +38,13 @@ fn schema() -> Value {
     })
 }
 
-async fn cloud_with_table() -> Arc<Cloud> {
+pub(super) async fn cloud_with_table() -> Arc<Cloud> {
     let cloud = Arc::<Cloud>::default();
     ask(&cloud, "CreateTable", schema()).await.expect("a new table");
     cloud
 }
 
-fn key(object: &str, delivery: &str) -> Value {
+pub(super) fn key(object: &str, delivery: &str) -> Value {
     json!({ "object": { "S": object }, "delivery": { "S": delivery } })
 }
 

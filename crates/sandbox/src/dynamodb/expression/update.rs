@@ -5,7 +5,7 @@ use super::{Parser, Placeholders};
 use crate::call::AwsError;
 
 /// A parsed update with the values of its placeholders.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq)]
 pub(in super::super) struct Update {
     /// Attributes to write with their new values; `None` removes the attribute.
     changes: Vec<(String, Option<AttributeValue>)>,
@@ -34,19 +34,32 @@ impl Update {
                     }
                     _ => None,
                 };
-                if update.names().any(|written| written == name) {
-                    return Err(parser.error(format_args!(
-                        "Two document paths overlap with each other; must remove or rewrite one of these paths; \
-                         path one: [{name}], path two: [{name}]"
-                    )));
-                }
-                update.changes.push((name, value));
+                update.add(name, value).map_err(|message| parser.error(message))?;
                 if !parser.take(",") {
                     break;
                 }
             }
         }
         Ok(update)
+    }
+
+    /// Adds the new value of an attribute; `None` removes the attribute.
+    ///
+    /// # Errors
+    /// AWS's message if the update changes the attribute already.
+    pub(in super::super) fn add(
+        &mut self,
+        name: String,
+        value: Option<AttributeValue>,
+    ) -> Result<(), String> {
+        if self.names().any(|written| written == name) {
+            return Err(format!(
+                "Two document paths overlap with each other; must remove or rewrite one of these paths; \
+                 path one: [{name}], path two: [{name}]"
+            ));
+        }
+        self.changes.push((name, value));
+        Ok(())
     }
 
     /// Names of the attributes that the update changes.
