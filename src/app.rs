@@ -194,7 +194,9 @@ impl App {
         let endpoint = apart("http", move || {
             Ok(listeners.map(TcpListener::from_std)?.serve(probes, insight, log, closing))
         })?;
-        let drained = worker::run(
+        // The loop runs as a task, because the thread that waits here is none of the runtime's: each wake-up would cost a
+        // change of threads.
+        let worked = worker::run(
             Arc::new(queue),
             {
                 let pipeline = Arc::clone(&pipeline);
@@ -211,8 +213,8 @@ impl App {
             stop,
             health,
             metrics.worker,
-        )
-        .await;
+        );
+        let drained = AbortOnDropHandle::new(tokio::spawn(worked)).await?;
         // The endpoint serves until the drain is over, so that `/readyz` reports the drain.
         served.cancel();
         // An error means that the endpoint has ended.

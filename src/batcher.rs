@@ -79,8 +79,10 @@ async fn gather<E: Send + 'static, A: Send + 'static, F>(
             (Wait::Pace(_), None) => Instant::now(),
         };
         let mut batch = vec![first];
-        // Tasks that are about to send an entry, such as those of messages received together, run first.
-        tokio::task::yield_now().await;
+        if let Wait::Pace(_) = wait {
+            // Tasks that are about to send an entry, such as those of messages received together, run first.
+            tokio::task::yield_now().await;
+        }
         while batch.len() < most {
             // An entry that is there already is taken even after the deadline.
             match tokio::time::timeout_at(deadline, receiver.recv()).await {

@@ -60,9 +60,32 @@ static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
 /// Lines that standard error did not take.
 static UNWRITTEN: AtomicU64 = AtomicU64::new(0);
 
+/// Pause of the log's thread after it has written all lines that wait. Without the pause each line would wake the thread.
+const LOG_PAUSE: Duration = Duration::from_millis(10);
+
 /// Standard error. Counts the lines that it does not take, for example because the disk behind it is full.
 #[derive(Debug)]
 struct CountedLines<W>(W);
+
+/// Writes lines for the log's thread, which flushes whenever no line waits.
+#[derive(Debug)]
+struct Unhurried<W>(W);
+
+impl<W: Write> Write for Unhurried<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn write_all(&mut self, line: &[u8]) -> io::Result<()> {
+        self.0.write_all(line)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()?;
+        std::thread::sleep(LOG_PAUSE);
+        Ok(())
+    }
+}
 
 impl<W: Write> Write for CountedLines<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -186,7 +209,7 @@ pub fn start(
     let (writer, guard) = match writer {
         Writer::Thread => {
             let writer = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(MAX_WAITING);
-            let (writer, guard) = writer.thread_name("log").finish(CountedLines(io::stderr()));
+            let (writer, guard) = writer.thread_name("log").finish(Unhurried(CountedLines(io::stderr())));
             DROPPED.get_or_init(|| writer.error_counter());
             (BoxMakeWriter::new(writer), Some(guard))
         }

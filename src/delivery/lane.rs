@@ -4,8 +4,13 @@ mod due;
 mod open_batch;
 mod progress;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
+use futures_util::future::BoxFuture;
 use tokio::task::JoinError;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::Instrument;
@@ -64,7 +69,44 @@ struct OnItsWay {
     stretch: Stretch,
     /// Records that belong in the quarantine, if none is configured.
     unkept: Owed,
-    put: AbortOnDropHandle<Result<Done, LaneError>>,
+    put: Putting,
+}
+
+type Put = BoxFuture<'static, Result<Done, LaneError>>;
+
+/// Who drives the put of a batch.
+enum Putting {
+    /// A task, so that the lane can fill the next batch meanwhile.
+    Task(AbortOnDropHandle<Result<Done, LaneError>>),
+    /// The lane itself, which waits for the object's last batch. It saves a task for each small object.
+    /// It is never locked: the mutex makes the future `Sync`.
+    Lane(Mutex<Put>),
+}
+
+impl fmt::Debug for Putting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Task(_) => "Task",
+            Self::Lane(_) => "Lane",
+        })
+    }
+}
+
+impl Putting {
+    fn task(put: Put) -> Self {
+        Self::Task(AbortOnDropHandle::new(tokio::spawn(put)))
+    }
+
+    /// Waits for the answer.
+    ///
+    /// # Cancel safety
+    /// Safe: the next call continues the wait.
+    async fn answer(&mut self) -> Result<Done, LaneError> {
+        match self {
+            Self::Lane(put) => put.get_mut().unwrap_or_else(PoisonError::into_inner).await,
+            Self::Task(put) => joined(put.await)?,
+        }
+    }
 }
 
 impl<S: LogSink, L: Ledger> Lane<S, L> {
@@ -319,7 +361,7 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
     /// As [`Lane::push`].
     pub async fn flush(&mut self) -> Result<(), LaneError> {
         if !self.open.is_empty() {
-            self.send().await?;
+            self.send_by(|put| Putting::Lane(Mutex::new(put))).await?;
         }
         self.arrived().await?;
         self.pay().await?;
@@ -428,6 +470,10 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
 
     /// Sends the open batch, after the previous batch was answered.
     async fn send(&mut self) -> Result<(), LaneError> {
+        self.send_by(Putting::task).await
+    }
+
+    async fn send_by(&mut self, drive: impl FnOnce(Put) -> Putting) -> Result<(), LaneError> {
         self.arrived().await?;
         // Owed records are written before a batch is put, so that the lane knows by then whether the quarantine can be written.
         self.pay().await?;
@@ -448,8 +494,7 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
             let put = writer.deliver(batch, file, &key, stretch.begin);
             trace::within(span, put, LaneError::kind).await
         };
-        let put = AbortOnDropHandle::new(tokio::spawn(put));
-        self.on_its_way = Some(OnItsWay { stretch, unkept, put });
+        self.on_its_way = Some(OnItsWay { stretch, unkept, put: drive(Box::pin(put)) });
         Ok(())
     }
 
@@ -459,10 +504,10 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
     /// Safe: the next call continues the wait.
     async fn arrived(&mut self) -> Result<(), LaneError> {
         let Some(OnItsWay { stretch, unkept, put }) = &mut self.on_its_way else { return Ok(()) };
-        let answer = put.await;
+        let answer = put.answer().await;
         let (stretch, unkept) = (*stretch, std::mem::take(unkept));
         self.on_its_way = None;
-        let done = joined(answer)??;
+        let done = answer?;
         self.tally.add(&done);
         self.putting += done.took;
         self.rejected = self.rejected.take().or(done.rejected);

@@ -1,4 +1,5 @@
-//! The calls that put a batch into one stream: put first, create what is missing, correct the sequence token.
+//! The calls that put a batch into one stream: put first, or create first where most streams are missing; create what is
+//! missing, correct the sequence token.
 
 use std::{sync::Arc, time::Duration};
 
@@ -41,11 +42,18 @@ impl<S: LogSink, L: Ledger> Target<S, L> {
     ) -> Result<RejectedEvents, LaneError> {
         let mut pause = CREATION_PAUSE;
         let mut created = false;
+        if !stream.is_known && stream.newcomers.creates_first() {
+            self.create(key).await?;
+            (stream.is_known, created) = (true, true);
+        }
         for rounds_left in (0..MAX_ROUNDS).rev() {
             let body = batch.seal(part, stream.sequence_token.as_deref());
             let lease = self.claim.hold().await?;
             match self.sink.put_log_events(body, lease).await {
                 Ok(answer) => {
+                    if !std::mem::replace(&mut stream.is_known, true) {
+                        stream.newcomers.note(false);
+                    }
                     stream.sequence_token = answer.next_sequence_token;
                     self.metrics.batch_fill.observe(batch.fill(part));
                     return Ok(answer.rejected);
@@ -68,6 +76,9 @@ impl<S: LogSink, L: Ledger> Target<S, L> {
                     }
                     self.create(key).await?;
                     created = true;
+                    if !std::mem::replace(&mut stream.is_known, true) {
+                        stream.newcomers.note(true);
+                    }
                 }
                 Err(error) => return Err(error.into()),
             }

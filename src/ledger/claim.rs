@@ -5,6 +5,7 @@
 //! (`Reach`). Meanwhile, a repeated attempt may deliver records twice, and the metric `logferry_ledger_out_of_reach` is 1.
 
 mod reach;
+mod renewal;
 
 use std::{
     sync::{Arc, PoisonError},
@@ -13,10 +14,12 @@ use std::{
 
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
-use tracing::Instrument;
 
 pub use self::reach::Metrics;
-use self::reach::Reach;
+use self::{
+    reach::Reach,
+    renewal::{Membership, Renewals},
+};
 use super::{
     Begun, EntryKey, Ledger, LedgerError, Position, Progress,
     lease::{Lease, Moment},
@@ -47,12 +50,15 @@ pub struct Claims<L> {
     /// `None` if the ledger is off.
     ledger: Option<Arc<Guarded<L>>>,
     lease: Duration,
+    renewals: Arc<Renewals<L>>,
     metrics: Metrics,
 }
 
 impl<L> Clone for Claims<L> {
     fn clone(&self) -> Self {
-        Self { ledger: self.ledger.clone(), lease: self.lease, metrics: self.metrics.clone() }
+        let Self { ledger, lease, renewals, metrics } = self;
+        let (ledger, renewals) = (ledger.clone(), Arc::clone(renewals));
+        Self { ledger, lease: *lease, renewals, metrics: metrics.clone() }
     }
 }
 
@@ -76,7 +82,9 @@ pub struct Claim<L> {
     lease: Lease,
     /// `None` if the ledger is off, or the event names neither the object's version nor its eTag.
     entry: Option<Arc<OwnEntry<L>>>,
-    /// `None` if there is no entry, or the claim has ended.
+    /// `None` if there is no entry.
+    _membership: Option<Membership<L>>,
+    /// Renews the lease. `None` while the claim is young, if there is no entry, or after the claim has ended.
     renewal: std::sync::Mutex<Option<AbortOnDropHandle<()>>>,
 }
 
@@ -119,7 +127,8 @@ impl<L: Ledger> Claims<L> {
     pub fn new(ledger: Option<L>, settings: ClaimSettings, metrics: Metrics) -> Self {
         let ClaimSettings { lease, out_of_reach_after } = settings;
         let reach = Reach::new(out_of_reach_after, metrics.clone());
-        Self { ledger: ledger.map(|ledger| Arc::new(Guarded { ledger, reach })), lease, metrics }
+        let ledger = ledger.map(|ledger| Arc::new(Guarded { ledger, reach }));
+        Self { ledger, lease, renewals: Arc::new(Renewals::new(lease / 3)), metrics }
     }
 
     /// Claims an object for a delivery. If the ledger does not answer, the call is repeated for ten seconds. If several calls
@@ -161,6 +170,7 @@ impl<L: Ledger> Claims<L> {
                 keeping,
                 lease: Lease::unlimited(),
                 entry: None,
+                _membership: None,
                 renewal: std::sync::Mutex::default(),
             })))
         };
@@ -185,10 +195,11 @@ impl<L: Ledger> Claims<L> {
         let state = tokio::sync::Mutex::new(State { progress: from.clone(), ended: false });
         let ledger = Arc::clone(ledger);
         let entry = Arc::new(OwnEntry { ledger, key, owner, lease: lease.clone(), state });
-        let renewal = renew(Arc::clone(&entry), self.lease / 3);
-        let renewal = tokio::spawn(renewal.in_current_span());
-        let renewal = std::sync::Mutex::new(Some(AbortOnDropHandle::new(renewal)));
-        Ok(Claimed::Ours(Arc::new(Claim { from, keeping, lease, entry: Some(entry), renewal })))
+        Ok(Claimed::Ours(Arc::new_cyclic(|claim| {
+            let membership = Some(self.renewals.add(claim, Instant::now()));
+            let renewal = std::sync::Mutex::default();
+            Claim { from, keeping, lease, entry: Some(entry), _membership: membership, renewal }
+        })))
     }
 
     /// Checks that the ledger can be used. Succeeds if the ledger is off.
@@ -211,19 +222,6 @@ fn word(begun: Option<&Begun>) -> &'static str {
         Some(Begun::Ours(from)) if *from == Progress::default() => "new",
         Some(Begun::Ours(_)) => "resumed",
         None => "unguarded",
-    }
-}
-
-/// Renews the lease until it is given back or lost, because a batch can take longer than the lease lasts.
-async fn renew<L: Ledger>(entry: Arc<OwnEntry<L>>, every: Duration) {
-    let mut pause = every;
-    loop {
-        tokio::time::sleep(pause).await;
-        pause = match entry.renew().await {
-            Ok(()) => every,
-            Err(LedgerError::Lost(_)) => return,
-            Err(_) => PAUSE,
-        };
     }
 }
 

@@ -102,7 +102,7 @@ async fn deliveries_go_on_without_the_ledger_after_a_while() {
     let customer = setup.customer("acme").await;
     let worker = setup.worker_with(&[("LOGFERRY_LEDGER__OUT_OF_REACH_AFTER", "15s")]).await;
     worker.ready().await;
-    let fault = Fault::new("dynamodb", "UpdateItem", Effect::Reset);
+    let fault = Fault::new("dynamodb", "UpdateItem|BatchExecuteStatement", Effect::Reset);
     let outage = sandbox.faults().add(Fault { sessions_only: true, ..fault });
     let object = object("acme/c/app/pod/1.json.gz");
     setup.upload(&object.key, object.bytes.clone()).await;

@@ -117,7 +117,7 @@ async fn a_ledger_that_throttles_repeats_nothing() {
     let customer = setup.customer("acme").await;
     let throttle = |calls: u64| {
         let refusal = Effect::Error(ErrorAnswer::new(400, "ThrottlingException"));
-        let fault = Fault::new("dynamodb", "UpdateItem", refusal);
+        let fault = Fault::new("dynamodb", "UpdateItem|BatchExecuteStatement", refusal);
         // The SDK makes three attempts of each call. `contains` leaves out the calls of readiness.
         let contains = Some("1.json.gz".to_owned());
         sandbox.faults().add(Fault { times: Some(3 * calls), sessions_only: true, contains, ..fault })

@@ -16,7 +16,7 @@ use crate::call::{AwsError, Call, Principal};
 pub struct Fault {
     /// Signing name of the service: `sqs`, `sns`, `sts`, `iam`, `dynamodb`, `logs` or `s3`.
     pub service: String,
-    /// The operation as AWS spells it, or `*`.
+    /// The operation as AWS spells it, several with `|` between them, or `*`.
     ///
     /// `PartiQLInsert` and `PartiQLUpdate` hit single statements of a BatchExecuteStatement, which `*` does not. Their effect
     /// must be [`Effect::Error`] or [`Effect::After`] with an error. `contains` examines the statement and its parameters.
@@ -54,6 +54,10 @@ impl Fault {
             times: None,
             effect,
         }
+    }
+
+    fn names(&self, operation: &str) -> bool {
+        self.operation.split('|').any(|name| name == operation)
     }
 
     /// Returns whether the rule covers the service and the caller, and its text is in the call as `contains` tells.
@@ -205,8 +209,7 @@ impl Faults {
         let contains =
             |text: &str| call.path.contains(text) || String::from_utf8_lossy(&call.body).contains(text);
         self.strike_if(service, &call.operation, |fault| {
-            (fault.operation == "*" || fault.operation == call.operation)
-                && fault.covers(service, call, contains)
+            (fault.operation == "*" || fault.names(&call.operation)) && fault.covers(service, call, contains)
         })
     }
 
@@ -219,7 +222,7 @@ impl Faults {
         contains: impl Fn(&str) -> bool,
     ) -> Option<Effect> {
         self.strike_if("dynamodb", action, |fault| {
-            fault.operation == action
+            fault.names(action)
                 && matches!(fault.effect, Effect::Error(_) | Effect::After { error: Some(_) })
                 && fault.covers("dynamodb", call, &contains)
         })

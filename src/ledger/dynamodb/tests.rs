@@ -13,24 +13,24 @@ const LEASE: u64 = 60_000;
 const SKEW: u64 = 5_000;
 const RETENTION: u64 = 3_600;
 
-struct World {
-    sandbox: Sandbox,
-    account: Account,
-    provider: Provider,
-    ledger: DynamoDbLedger,
-    key: EntryKey,
+pub(super) struct World {
+    pub(super) sandbox: Sandbox,
+    pub(super) account: Account,
+    pub(super) provider: Provider,
+    pub(super) ledger: DynamoDbLedger,
+    pub(super) key: EntryKey,
 }
 
 /// A fixed moment plus `milliseconds`.
-fn at(milliseconds: u64) -> SystemTime {
+pub(super) fn at(milliseconds: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(1_800_000_000) + Duration::from_millis(milliseconds)
 }
 
-fn position(records: u64, events: u64) -> Position {
+pub(super) fn position(records: u64, events: u64) -> Position {
     Position { records, events }
 }
 
-fn progress(records: u64, events: u64) -> Progress {
+pub(super) fn progress(records: u64, events: u64) -> Progress {
     Progress { position: position(records, events), ..Progress::default() }
 }
 
@@ -42,7 +42,7 @@ fn busy(milliseconds: u64) -> Result<Begun, LedgerError> {
     Ok(Begun::Busy(Duration::from_millis(milliseconds)))
 }
 
-fn settings(table: &str) -> LedgerSettings {
+pub(super) fn settings(table: &str) -> LedgerSettings {
     LedgerSettings {
         table: table.to_owned(),
         lease: Duration::from_millis(LEASE),
@@ -52,7 +52,7 @@ fn settings(table: &str) -> LedgerSettings {
 }
 
 impl World {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         let sandbox = Sandbox::start().await.expect("loopback has a free port");
         let aws = Aws::new(&sandbox.endpoint(), "us-east-1");
         let provider =
@@ -65,23 +65,23 @@ impl World {
         Self { sandbox, account, provider, ledger, key }
     }
 
-    async fn begin(&self, owner: &str, now: u64) -> Result<Begun, LedgerError> {
+    pub(super) async fn begin(&self, owner: &str, now: u64) -> Result<Begun, LedgerError> {
         self.ledger.begin_at(&self.key, owner, at(now)).await
     }
 
-    async fn checkpoint(&self, owner: &str, at_record: u64, now: u64) -> Result<(), LedgerError> {
+    pub(super) async fn checkpoint(&self, owner: &str, at_record: u64, now: u64) -> Result<(), LedgerError> {
         self.ledger.checkpoint_at(&self.key, owner, &progress(at_record, 0), at(now)).await
     }
 
-    async fn release(&self, owner: &str, at_record: u64, now: u64) -> Result<(), LedgerError> {
+    pub(super) async fn release(&self, owner: &str, at_record: u64, now: u64) -> Result<(), LedgerError> {
         self.ledger.release_at(&self.key, owner, &progress(at_record, 0), at(now)).await
     }
 
-    async fn finish(&self, owner: &str, records: u64, now: u64) -> Result<(), LedgerError> {
+    pub(super) async fn finish(&self, owner: &str, records: u64, now: u64) -> Result<(), LedgerError> {
         self.ledger.finish_at(&self.key, owner, position(records, 0), at(now)).await
     }
 
-    async fn item(&self) -> Item {
+    pub(super) async fn item(&self) -> Item {
         let get = self.account.dynamodb().get_item().table_name(&self.provider.ledger_table);
         let get = get.key("object", AttributeValue::S(self.key.object.clone()));
         let get = get.key("delivery", AttributeValue::S(self.key.delivery.clone()));
@@ -89,7 +89,7 @@ impl World {
     }
 
     /// The item without its key, as text.
-    async fn shown(&self) -> String {
+    pub(super) async fn shown(&self) -> String {
         let mut item: Vec<_> = self.item().await.into_iter().collect();
         item.retain(|(name, _)| name != "object" && name != "delivery");
         item.sort_by(|a, b| a.0.cmp(&b.0));
@@ -101,7 +101,7 @@ impl World {
         shown.collect::<Vec<_>>().join(" ")
     }
 
-    fn lost(&self) -> Result<(), LedgerError> {
+    pub(super) fn lost(&self) -> Result<(), LedgerError> {
         Err(lost(&self.key))
     }
 }
@@ -264,7 +264,8 @@ async fn throttling_is_reported_as_throttling() {
     let world = World::new().await;
     for code in ["ThrottlingException", "ProvisionedThroughputExceededException", "RequestLimitExceeded"] {
         let refusal = Effect::Error(ErrorAnswer::new(400, code));
-        let fault = world.sandbox.faults().add(Fault::new("dynamodb", "UpdateItem", refusal));
+        let fault =
+            world.sandbox.faults().add(Fault::new("dynamodb", "UpdateItem|BatchExecuteStatement", refusal));
         let begun = world.ledger.begin(&world.key, "one").await;
         assert!(matches!(begun, Err(LedgerError::Throttled(_))), "{begun:?}");
         assert!(matches!(world.ledger.probe().await, Err(LedgerError::Throttled(_))));
@@ -347,7 +348,7 @@ async fn a_call_whose_answer_was_lost_can_be_repeated() {
 async fn a_silent_dynamodb_counts_as_unavailable() {
     let world = World::new().await;
     let slow = Effect::Latency { milliseconds: 3_600_000 };
-    world.sandbox.faults().add(Fault::new("dynamodb", "UpdateItem", slow));
+    world.sandbox.faults().add(Fault::new("dynamodb", "UpdateItem|BatchExecuteStatement", slow));
     let begun = world.ledger.begin(&world.key, "one").await;
     assert!(matches!(begun, Err(LedgerError::Unavailable(_))), "{begun:?}");
     assert!(matches!(world.ledger.probe().await, Err(LedgerError::Unavailable(_))));

@@ -212,3 +212,6 @@ impl Calls {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -51,8 +51,9 @@ pub(super) fn strokes(kind: Kind, workers: usize, rng: &mut Rng) -> Vec<Stroke> 
             let after = match rng.u8(..8) {
                 0 => ("s3", "GetObject", rng.u64(1..15)),
                 1 => ("sqs", "DeleteMessageBatch", rng.u64(1..10)),
-                // Workers make this call only to the ledger. In runs without a ledger, `latest` decides.
-                2 | 3 => ("dynamodb", "UpdateItem", rng.u64(1..60)),
+                // Workers make these calls only to the ledger. In runs without a ledger, `latest` decides.
+                2 => ("dynamodb", "UpdateItem", rng.u64(1..40)),
+                3 => ("dynamodb", "BatchExecuteStatement", rng.u64(1..30)),
                 _ => ("logs", "PutLogEvents", rng.u64(1..40)),
             };
             let restart = within(Duration::from_millis(1500), rng);

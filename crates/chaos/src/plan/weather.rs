@@ -33,7 +33,7 @@ impl PartialEq for Weather {
 /// that an object is missing, that a batch was accepted before, that a condition failed.
 type Refusals = (&'static str, &'static str, &'static [(u16, &'static str)]);
 
-const REFUSALS: [Refusals; 15] = [
+const REFUSALS: [Refusals; 16] = [
     (
         "logs",
         "PutLogEvents",
@@ -77,14 +77,20 @@ const REFUSALS: [Refusals; 15] = [
         &[(400, "Throttling"), (503, "ServiceUnavailable"), (500, "InternalFailure"), (403, "AccessDenied")],
     ),
     ("dynamodb", "Query", DYNAMODB),
-    ("dynamodb", "UpdateItem", DYNAMODB),
+    ("dynamodb", LEDGER, DYNAMODB),
     ("sqs", "ChangeMessageVisibility", &[(500, "InternalFailure"), (403, "RequestThrottled")]),
     ("sqs", "SendMessageBatch", &[(500, "InternalFailure"), (403, "RequestThrottled")]),
     ("s3", "CopyObject", &[(503, "SlowDown"), (500, "InternalError"), (403, "AccessDenied")]),
     ("s3", "HeadObject", &[(503, "SlowDown"), (500, "InternalError")]),
     // Files of the quarantine.
     ("s3", "PutObject", &[(503, "SlowDown"), (500, "InternalError"), (403, "AccessDenied")]),
+    ("dynamodb", STATEMENTS, DYNAMODB),
 ];
+
+/// The calls to the ledger.
+const LEDGER: &str = "UpdateItem|BatchExecuteStatement";
+/// The statements of such a batch, which fail one by one.
+const STATEMENTS: &str = "PartiQLInsert|PartiQLUpdate";
 
 const DYNAMODB: &[(u16, &str)] = &[
     (400, "ProvisionedThroughputExceededException"),
@@ -92,18 +98,23 @@ const DYNAMODB: &[(u16, &str)] = &[
     (500, "InternalServerError"),
 ];
 
+fn refusal(refusals: &[(u16, &str)], rng: &mut Rng) -> ErrorAnswer {
+    let (status, code) = some(rng, refusals);
+    ErrorAnswer::new(status, code)
+}
+
 impl Weather {
     /// One call that fails sometimes. Most faults hit before the call takes effect. The answer of a call that took effect is
     /// lost only if a repetition of the call does no harm.
     pub(super) fn usual(period: Duration, rng: &mut Rng) -> Self {
         // The calls that matter most have several entries.
-        let call = some(rng, &[0, 0, 0, 0, 1, 2, 2, 3, 4, 5, 6, 7, 8, 9, 9, 10, 11, 11, 12, 13, 14]);
+        let call = some(rng, &[0, 0, 0, 0, 1, 2, 2, 3, 4, 5, 6, 7, 8, 9, 9, 10, 11, 11, 12, 13, 14, 15]);
         let (service, operation, refusals) = REFUSALS[call];
         let effect = match (rng.u8(..10), service, operation) {
-            (0..5, _, _) => {
-                let (status, code) = some(rng, refusals);
-                Effect::Error(ErrorAnswer::new(status, code))
-            }
+            (0..5, _, _) => Effect::Error(refusal(refusals, rng)),
+            // A statement answers, or its call does not.
+            (5, _, STATEMENTS) => Effect::After { error: Some(refusal(refusals, rng)) },
+            (_, _, STATEMENTS) => Effect::Error(refusal(refusals, rng)),
             (5, _, _) => Effect::Latency { milliseconds: rng.u64(20..900) },
             (6, "s3", "GetObject") => Effect::HalfBody,
             (7, "s3", "GetObject") => Effect::WrongChecksum,
@@ -119,7 +130,7 @@ impl Weather {
             // After each such fault, messages stay hidden for the 10 s of their visibility timeout.
             Effect::After { .. } if operation == "ReceiveMessage" => 0.1,
             // Rare enough for the SDK's retries to succeed. Runs with an unreachable ledger are a kind of their own.
-            _ if operation == "UpdateItem" => 0.05,
+            _ if operation == LEDGER => 0.05,
             _ => some(rng, &[0.1, 0.3, 0.5]),
         };
         let contains = (effect == Effect::WrongChecksum).then(|| ONE_BATCH.to_owned());
@@ -141,7 +152,7 @@ impl Weather {
         let slow = Effect::Latency { milliseconds: rng.u64(100..900) };
         let effect = some(rng, &[throttled, slow]);
         let fault =
-            Fault { probability: Some(some(rng, &[0.5, 1.0])), ..worker_s("dynamodb", "UpdateItem", effect) };
+            Fault { probability: Some(some(rng, &[0.5, 1.0])), ..worker_s("dynamodb", LEDGER, effect) };
         Self::new(period, 2, rng, fault)
     }
 
@@ -156,7 +167,7 @@ impl Weather {
     pub(super) fn ledger_outage(rng: &mut Rng) -> Self {
         let from = within(Duration::from_secs(3), rng);
         let lasts = Self::OUT_OF_REACH + Duration::from_secs(2) + within(Duration::from_secs(3), rng);
-        Self { from, to: from + lasts, fault: worker_s("dynamodb", "UpdateItem", Effect::Reset) }
+        Self { from, to: from + lasts, fault: worker_s("dynamodb", LEDGER, Effect::Reset) }
     }
 
     /// Value of `ledger.out_of_reach_after` in runs of the kind [`Kind::NoLedger`].
