@@ -6,10 +6,12 @@
 mod chaos;
 mod comparison;
 mod generate;
+mod mix;
 mod noisy;
 mod observed;
 mod ordinary;
 mod parallel;
+mod plan;
 mod point;
 mod replay;
 mod report;

@@ -3,6 +3,7 @@
 //! A series that compares runs makes the baseline run before and after each of the others, because the machine's speed
 //! changes from minute to minute.
 
+mod everyday;
 pub(crate) mod results;
 
 use std::{path::PathBuf, time::Instant};
@@ -15,7 +16,7 @@ use crate::{
     generate::{Compression, Framing, Shape, Size},
     noisy,
     report::{Report, shown},
-    run::{self, Load, Through},
+    run::{self, Content, Load, Through},
 };
 
 const KILO: f64 = 1e3;
@@ -47,6 +48,8 @@ pub(crate) struct Options {
 /// A part of the series, with one section of the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Part {
+    /// The everyday load: sizes, tenants and applications as in life.
+    Mix,
     /// The main result, the yardstick ratio: objects of 10 MB gzip.
     Headline,
     /// 1 to 64 objects at once.
@@ -70,7 +73,8 @@ pub(crate) enum Part {
 }
 
 impl Part {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
+        Self::Mix,
         Self::Headline,
         Self::Concurrency,
         Self::Tenants,
@@ -84,6 +88,7 @@ impl Part {
 
     fn title(self) -> &'static str {
         match self {
+            Self::Mix => "The mix: objects of 1 kB to 20 MB, 500 tenants",
             Self::Headline => "Headline: 10 MB gzip objects, 8 at once",
             Self::Concurrency => "Objects at once",
             Self::Tenants => "Tenants",
@@ -110,6 +115,7 @@ pub(crate) async fn scale(options: Options) -> anyhow::Result<()> {
         }
         let started = Instant::now();
         let text = match part {
+            Part::Mix => options.mix().await,
             Part::Headline => options.headline().await,
             Part::Concurrency => options.concurrency().await,
             Part::Tenants => options.tenants().await,
@@ -141,13 +147,15 @@ impl Options {
         let share = |amount: f64| (amount * self.fraction).ceil();
         Load {
             objects: share(objects) as u64,
-            size: Size::Plain(share(plain) as usize),
-            // Four different objects give the same mix of records as more would, and generating large objects takes long.
-            distinct: if plain > 100.0 * MEGA { 1 } else { 4 },
+            content: Content::Alike {
+                size: Size::Plain(share(plain) as usize),
+                // Four different objects give the same mix of records as more would, and generating large objects takes long.
+                distinct: if plain > 100.0 * MEGA { 1 } else { 4 },
+            },
             shape: Shape::default(),
             seed: 1,
             tenants: 1,
-            concurrency: 8,
+            concurrency: Some(8),
             ledger: true,
             cold: false,
             observed: None,
@@ -210,7 +218,7 @@ impl Options {
     }
 
     async fn concurrency(&self) -> anyhow::Result<String> {
-        let load = |concurrency: u32| Load { concurrency, ..self.load(128.0, TEN_MB_GZIP / 10.0) };
+        let load = |n: u32| Load { concurrency: Some(n), ..self.load(128.0, TEN_MB_GZIP / 10.0) };
         let loads: Vec<_> = [1, 2, 4, 8, 16, 32, 64].map(|n| (format!("concurrency {n}"), load(n))).into();
         Ok(format!("Objects of 1 MB gzip, one tenant.\n\n{}", compared(self.compare(&loads).await?)))
     }
