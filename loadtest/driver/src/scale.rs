@@ -52,6 +52,9 @@ pub(crate) enum Part {
     Mix,
     /// The main result, the yardstick ratio: objects of 10 MB gzip.
     Headline,
+    /// Many small objects at once. Only `loadtest/run burst` measures it.
+    #[value(skip)]
+    Burst,
     /// 1 to 64 objects at once.
     Concurrency,
     /// 1 to 10,000 tenants.
@@ -73,9 +76,10 @@ pub(crate) enum Part {
 }
 
 impl Part {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Mix,
         Self::Headline,
+        Self::Burst,
         Self::Concurrency,
         Self::Tenants,
         Self::Sizes,
@@ -90,6 +94,7 @@ impl Part {
         match self {
             Self::Mix => "The mix: objects of 1 kB to 20 MB, 500 tenants",
             Self::Headline => "Headline: 10 MB gzip objects, 8 at once",
+            Self::Burst => "A burst",
             Self::Concurrency => "Objects at once",
             Self::Tenants => "Tenants",
             Self::Sizes => "Sizes of objects",
@@ -123,7 +128,7 @@ pub(crate) async fn scale(options: Options) -> anyhow::Result<()> {
             Part::Formats => options.formats().await,
             Part::Observed => options.observed().await,
             Part::Noisy => options.noisy().await,
-            Part::Waiting | Part::Replay => continue,
+            Part::Burst | Part::Waiting | Part::Replay => continue,
         };
         let text = text.with_context(|| format!("the part {:?} failed", part.title()))?;
         results::replace(&options.results, part, &format!("{conditions}\n\n{text}"))?;
