@@ -6,7 +6,9 @@
 mod burst;
 mod chaos;
 mod comparison;
+mod curve;
 mod generate;
+mod latency;
 mod mix;
 mod noisy;
 mod observed;
@@ -41,6 +43,8 @@ enum Command {
     Chaos(chaos::Options),
     /// Measure how long a worker with an empty queue takes for many small objects whose events come all at once.
     Burst(ordinary::Options<burst::Load>),
+    /// Measure the latency at several shares of what the worker can deliver. Fails if the p95 at 50 % is 100 ms or more.
+    Latency(ordinary::Options<latency::Load>),
     /// Measure how a throttled tenant's backlog changes the other tenants' latency. Fails if their p95 rises too much.
     Noisy(ordinary::Options<noisy::Load>),
     /// Measure how waiting messages (for a denied role, and in a long backlog) change the other tenants' latency. Fails
@@ -75,6 +79,7 @@ fn run_async(command: Command) -> anyhow::Result<()> {
             Command::Scale(options) => scale::scale(options).await,
             Command::Chaos(options) => chaos::chaos(options).await,
             Command::Burst(options) => burst::burst(options).await,
+            Command::Latency(options) => latency::latency(options).await,
             Command::Noisy(options) => noisy::noisy(options).await,
             Command::Waiting(options) => waiting::waiting(options).await,
             Command::Replay(options) => replay::replay(options).await,

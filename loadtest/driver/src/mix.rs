@@ -176,5 +176,7 @@ mod tests {
     fn the_seed_decides_the_order() {
         let order = |seed| plan(1_000, 10, seed).picks;
         assert!(order(1) == order(1) && order(1) != order(2));
+        let sizes = |seed| order(seed).iter().map(|pick| pick.body).collect::<Vec<_>>();
+        assert!(!sizes(1).is_sorted() && sizes(1) != sizes(2));
     }
 }

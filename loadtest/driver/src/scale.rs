@@ -55,6 +55,9 @@ pub(crate) enum Part {
     /// Many small objects at once. Only `loadtest/run burst` measures it.
     #[value(skip)]
     Burst,
+    /// Latency at several loads. Only `loadtest/run latency` measures it.
+    #[value(skip)]
+    Latency,
     /// 1 to 64 objects at once.
     Concurrency,
     /// 1 to 10,000 tenants.
@@ -76,10 +79,11 @@ pub(crate) enum Part {
 }
 
 impl Part {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::Mix,
         Self::Headline,
         Self::Burst,
+        Self::Latency,
         Self::Concurrency,
         Self::Tenants,
         Self::Sizes,
@@ -95,6 +99,7 @@ impl Part {
             Self::Mix => "The mix: objects of 1 kB to 20 MB, 500 tenants",
             Self::Headline => "Headline: 10 MB gzip objects, 8 at once",
             Self::Burst => "A burst",
+            Self::Latency => "Latency under load",
             Self::Concurrency => "Objects at once",
             Self::Tenants => "Tenants",
             Self::Sizes => "Sizes of objects",
@@ -128,7 +133,7 @@ pub(crate) async fn scale(options: Options) -> anyhow::Result<()> {
             Part::Formats => options.formats().await,
             Part::Observed => options.observed().await,
             Part::Noisy => options.noisy().await,
-            Part::Burst | Part::Waiting | Part::Replay => continue,
+            Part::Burst | Part::Latency | Part::Waiting | Part::Replay => continue,
         };
         let text = text.with_context(|| format!("the part {:?} failed", part.title()))?;
         results::replace(&options.results, part, &format!("{conditions}\n\n{text}"))?;

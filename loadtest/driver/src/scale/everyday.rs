@@ -1,19 +1,21 @@
-//! The part `mix`: what the everyday load costs.
+//! The part `mix`: what the everyday load costs, and its latency at half load.
 
 use std::collections::BTreeSet;
+
+use anyhow::Context;
 
 use super::{
     Options,
     results::{median, peak_rss},
 };
 use crate::{
-    mix,
+    latency, mix,
     report::{Report, shown},
     run::{Load, MIX_OBJECTS},
 };
 
 impl Options {
-    /// Runs the mix several times, each time from a full queue.
+    /// Runs the mix several times, each time from a full queue, and then measures its latency at half load.
     pub(super) async fn mix(&self) -> anyhow::Result<String> {
         let share = |number: u64| (number as f64 * self.fraction).ceil() as u64;
         let load = Load::mix(share(MIX_OBJECTS), share(mix::TENANTS));
@@ -21,7 +23,22 @@ impl Options {
         for number in 1..=self.repeats {
             reports.push(self.run(&format!("mix {number}"), &load).await?);
         }
-        Ok(described(&reports))
+        let usual = latency::Load::default();
+        let half = latency::Load {
+            loads: vec![50],
+            seconds: share(usual.seconds),
+            backlog: share(usual.backlog),
+            tenants: load.tenants,
+            ..usual
+        };
+        let latencies = latency::measure(&half, &self.through).await?;
+        let point = latencies.bounded().context("half load was not measured")?;
+        let [p50, p95, p99] = [50, 95, 99].map(|per_cent| point.milliseconds(per_cent));
+        Ok(format!(
+            "{}\nLatency at half of what the worker can deliver, from an object's event to the acceptance of its last line: p50 {p50} ms, \
+             p95 **{p95} ms**, p99 {p99} ms.",
+            described(&reports)
+        ))
     }
 }
 
