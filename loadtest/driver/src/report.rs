@@ -104,14 +104,15 @@ impl Report {
             }
             None => "not applicable".to_owned(),
         };
-        let concurrency = load.concurrency.map_or_else(|| "the default".to_owned(), |n| n.to_string());
+        let concurrency =
+            load.concurrency.map_or_else(|| "default concurrency".to_owned(), |n| format!("concurrency {n}"));
         let ratio = if self.yardstick.is_some() { figure(self.ratio()) } else { "not applicable".to_owned() };
         let rows = [
             ("processor", usage::processor()),
             (
                 "objects",
                 format!(
-                    "{} ({} tenants, {} log streams, concurrency {concurrency}, {ledger}, {start})",
+                    "{} ({} tenants, {} log streams, {concurrency}, {ledger}, {start})",
                     load.objects, load.tenants, self.streams
                 ),
             ),

@@ -30,7 +30,7 @@ const LOOK_AGAIN_PER_ACCOUNT: Duration = Duration::from_micros(50);
 /// Defaults of the options without `--mix`.
 const OBJECTS: u64 = 20;
 const CONCURRENCY: u32 = 8;
-/// Number of objects of the mix. The sandbox keeps 0.6 GB of gzip.
+/// Number of objects of the mix. They have 0.5 GB of gzip, which the sandbox keeps.
 pub(crate) const MIX_OBJECTS: u64 = 20_000;
 /// Default of `worker.concurrency`.
 const WORKERS_CONCURRENCY: u32 = 16;
