@@ -36,6 +36,8 @@ const BOUND_AT: u64 = 50;
 const MOST_OBJECTS: u64 = 15_000;
 /// Objects that are uploaded together. Each has bytes of its own until it is uploaded.
 const CHUNK: usize = 1000;
+/// Per cent of the objects whose arrival ends the measurement from a full queue.
+const COUNTED: usize = 90;
 /// Longest time by which the instrument may publish the last event late.
 const LATE: Duration = Duration::from_secs(1);
 /// Age of the marks. It is far above the age of all other records, so that one time range has the marks alone.
@@ -82,19 +84,10 @@ impl Default for Load {
 /// When the events of a phase are published.
 #[derive(Clone, Copy, Debug)]
 enum Arrivals {
-    /// All at once, while the worker is paused.
+    /// All at once, while the worker is paused. Their time is the beginning of the phase.
     AtOnce,
     /// At independent random moments (a Poisson process), `rate` of them a second on average.
     Random { rate: f64 },
-}
-
-/// What a phase shows.
-#[derive(Debug)]
-struct Phase {
-    /// Objects per second, from the first event to the last acceptance.
-    delivered: f64,
-    /// Microseconds from event to acceptance of each object; none if the events came all at once.
-    latencies: Vec<i64>,
 }
 
 /// Latencies at one load.
@@ -138,14 +131,14 @@ pub(crate) async fn latency(options: Options<Load>) -> anyhow::Result<()> {
 /// An event did not arrive, or a phase could not be finished.
 pub(crate) async fn measure(load: &Load, through: &Through) -> anyhow::Result<Latencies> {
     let full = load.phase(load.backlog, Arrivals::AtOnce, through).await.context("from a full queue")?;
-    let most = full.delivered;
+    let most = rate_of(&full);
     eprintln!("from a full queue: {most:.0} objects a second");
     let mut points = Vec::new();
     for per_cent in &load.loads {
         let rate = most * *per_cent as f64 / 100.0;
         let objects = ((rate * load.seconds as f64).ceil() as u64).clamp(1, MOST_OBJECTS);
-        let phase = load.phase(objects, Arrivals::Random { rate }, through).await;
-        let Phase { latencies, .. } = phase.with_context(|| format!("at {per_cent} %"))?;
+        let latencies = load.phase(objects, Arrivals::Random { rate }, through).await;
+        let latencies = latencies.with_context(|| format!("at {per_cent} %"))?;
         let [p50, p95, p99] = [50, 95, 99].map(|p| milliseconds(percentile(&latencies, p)));
         eprintln!("{per_cent} %, {rate:.0} objects a second: p50 {p50} ms, p95 {p95} ms, p99 {p99} ms");
         points.push(Point { load: *per_cent, rate, latencies });
@@ -153,8 +146,16 @@ pub(crate) async fn measure(load: &Load, through: &Through) -> anyhow::Result<La
     Ok(Latencies { load: load.clone(), most, points })
 }
 
+/// Objects per second from a full queue, up to the arrival of the object that completes [`COUNTED`] per cent. The last ones do not
+/// count: then the worker only waits for a large object, or for a message that it had given back.
+fn rate_of(times: &[i64]) -> f64 {
+    let counted = times.len() as f64 * COUNTED as f64 / 100.0;
+    counted * 1e6 / percentile(times, COUNTED).max(1) as f64
+}
+
 impl Load {
-    async fn phase(&self, objects: u64, arrivals: Arrivals, through: &Through) -> anyhow::Result<Phase> {
+    /// Sends objects. Returns the microseconds from event to acceptance of each.
+    async fn phase(&self, objects: u64, arrivals: Arrivals, through: &Through) -> anyhow::Result<Vec<i64>> {
         let plan = mix::plan(objects, self.tenants, self.seed);
         // A line can be appended to NDJSON: each object gets a last line of its own, by which it is found again.
         let shape = Shape { framing: Framing::Ndjson, pods: 1, ..Shape::default() };
@@ -189,16 +190,17 @@ impl Load {
             stage.announce(&warm_up).await?;
             wait(&mut sandbox, &accounts, warm_up_events, through.stall()).await?;
             stage.acknowledged(through.stall()).await?;
-            let begun = Instant::now();
             let sent = match arrivals {
                 Arrivals::AtOnce => {
                     worker::pause(&worker).await?;
+                    let begun = Timestamp::now().as_microsecond();
                     stage.announce(&events).await?;
                     worker.signal("CONT")?;
-                    Vec::new()
+                    vec![begun; events.len()]
                 }
                 Arrivals::Random { rate } => {
                     let moments: Vec<_> = moments(rate, self.seed).take(events.len()).collect();
+                    let begun = Instant::now();
                     let sent = ordinary::publish(&stage, &events, moments.iter().copied()).await?;
                     let late = begun.elapsed().saturating_sub(moments.last().copied().unwrap_or_default());
                     ensure!(
@@ -209,17 +211,15 @@ impl Load {
                 }
             };
             wait(&mut sandbox, &accounts, warm_up_events + expected, through.stall()).await?;
-            let delivered = objects as f64 / begun.elapsed().as_secs_f64();
             stage.acknowledged(through.stall()).await?;
             worker::usage(&mut worker)?;
             let sent = iter::zip(&shipment.parcels, sent);
             let sent = sent.map(|(parcel, at)| Sent { tenant: parcel.tenant, number: parcel.number, at });
-            let latencies = ordinary::latencies(&stage, accounts.len(), sent, Some(mark_at)).await?;
-            Ok(Phase { delivered, latencies: latencies.concat() })
+            Ok(ordinary::latencies(&stage, accounts.len(), sent, Some(mark_at)).await?.concat())
         };
-        let phase = phase.await.map_err(|error| worker::explain(&worker, error))?;
+        let latencies = phase.await.map_err(|error| worker::explain(&worker, error))?;
         worker::stop(&mut worker).await?;
-        Ok(phase)
+        Ok(latencies)
     }
 }
 
@@ -334,6 +334,14 @@ mod tests {
         }
         assert_eq!(found.picture().matches("<circle").count(), 9);
         assert_eq!(found.bounded().expect("half load was measured").milliseconds(95), "60.0");
+    }
+
+    #[test]
+    fn the_last_arrivals_do_not_change_the_rate() {
+        let mut times: Vec<_> = (1..=100).map(|number| number * 10_000).collect();
+        assert!((rate_of(&times) - 100.0).abs() < 1e-9);
+        times[99] = 60_000_000;
+        assert!((rate_of(&times) - 100.0).abs() < 1e-9);
     }
 
     #[test]
