@@ -3,13 +3,18 @@
 //!
 //! Worker and sandbox are processes of their own. `loadtest/run` builds and starts the instrument. It needs Linux, for `/proc`.
 
+mod burst;
 mod chaos;
 mod comparison;
+mod curve;
 mod generate;
+mod latency;
+mod mix;
 mod noisy;
 mod observed;
 mod ordinary;
 mod parallel;
+mod plan;
 mod point;
 mod replay;
 mod report;
@@ -36,6 +41,10 @@ enum Command {
     Scale(scale::Options),
     /// Make seeded runs with faults, kills and duplicate notifications, and compare what arrived record by record.
     Chaos(chaos::Options),
+    /// Measure how long a worker with an empty queue takes for many small objects whose events come all at once.
+    Burst(ordinary::Options<burst::Load>),
+    /// Measure the latency at several shares of what the worker can deliver. Fails if the p95 at 50 % is 100 ms or more.
+    Latency(ordinary::Options<latency::Load>),
     /// Measure how a throttled tenant's backlog changes the other tenants' latency. Fails if their p95 rises too much.
     Noisy(ordinary::Options<noisy::Load>),
     /// Measure how waiting messages (for a denied role, and in a long backlog) change the other tenants' latency. Fails
@@ -69,6 +78,8 @@ fn run_async(command: Command) -> anyhow::Result<()> {
             Command::Run(options) => run::run(options).await,
             Command::Scale(options) => scale::scale(options).await,
             Command::Chaos(options) => chaos::chaos(options).await,
+            Command::Burst(options) => burst::burst(options).await,
+            Command::Latency(options) => latency::latency(options).await,
             Command::Noisy(options) => noisy::noisy(options).await,
             Command::Waiting(options) => waiting::waiting(options).await,
             Command::Replay(options) => replay::replay(options).await,

@@ -14,12 +14,12 @@ use bytes::Bytes;
 use clap::Args;
 use flate2::{Compression, write::GzEncoder};
 use jiff::{SignedDuration, Timestamp};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     run::Through,
     sandbox::SandboxProcess,
-    stage::{Parcel, Stage},
+    stage::{self, Parcel, Stage},
 };
 
 /// Records per object.
@@ -28,7 +28,7 @@ pub(crate) const RECORDS: u64 = 20;
 const WARM_UP: Duration = Duration::from_secs(3);
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
-/// Options of `loadtest noisy`, `loadtest waiting` and `loadtest replay`.
+/// Options of the commands that write one section of the file with the tables.
 #[derive(Debug, Args)]
 pub(crate) struct Options<L: Args> {
     #[command(flatten)]
@@ -80,19 +80,8 @@ impl Ordinary {
     /// # Errors
     /// An event cannot be published.
     pub(crate) async fn send(&self, stage: &Arc<Stage>, events: &[String]) -> anyhow::Result<Vec<i64>> {
-        let mut publishing = tokio::task::JoinSet::new();
-        let mut ticks = tokio::time::interval(Duration::from_secs(1) / u32::try_from(self.rate)?);
-        let mut sent = Vec::new();
-        for event in events {
-            ticks.tick().await;
-            sent.push(Timestamp::now().as_microsecond());
-            let (stage, event) = (Arc::clone(stage), event.clone());
-            publishing.spawn(async move { stage.announce(&[event]).await });
-        }
-        while let Some(published) = publishing.join_next().await {
-            published??;
-        }
-        Ok(sent)
+        let between = Duration::from_secs(1) / u32::try_from(self.rate)?;
+        publish(stage, events, (0..).map(|number| between * number)).await
     }
 
     /// Latencies by tenant, in microseconds from event to acceptance, of the objects after the warm-up. `sent` has the
@@ -101,14 +90,71 @@ impl Ordinary {
     /// # Errors
     /// An object has not arrived.
     pub(crate) async fn latencies(&self, stage: &Stage, sent: &[i64]) -> anyhow::Result<Vec<Vec<i64>>> {
-        let mut latencies = Vec::new();
-        for tenant in 0..self.tenants {
-            let arrivals = stage.arrivals(usize::try_from(tenant)?).await?;
-            let numbered = (self.warm_up()..).zip(sent).filter(|(number, _)| number % self.tenants == tenant);
-            latencies.push(latencies_of(&arrivals, numbered.map(|(number, at)| (number, *at)))?);
-        }
-        Ok(latencies)
+        let tenants = usize::try_from(self.tenants)?;
+        let sent = (self.warm_up()..).zip(sent).map(|(number, at)| {
+            let tenant = usize::try_from(number % self.tenants).expect("there are fewer tenants than memory");
+            Sent { tenant, number, at: *at }
+        });
+        latencies(stage, tenants, sent, None).await
     }
+}
+
+/// One object's event.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sent {
+    pub(crate) tenant: usize,
+    /// Number in the object's mark.
+    pub(crate) number: u64,
+    /// Time of the event, in microseconds since 1970.
+    pub(crate) at: i64,
+}
+
+/// Publishes each event at its moment, counted from now, whether or not earlier ones have arrived. Returns the time of each, in
+/// microseconds since 1970.
+///
+/// # Errors
+/// An event cannot be published.
+pub(crate) async fn publish(
+    stage: &Arc<Stage>,
+    events: &[String],
+    moments: impl Iterator<Item = Duration>,
+) -> anyhow::Result<Vec<i64>> {
+    let mut publishing = tokio::task::JoinSet::new();
+    let begun = tokio::time::Instant::now();
+    let mut sent = Vec::new();
+    for (event, moment) in events.iter().zip(moments) {
+        tokio::time::sleep_until(begun + moment).await;
+        sent.push(Timestamp::now().as_microsecond());
+        let (stage, event) = (Arc::clone(stage), event.clone());
+        publishing.spawn(async move { stage.announce(&[event]).await });
+    }
+    while let Some(published) = publishing.join_next().await {
+        published??;
+    }
+    Ok(sent)
+}
+
+/// Latencies by tenant, in microseconds from event to acceptance. With `until`, the marks are not newer than that.
+///
+/// # Errors
+/// An object has not arrived.
+pub(crate) async fn latencies(
+    stage: &Stage,
+    tenants: usize,
+    sent: impl Iterator<Item = Sent>,
+    until: Option<Timestamp>,
+) -> anyhow::Result<Vec<Vec<i64>>> {
+    let mut by_tenant = vec![Vec::new(); tenants];
+    sent.for_each(|Sent { tenant, number, at }| by_tenant[tenant].push((number, at)));
+    let mut latencies = Vec::new();
+    for (tenant, sent) in by_tenant.into_iter().enumerate() {
+        let arrivals = match sent.is_empty() {
+            true => BTreeMap::new(),
+            false => stage.arrivals(tenant, until).await?,
+        };
+        latencies.push(latencies_of(&arrivals, sent.into_iter())?);
+    }
+    Ok(latencies)
 }
 
 /// Generates a small object in Vector's format.
@@ -116,7 +162,8 @@ impl Ordinary {
 /// # Errors
 /// A number is too large for its type, which does not happen in a run.
 pub(crate) fn parcel(tenant: usize, turn: u64, number: u64, records: u64) -> anyhow::Result<Parcel> {
-    Ok(Parcel { tenant, turn, number, extension: ".gz", body: body(number, records)? })
+    let (pod, body) = (stage::pod(turn), body(number, records)?);
+    Ok(Parcel { tenant, application: 0, pod, number, extension: ".gz", body })
 }
 
 /// Waits until the accounts together have `events` events.
@@ -151,7 +198,7 @@ fn latencies_of(
     sent: impl Iterator<Item = (u64, i64)>,
 ) -> anyhow::Result<Vec<i64>> {
     sent.map(|(number, at)| {
-        let arrivals = arrivals.get(&first_message(number));
+        let arrivals = arrivals.get(&mark(number));
         let first = arrivals
             .and_then(|times| times.iter().min())
             .with_context(|| format!("object {number} did not arrive"))?;
@@ -160,18 +207,34 @@ fn latencies_of(
     .collect()
 }
 
-/// Beginning of the first message of every object.
-pub(crate) const FIRST_MESSAGE: &str = "first of object ";
+/// Beginning of every mark: the one message of each object by which its arrival is found. Here it is the object's first message.
+pub(crate) const MARK: &str = "mark of object ";
 
-/// First message of the object with this number.
-pub(crate) fn first_message(number: u64) -> String {
-    format!("{FIRST_MESSAGE}{number}")
+/// Mark of the object with this number.
+pub(crate) fn mark(number: u64) -> String {
+    format!("{MARK}{number}")
 }
 
 fn body(number: u64, records: u64) -> anyhow::Result<Bytes> {
+    Ok(gzip(&json(number, records)?)?.into())
+}
+
+/// Compresses with gzip.
+///
+/// # Errors
+/// Only the encoder's errors, which do not happen because it writes to memory.
+pub(crate) fn gzip(bytes: &[u8]) -> anyhow::Result<Vec<u8>> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
-    encoder.write_all(&json(number, records)?)?;
-    Ok(encoder.finish()?.into())
+    encoder.write_all(bytes)?;
+    Ok(encoder.finish()?)
+}
+
+/// A record in Vector's format.
+pub(crate) fn record(message: &str, at: Timestamp) -> Value {
+    json!({
+        "application": "app", "kubernetes": { "pod_name": "app" }, "message": message, "stream": "stdout",
+        "timestamp": format!("{at:.9}"),
+    })
 }
 
 /// The JSON of an object.
@@ -181,14 +244,12 @@ fn body(number: u64, records: u64) -> anyhow::Result<Bytes> {
 pub(crate) fn json(number: u64, records: u64) -> anyhow::Result<Vec<u8>> {
     let start = Timestamp::now() - SignedDuration::from_mins(5);
     let records: Vec<_> = (0..records)
-        .map(|record| {
-            let message = match record {
-                0 => first_message(number),
-                _ => format!("GET /api/v1/items/{number} 200 record {record} of an ordinary object"),
+        .map(|place| {
+            let message = match place {
+                0 => mark(number),
+                _ => format!("GET /api/v1/items/{number} 200 record {place} of an ordinary object"),
             };
-            let at = start + SignedDuration::from_millis(i64::try_from(record)?);
-            Ok(json!({ "application": "app", "kubernetes": { "pod_name": "app" }, "message": message,
-                "stream": "stdout", "timestamp": format!("{at:.9}") }))
+            Ok(record(&message, start + SignedDuration::from_millis(i64::try_from(place)?)))
         })
         .collect::<anyhow::Result<_>>()?;
     Ok(serde_json::to_vec(&records)?)
@@ -227,7 +288,7 @@ mod tests {
 
     #[test]
     fn a_lost_object_is_an_error() {
-        let arrivals = BTreeMap::from([(first_message(1), vec![17, 15])]);
+        let arrivals = BTreeMap::from([(mark(1), vec![17, 15])]);
         assert_eq!(latencies_of(&arrivals, [(1, 10_200)].into_iter()).expect("the object arrived"), [5_300]);
         latencies_of(&arrivals, [(2, 10)].into_iter()).expect_err("the object did not arrive");
     }

@@ -17,6 +17,8 @@ const SHORTEST: Duration = Duration::from_millis(200);
 #[derive(Debug)]
 pub(crate) struct Report {
     pub(crate) load: Load,
+    /// Number of log streams.
+    pub(crate) streams: usize,
     pub(crate) records: u64,
     pub(crate) events: u64,
     pub(crate) message_bytes: u64,
@@ -49,6 +51,16 @@ impl Report {
     /// CPU time of the worker per event, in microseconds.
     pub(crate) fn cpu_per_event(&self) -> Option<f64> {
         (self.cpu >= SHORTEST).then(|| self.cpu.as_secs_f64() * 1e6 / self.events as f64)
+    }
+
+    /// CPU time of the worker per object, in milliseconds.
+    pub(crate) fn cpu_per_object(&self) -> Option<f64> {
+        (self.cpu >= SHORTEST).then(|| self.cpu.as_secs_f64() * 1e3 / self.load.objects as f64)
+    }
+
+    /// Objects per second until the last event arrived.
+    pub(crate) fn objects_per_second(&self) -> f64 {
+        self.load.objects as f64 / self.wall.as_secs_f64()
     }
 
     /// Highest resident memory in MiB.
@@ -92,14 +104,16 @@ impl Report {
             }
             None => "not applicable".to_owned(),
         };
+        let concurrency =
+            load.concurrency.map_or_else(|| "default concurrency".to_owned(), |n| format!("concurrency {n}"));
         let ratio = if self.yardstick.is_some() { figure(self.ratio()) } else { "not applicable".to_owned() };
         let rows = [
             ("processor", usage::processor()),
             (
                 "objects",
                 format!(
-                    "{} ({} tenants, concurrency {}, {ledger}, {start})",
-                    load.objects, load.tenants, load.concurrency
+                    "{} ({} tenants, {} log streams, {concurrency}, {ledger}, {start})",
+                    load.objects, load.tenants, self.streams
                 ),
             ),
             (
@@ -123,6 +137,8 @@ impl Report {
             ("worker peak RSS", format!("{:.1} MiB", self.peak_rss())),
             ("MB per CPU second", figure(self.rate())),
             ("µs CPU per event", figure(self.cpu_per_event())),
+            ("ms CPU per object", figure(self.cpu_per_object())),
+            ("objects per second", format!("{:.1}", self.objects_per_second())),
             (
                 "AWS calls per object",
                 format!("{:.2}, and {:.2} PutLogEvents", self.other_calls(), self.puts()),
@@ -155,18 +171,20 @@ fn name(value: impl ValueEnum) -> String {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::generate::{Shape, Size};
+    use crate::{
+        generate::{Shape, Size},
+        run::Content,
+    };
 
     /// A run of 4 objects, 10,000 events and 20 MB of JSON.
     pub(crate) fn report(cpu_ms: u64, yardstick_ms: Option<u64>) -> Report {
         let load = Load {
             objects: 4,
-            size: Size::Plain(5_000_000),
-            distinct: 1,
+            content: Content::Alike { size: Size::Plain(5_000_000), distinct: 1 },
             shape: Shape::default(),
             seed: 1,
             tenants: 1,
-            concurrency: 8,
+            concurrency: Some(8),
             ledger: true,
             cold: false,
             observed: None,
@@ -174,6 +192,7 @@ pub(crate) mod tests {
         let calls = [("logs:PutLogEvents", 8), ("s3:GetObject", 4), ("sqs:ReceiveMessage", 2)];
         Report {
             load,
+            streams: 4,
             records: 10_010,
             events: 10_000,
             message_bytes: 3_000_000,
@@ -193,6 +212,7 @@ pub(crate) mod tests {
         assert_eq!(report.ratio(), Some(2.0));
         assert_eq!(report.rate(), Some(40.0));
         assert_eq!(report.cpu_per_event(), Some(50.0));
+        assert_eq!((report.cpu_per_object(), report.objects_per_second()), (Some(125.0), 4.0));
         assert_eq!((report.other_calls(), report.puts(), report.peak_rss()), (1.5, 2.0, 48.0));
         let table = report.table();
         for line in [

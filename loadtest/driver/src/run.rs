@@ -10,13 +10,14 @@ use std::{
 use anyhow::{Context, bail, ensure};
 use bytes::Bytes;
 use clap::Args;
-use jiff::{SignedDuration, Timestamp};
 use logferry_sandbox::Totals;
 use logferry_testbed::worker::WorkerProcess;
 
 use crate::{
-    generate::{self, Compression, Framing, Object, Shape, Size},
+    generate::{Compression, Framing, Object, Shape, Size},
+    mix,
     observed::Observers,
+    plan::{Plan, Shipment},
     report::Report,
     sandbox::{Calls, SandboxProcess},
     stage::{LOOK_AGAIN, Parcel, Stage},
@@ -26,6 +27,13 @@ use crate::{
 
 /// Added to [`LOOK_AGAIN`] for each account: reading the totals of many accounts costs CPU time on the measured machine.
 const LOOK_AGAIN_PER_ACCOUNT: Duration = Duration::from_micros(50);
+/// Defaults of the options without `--mix`.
+const OBJECTS: u64 = 20;
+const CONCURRENCY: u32 = 8;
+/// Number of objects of the mix. They have 0.5 GB of gzip, which the sandbox keeps.
+pub(crate) const MIX_OBJECTS: u64 = 20_000;
+/// Default of `worker.concurrency`.
+const WORKERS_CONCURRENCY: u32 = 16;
 /// Bytes in the MB of the options.
 const MEGABYTE: f64 = 1e6;
 /// Size of the JSON of a warm-up object.
@@ -38,9 +46,13 @@ const WARM_NUMBERS: u64 = 1 << 40;
 /// Options of `loadtest run`.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Number of objects. The sandbox keeps all of them in memory.
-    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
-    objects: u64,
+    /// Send the everyday load: sizes from 1 kB to 20 MB of JSON with a median of 40 kB, 20 applications per tenant, most objects
+    /// from few tenants and applications. See loadtest/README.md.
+    #[arg(long, conflicts_with_all = ["gzip_mb", "plain_mb", "distinct"])]
+    mix: bool,
+    /// Number of objects. The sandbox keeps all of them in memory. Default: 20, with --mix 20,000.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    objects: Option<u64>,
     /// Stored size of an object, compressed with gzip by default, in MB of 10^6 bytes.
     #[arg(long, default_value_t = 10.0)]
     gzip_mb: f64,
@@ -50,15 +62,16 @@ pub(crate) struct Options {
     /// Number of different objects; the others are copies of them under other keys.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..))]
     distinct: u64,
-    /// Messages that the worker works on at once.
-    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
-    concurrency: u32,
+    /// Messages that the worker works on at once. Default: 8, with --mix the worker's own default.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    concurrency: Option<u32>,
     /// Run without the ledger.
     #[arg(long)]
     no_ledger: bool,
-    /// Number of tenants, each with an account of its own. They get the objects in turn.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=100_000))]
-    tenants: u64,
+    /// Number of tenants, each with an account of its own. They get the objects in turn, except with --mix. Default: 1, with
+    /// --mix 500.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    tenants: Option<u64>,
     /// Arrangement of the records in an object.
     #[arg(long, value_enum, default_value_t)]
     framing: Framing,
@@ -68,10 +81,10 @@ pub(crate) struct Options {
     /// Number of gzip members or zstd frames in an object. They may end in the middle of a record.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     members: u32,
-    /// Number of pods whose records take turns in an object. The staging bucket's layout has 1; 200 give the
-    /// reference's proportions.
-    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    pods: u32,
+    /// Number of pods whose records take turns in an object. The staging bucket's layout has 1, which is the default with --mix;
+    /// 200, the default otherwise, give the reference's proportions.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pods: Option<u32>,
     /// Measure from the worker's start, without a warm-up.
     #[arg(long)]
     cold: bool,
@@ -100,21 +113,56 @@ pub(crate) struct Through {
 #[derive(Clone, Debug)]
 pub(crate) struct Load {
     pub(crate) objects: u64,
-    pub(crate) size: Size,
-    /// Number of different objects.
-    pub(crate) distinct: u64,
+    pub(crate) content: Content,
     pub(crate) shape: Shape,
     pub(crate) seed: u64,
-    /// Number of tenants, which get the objects in turn.
     pub(crate) tenants: u64,
-    /// Messages that the worker works on at once.
-    pub(crate) concurrency: u32,
+    /// Messages that the worker works on at once; `None`: the worker's default.
+    pub(crate) concurrency: Option<u32>,
     /// Whether the worker has a ledger.
     pub(crate) ledger: bool,
     /// Whether measuring begins with the worker's start instead of after a warm-up.
     pub(crate) cold: bool,
     /// Fraction of the traces that the worker exports while its endpoint is read; `None`: nobody observes the worker.
     pub(crate) observed: Option<f64>,
+}
+
+/// Sizes of the objects, and how the tenants share them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Content {
+    /// Objects of one size for the tenants in turn.
+    Alike {
+        size: Size,
+        /// Number of different bodies.
+        distinct: u64,
+    },
+    /// The everyday load of `mix`.
+    Mix,
+}
+
+impl Load {
+    /// Chooses the objects.
+    fn plan(&self) -> anyhow::Result<Plan> {
+        match self.content {
+            Content::Alike { size, distinct } => Plan::in_turn(self.objects, size, distinct, self.tenants),
+            Content::Mix => Ok(mix::plan(self.objects, self.tenants, self.seed)),
+        }
+    }
+
+    /// The mix, from collectors with one pod per object, for a worker with its default number of messages at once.
+    pub(crate) fn mix(objects: u64, tenants: u64) -> Self {
+        Self {
+            objects,
+            content: Content::Mix,
+            shape: Shape { pods: 1, ..Shape::default() },
+            seed: 1,
+            tenants,
+            concurrency: None,
+            ledger: true,
+            cold: false,
+            observed: None,
+        }
+    }
 }
 
 /// Makes a run and prints its table.
@@ -138,7 +186,7 @@ impl Options {
             Some(megabytes) => Size::Plain(bytes(megabytes)?),
             None => Size::Stored(bytes(self.gzip_mb)?),
         };
-        let Self { framing, compression, members, pods, .. } = *self;
+        let Self { framing, compression, members, seed, .. } = *self;
         ensure!(
             self.observed.is_none_or(|fraction| (0.0..=1.0).contains(&fraction)),
             "--observed must be from 0 to 1"
@@ -147,17 +195,27 @@ impl Options {
             members == 1 || compression != Compression::None,
             "objects without compression have no members"
         );
+        let usual = if self.mix {
+            Load::mix(MIX_OBJECTS, mix::TENANTS)
+        } else {
+            Load {
+                content: Content::Alike { size, distinct: self.distinct },
+                shape: Shape::default(),
+                concurrency: Some(CONCURRENCY),
+                ..Load::mix(OBJECTS, 1)
+            }
+        };
+        let pods = self.pods.unwrap_or(usual.shape.pods);
         Ok(Load {
-            objects: self.objects,
-            size,
-            distinct: self.distinct,
-            shape: Shape { framing, compression, members, pods, ..Shape::default() },
-            seed: self.seed,
-            tenants: self.tenants,
-            concurrency: self.concurrency,
+            objects: self.objects.unwrap_or(usual.objects),
+            shape: Shape { framing, compression, members, pods, ..usual.shape },
+            seed,
+            tenants: self.tenants.unwrap_or(usual.tenants),
+            concurrency: self.concurrency.or(usual.concurrency),
             ledger: !self.no_ledger,
             cold: self.cold,
             observed: self.observed,
+            ..usual
         })
     }
 }
@@ -190,70 +248,30 @@ impl Through {
     }
 }
 
-/// Objects for the tenants in turn, and the totals that must arrive.
-#[derive(Default)]
-struct Plan {
-    parcels: Vec<Parcel>,
-    /// Totals that each tenant should receive.
-    expected: Vec<Totals>,
-    /// Number of copies of each different object.
-    copies: Vec<u64>,
-}
-
-impl Plan {
-    fn new(
-        made: &[(Object, Bytes)],
-        objects: u64,
-        tenants: u64,
-        first_number: u64,
-        compression: Compression,
-    ) -> anyhow::Result<Self> {
-        let extension = match compression {
-            Compression::Gzip => ".gz",
-            Compression::Zstd => ".zst",
-            Compression::None => "",
-        };
-        let mut plan = Self {
-            parcels: Vec::new(),
-            expected: vec![Totals::default(); usize::try_from(tenants)?],
-            copies: vec![0; made.len()],
-        };
-        for number in 0..objects {
-            let (tenant, turn) = (usize::try_from(number % tenants)?, number / tenants);
-            // Without the turn, a tenant could get the same object every time.
-            let chosen = usize::try_from((number + turn) % made.len() as u64)?;
-            let (object, body) = &made[chosen];
-            plan.copies[chosen] += 1;
-            plan.expected[tenant] += object.totals;
-            let (number, body) = (first_number + number, body.clone());
-            plan.parcels.push(Parcel { tenant, turn, number, extension, body });
-        }
-        Ok(plan)
-    }
-}
-
 /// Makes a run and returns its figures.
 ///
 /// # Errors
 /// Other events arrived than were sent, or the run could not be finished.
 pub(crate) async fn measure(load: &Load, through: &Through) -> anyhow::Result<Report> {
     let program = through.program()?;
-    let made = generated(load).await?;
-    let plan = Plan::new(&made, load.objects, load.tenants, 0, load.shape.compression)?;
+    let (plan, compression) = (load.plan()?, load.shape.compression);
+    let made = plan.generate(load.shape, load.seed).await?;
+    let main = Shipment::new(&plan, &made, load.tenants, 0, compression)?;
     let warm_up = match load.cold {
-        true => Plan { expected: vec![Totals::default(); plan.expected.len()], ..Plan::default() },
+        true => Shipment::empty(load.tenants)?,
         false => {
-            let size = Size::Plain(WARM_PLAIN);
-            let one = generated(&Load { size, distinct: 1, seed: !load.seed, ..load.clone() }).await?;
-            let objects = load.tenants.max(WARM_ROUNDS * u64::from(load.concurrency));
-            Plan::new(&one, objects, load.tenants, WARM_NUMBERS, load.shape.compression)?
+            let concurrency = load.concurrency.unwrap_or(WORKERS_CONCURRENCY);
+            let objects = load.tenants.max(WARM_ROUNDS * u64::from(concurrency));
+            let plan = Plan::in_turn(objects, Size::Plain(WARM_PLAIN), 1, load.tenants)?;
+            let made = plan.generate(load.shape, !load.seed).await?;
+            Shipment::new(&plan, &made, load.tenants, WARM_NUMBERS, compression)?
         }
     };
 
-    let yardstick_before = yardstick(&made, &plan.copies, load.shape.compression).await?;
+    let yardstick_before = yardstick(&made, &main.copies, compression).await?;
     let mut sandbox = SandboxProcess::start().await?;
     let stage = Stage::set_up(sandbox.endpoint(), load.tenants).await?;
-    let all: Vec<Parcel> = warm_up.parcels.iter().chain(&plan.parcels).cloned().collect();
+    let all: Vec<Parcel> = warm_up.parcels.iter().chain(&main.parcels).cloned().collect();
     stage.create_streams(&all).await?;
     let mut warm_up_events = stage.upload(&all).await?;
     drop(all);
@@ -273,7 +291,7 @@ pub(crate) async fn measure(load: &Load, through: &Through) -> anyhow::Result<Re
     let mut expected = warm_up.expected;
     let (measured, mut worker) = if load.cold {
         stage.announce(&events).await?;
-        expected.clone_from(&plan.expected);
+        expected.clone_from(&main.expected);
         let before = Before { usage: Usage::default(), calls: watch.sandbox.calls().await? };
         let mut worker = worker::start(&program, &environment)?;
         observe(observers.as_mut(), &mut worker).await?;
@@ -293,7 +311,7 @@ pub(crate) async fn measure(load: &Load, through: &Through) -> anyhow::Result<Re
             // The worker is paused while the messages are sent, so that it finds all of them in the queue, as in a backlog.
             worker::pause(&worker).await?;
             stage.announce(&events).await?;
-            for (expected, more) in expected.iter_mut().zip(&plan.expected) {
+            for (expected, more) in expected.iter_mut().zip(&main.expected) {
                 *expected += *more;
             }
             let before = Before { usage: worker::usage(&mut worker)?, calls: watch.sandbox.calls().await? };
@@ -309,13 +327,14 @@ pub(crate) async fn measure(load: &Load, through: &Through) -> anyhow::Result<Re
     // The check is repeated after the worker's end, because no further event may have arrived.
     watch.check(&expected).await?;
 
-    let yardstick_after = yardstick(&made, &plan.copies, load.shape.compression).await?;
+    let yardstick_after = yardstick(&made, &main.copies, compression).await?;
     let sum = |of: fn(&Object) -> u64| {
-        iter::zip(&made, &plan.copies).map(|((object, _), count)| of(object) * count).sum()
+        iter::zip(&made, &main.copies).map(|((object, _), count)| of(object) * count).sum()
     };
     let (events, message_bytes) = (sum(|object| object.totals.events), sum(|object| object.totals.bytes));
     Ok(Report {
         load: load.clone(),
+        streams: plan.streams(),
         records: sum(|object| object.records),
         events,
         message_bytes,
@@ -350,20 +369,6 @@ async fn yardstick(
         yardstick::decompress(&inputs, compression)
     });
     measured.await?
-}
-
-/// Generates the different objects, as many at once as there are processors. Their first records are half an hour old, and a
-/// gigabyte covers about a quarter of an hour, so CloudWatch Logs, which accepts two hours ahead, refuses none as too new.
-async fn generated(load: &Load) -> anyhow::Result<Vec<(Object, Bytes)>> {
-    let start = Timestamp::now() - SignedDuration::from_mins(30);
-    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let Load { size, shape, seed, .. } = *load;
-    crate::parallel::for_each(processors, 0..load.distinct.min(load.objects), |number| async move {
-        let make = move || generate::object(seed.wrapping_add(number), size, &shape, start);
-        let (object, bytes) = tokio::task::spawn_blocking(make).await??;
-        Ok((object, Bytes::from(bytes)))
-    })
-    .await
 }
 
 /// Figures at the beginning of the measurement.
@@ -469,27 +474,5 @@ mod tests {
         other.add_event(2, "a");
         check(&accounts, &[one, other], &[one, one]).expect_err("another hash");
         check(&accounts, &[one, Totals::default()], &[one, one]).expect_err("too few");
-    }
-
-    #[test]
-    fn the_tenants_get_the_objects_in_turn() {
-        let made: Vec<_> = (1..=3_u64)
-            .map(|events| {
-                let totals = Totals { events, ..Totals::default() };
-                let body = Bytes::from(vec![b'x'; usize::try_from(events).expect("few")]);
-                (Object { stored: events, plain: events, records: events, totals }, body)
-            })
-            .collect();
-        let plan = Plan::new(&made, 8, 3, 100, Compression::Zstd).expect("the number is small");
-        let tenants: Vec<_> = plan.parcels.iter().map(|parcel| parcel.tenant).collect();
-        assert_eq!(tenants, [0, 1, 2, 0, 1, 2, 0, 1]);
-        // Three objects and three tenants: without the turn each tenant would get the same object every time.
-        let sizes: Vec<_> = plan.parcels.iter().map(|parcel| parcel.body.len()).collect();
-        assert_eq!(sizes, [1, 2, 3, 2, 3, 1, 3, 1]);
-        let events: Vec<_> = plan.expected.iter().map(|totals| totals.events).collect();
-        assert_eq!(events, [6, 6, 4]);
-        assert_eq!(plan.copies, [3, 2, 3]);
-        assert!(plan.parcels.iter().zip(100..).all(|(parcel, number)| parcel.number == number));
-        assert_eq!((plan.parcels[7].turn, plan.parcels[7].extension), (2, ".zst"));
     }
 }

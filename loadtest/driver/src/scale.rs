@@ -3,6 +3,7 @@
 //! A series that compares runs makes the baseline run before and after each of the others, because the machine's speed
 //! changes from minute to minute.
 
+mod everyday;
 pub(crate) mod results;
 
 use std::{path::PathBuf, time::Instant};
@@ -15,7 +16,7 @@ use crate::{
     generate::{Compression, Framing, Shape, Size},
     noisy,
     report::{Report, shown},
-    run::{self, Load, Through},
+    run::{self, Content, Load, Through},
 };
 
 const KILO: f64 = 1e3;
@@ -47,8 +48,16 @@ pub(crate) struct Options {
 /// A part of the series, with one section of the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Part {
+    /// The everyday load: sizes, tenants and applications as in life.
+    Mix,
     /// The main result, the yardstick ratio: objects of 10 MB gzip.
     Headline,
+    /// Many small objects at once. Only `loadtest/run burst` measures it.
+    #[value(skip)]
+    Burst,
+    /// Latency at several loads. Only `loadtest/run latency` measures it.
+    #[value(skip)]
+    Latency,
     /// 1 to 64 objects at once.
     Concurrency,
     /// 1 to 10,000 tenants.
@@ -70,8 +79,11 @@ pub(crate) enum Part {
 }
 
 impl Part {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 12] = [
+        Self::Mix,
         Self::Headline,
+        Self::Burst,
+        Self::Latency,
         Self::Concurrency,
         Self::Tenants,
         Self::Sizes,
@@ -84,7 +96,10 @@ impl Part {
 
     fn title(self) -> &'static str {
         match self {
+            Self::Mix => "The mix: objects of 1 kB to 20 MB, 500 tenants",
             Self::Headline => "Headline: 10 MB gzip objects, 8 at once",
+            Self::Burst => "A burst",
+            Self::Latency => "Latency under load",
             Self::Concurrency => "Objects at once",
             Self::Tenants => "Tenants",
             Self::Sizes => "Sizes of objects",
@@ -110,6 +125,7 @@ pub(crate) async fn scale(options: Options) -> anyhow::Result<()> {
         }
         let started = Instant::now();
         let text = match part {
+            Part::Mix => options.mix().await,
             Part::Headline => options.headline().await,
             Part::Concurrency => options.concurrency().await,
             Part::Tenants => options.tenants().await,
@@ -117,7 +133,7 @@ pub(crate) async fn scale(options: Options) -> anyhow::Result<()> {
             Part::Formats => options.formats().await,
             Part::Observed => options.observed().await,
             Part::Noisy => options.noisy().await,
-            Part::Waiting | Part::Replay => continue,
+            Part::Burst | Part::Latency | Part::Waiting | Part::Replay => continue,
         };
         let text = text.with_context(|| format!("the part {:?} failed", part.title()))?;
         results::replace(&options.results, part, &format!("{conditions}\n\n{text}"))?;
@@ -141,13 +157,15 @@ impl Options {
         let share = |amount: f64| (amount * self.fraction).ceil();
         Load {
             objects: share(objects) as u64,
-            size: Size::Plain(share(plain) as usize),
-            // Four different objects give the same mix of records as more would, and generating large objects takes long.
-            distinct: if plain > 100.0 * MEGA { 1 } else { 4 },
+            content: Content::Alike {
+                size: Size::Plain(share(plain) as usize),
+                // Four different objects give the same mix of records as more would, and generating large objects takes long.
+                distinct: if plain > 100.0 * MEGA { 1 } else { 4 },
+            },
             shape: Shape::default(),
             seed: 1,
             tenants: 1,
-            concurrency: 8,
+            concurrency: Some(8),
             ledger: true,
             cold: false,
             observed: None,
@@ -210,7 +228,7 @@ impl Options {
     }
 
     async fn concurrency(&self) -> anyhow::Result<String> {
-        let load = |concurrency: u32| Load { concurrency, ..self.load(128.0, TEN_MB_GZIP / 10.0) };
+        let load = |n: u32| Load { concurrency: Some(n), ..self.load(128.0, TEN_MB_GZIP / 10.0) };
         let loads: Vec<_> = [1, 2, 4, 8, 16, 32, 64].map(|n| (format!("concurrency {n}"), load(n))).into();
         Ok(format!("Objects of 1 MB gzip, one tenant.\n\n{}", compared(self.compare(&loads).await?)))
     }

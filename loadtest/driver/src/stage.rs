@@ -15,11 +15,11 @@ use logferry_testbed::provision::{
 };
 use serde_json::json;
 
-use crate::{ordinary::FIRST_MESSAGE, parallel};
+use crate::{ordinary::MARK, parallel};
 
 const REGION: &str = "us-east-1";
-/// Number of pods of a tenant. It is usually larger than the number of objects in flight, because batches of one log stream
-/// wait for each other.
+/// Number of pods of a tenant whose objects go to one pod after the other. It is usually larger than the number of objects in
+/// flight, because batches of one log stream wait for each other.
 const PODS: u64 = 128;
 /// Calls in progress at the same time.
 const CALLS: usize = 16;
@@ -44,8 +44,8 @@ pub(crate) struct Stage {
 #[derive(Clone, Debug)]
 pub(crate) struct Parcel {
     pub(crate) tenant: usize,
-    /// Number of earlier objects of the same tenant. It selects the pod: each object gets the next one.
-    pub(crate) turn: u64,
+    pub(crate) application: u64,
+    pub(crate) pod: u64,
     /// Makes the key unique.
     pub(crate) number: u64,
     /// End of the key.
@@ -53,10 +53,9 @@ pub(crate) struct Parcel {
     pub(crate) body: Bytes,
 }
 
-impl Parcel {
-    fn pod(&self) -> u64 {
-        self.turn % PODS
-    }
+/// Pod of an object, from the number of earlier objects of the same tenant: each object gets the next pod.
+pub(crate) fn pod(turn: u64) -> u64 {
+    turn % PODS
 }
 
 impl Stage {
@@ -98,14 +97,16 @@ impl Stage {
 
     /// Creates the log streams of the pods, so that the worker does not have to and a run measures the steady state.
     pub(crate) async fn create_streams(self: &Arc<Self>, parcels: &[Parcel]) -> anyhow::Result<()> {
-        let pods: BTreeSet<_> = parcels.iter().map(|parcel| (parcel.tenant, parcel.pod())).collect();
+        let pods: BTreeSet<_> =
+            parcels.iter().map(|parcel| (parcel.tenant, parcel.application, parcel.pod)).collect();
         let pods: Vec<_> = pods.into_iter().collect();
         // The worker's default template. If the template changes, the worker creates the streams itself.
         let date = Timestamp::now().strftime("%Y-%m-%d").to_string();
         parallel::for_each(CALLS, 0..pods.len() as u64, |number| {
             let stage = Arc::clone(self);
-            let (tenant, pod) = pods[usize::try_from(number).expect("the number comes from a length")];
-            let stream = format!("app-app-{pod}-{date}");
+            let (tenant, application, pod) =
+                pods[usize::try_from(number).expect("the number comes from a length")];
+            let stream = format!("app-{application}-app-{application}-{pod}-{date}");
             async move {
                 let customer = &stage.customers[tenant];
                 let logs = stage.aws.account(&customer.account).logs();
@@ -159,11 +160,12 @@ impl Stage {
 
     /// Key in the default layout, of characters that need no encoding in an event.
     fn key(&self, parcel: &Parcel) -> String {
-        let Parcel { number, extension, .. } = parcel;
-        let (tenant, pod) = (&self.customers[parcel.tenant].tenant_id, parcel.pod());
+        let Parcel { tenant, application, pod, number, extension, .. } = parcel;
+        let tenant = &self.customers[*tenant].tenant_id;
         let seconds = Timestamp::now().as_second();
         format!(
-            "{tenant}/load-1/app/app-{pod}/{seconds}-00000000-0000-4000-8000-{number:012x}.json{extension}"
+            "{tenant}/load-1/app-{application}/app-{application}-{pod}/\
+             {seconds}-00000000-0000-4000-8000-{number:012x}.json{extension}"
         )
     }
 
@@ -246,17 +248,23 @@ impl Stage {
         Ok(told.collect())
     }
 
-    /// Times at which CloudWatch Logs accepted the first message of each object of a tenant, by message, in
-    /// milliseconds since 1970. A repeated message has several times.
-    pub(crate) async fn arrivals(&self, tenant: usize) -> anyhow::Result<BTreeMap<String, Vec<i64>>> {
+    /// Times at which CloudWatch Logs accepted the mark of each object of a tenant, by mark, in milliseconds since 1970. A
+    /// repeated mark has several times. With `until`, no newer events are read.
+    pub(crate) async fn arrivals(
+        &self,
+        tenant: usize,
+        until: Option<Timestamp>,
+    ) -> anyhow::Result<BTreeMap<String, Vec<i64>>> {
         let customer = &self.customers[tenant];
         let logs = self.aws.account(&customer.account).logs();
-        let mut pages = logs.filter_log_events().log_group_name(&customer.log_group).into_paginator().send();
+        let filter = logs.filter_log_events().log_group_name(&customer.log_group);
+        let filter = filter.set_end_time(until.map(Timestamp::as_millisecond));
+        let mut pages = filter.into_paginator().send();
         let mut arrivals = BTreeMap::<_, Vec<i64>>::new();
         while let Some(page) = pages.next().await {
             for event in page.context("cannot read a tenant's events")?.events.unwrap_or_default() {
                 let message = event.message.unwrap_or_default();
-                if message.starts_with(FIRST_MESSAGE) {
+                if message.starts_with(MARK) {
                     arrivals.entry(message).or_default().push(event.ingestion_time.unwrap_or_default());
                 }
             }
@@ -270,13 +278,14 @@ impl Stage {
     }
 
     /// Environment of a worker: a session of the worker's role, the sandbox as endpoint, and the names of all resources except
-    /// the ledger.
+    /// the ledger. Without a number of messages at once, the worker's default holds.
     pub(crate) async fn worker_environment(
         &self,
-        concurrency: u32,
+        concurrency: impl Into<Option<u32>>,
     ) -> anyhow::Result<Vec<(&'static str, String)>> {
         let mut environment = self.provider.worker_environment(&self.aws).await?;
-        environment.push(("LOGFERRY_WORKER__CONCURRENCY", concurrency.to_string()));
+        let concurrency = concurrency.into();
+        environment.extend(concurrency.map(|n| ("LOGFERRY_WORKER__CONCURRENCY", n.to_string())));
         if self.customers.len() > REMEMBERED {
             let capacity = (2 * self.customers.len()).to_string();
             environment.push(("LOGFERRY_CREDENTIALS__CACHE_CAPACITY", capacity.clone()));

@@ -371,7 +371,7 @@ impl RunningPhase<'_> {
     }
 
     async fn arrived(&self, tenant: usize) -> anyhow::Result<Arrived> {
-        let arrivals = self.stage.arrivals(tenant).await?;
+        let arrivals = self.stage.arrivals(tenant, None).await?;
         let objects = arrivals.len() as u64;
         Ok(Arrived {
             objects,

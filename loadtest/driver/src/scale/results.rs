@@ -60,10 +60,7 @@ impl Table {
     /// Adds a row: the median of each figure over the runs, and the highest memory.
     pub(super) fn row(&mut self, name: &str, reports: &[Report], relative: &[f64]) {
         let Some(first) = reports.first() else { return };
-        let median = |of: fn(&Report) -> Option<f64>| {
-            let figures: Vec<f64> = reports.iter().filter_map(of).collect();
-            spread(&figures).1
-        };
+        let median = |of: fn(&Report) -> Option<f64>| median(reports, of);
         let mut cells = vec![
             name.to_owned(),
             first.load.objects.to_string(),
@@ -81,12 +78,22 @@ impl Table {
                 _ => NONE.to_owned(),
             });
         }
-        let rss = reports.iter().map(Report::peak_rss).fold(0.0, f64::max);
-        cells.push(format!("{rss:.1}"));
+        cells.push(format!("{:.1}", peak_rss(reports)));
         cells.push(shown(median(|report| Some(report.puts())), NONE));
         cells.push(shown(median(|report| Some(report.other_calls())), NONE));
         self.line(&cells);
     }
+}
+
+/// Median of a figure over the runs that have it.
+pub(crate) fn median(reports: &[Report], of: impl Fn(&Report) -> Option<f64>) -> Option<f64> {
+    let figures: Vec<f64> = reports.iter().filter_map(of).collect();
+    spread(&figures).1
+}
+
+/// Highest memory of all runs, in MiB.
+pub(crate) fn peak_rss(reports: &[Report]) -> f64 {
+    reports.iter().map(Report::peak_rss).fold(0.0, f64::max)
 }
 
 impl fmt::Display for Table {
