@@ -183,7 +183,7 @@ impl App {
             health: Arc::clone(&health),
             queue_url,
             slots: config.worker.concurrency,
-            busy: metrics.worker.messages_in_flight.clone(),
+            busy: metrics.worker.slots_busy.clone(),
             stopped,
             since: Timestamp::now(),
         });

@@ -396,6 +396,8 @@ where
     }
 
     fn count_running(&self) {
+        let busy = self.room.total() - self.room.free();
+        self.metrics.slots_busy.set(busy as f64 / f64::from(UNITS));
         self.metrics.messages_in_flight.set(i64::try_from(self.tasks.len()).unwrap_or(i64::MAX));
     }
 }

@@ -63,12 +63,21 @@ async fn lane_with(
     streams: &Streams,
     oversize: Oversize,
 ) -> Lane<MemorySink, MemoryLedger> {
+    lane_into("s", sinks, streams, oversize).await
+}
+
+async fn lane_into(
+    stream: &str,
+    sinks: &MemorySinks,
+    streams: &Streams,
+    oversize: Oversize,
+) -> Lane<MemorySink, MemoryLedger> {
     let key = StreamKey {
         mode: Mode::Live,
         account: ACCOUNT.into(),
         region: REGION.into(),
         log_group_name: GROUP.into(),
-        log_stream_name: "s".into(),
+        log_stream_name: stream.into(),
     };
     Lane::new(
         sinks.sink(ACCOUNT, REGION),

@@ -12,7 +12,7 @@ mod text;
 use std::{
     convert::Infallible,
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -60,7 +60,7 @@ pub struct Sources {
     /// `worker.concurrency`.
     pub slots: usize,
     /// Slots that are busy.
-    pub busy: Gauge,
+    pub busy: Gauge<f64, AtomicU64>,
     /// Asks what the breakers of roles and log groups stop.
     pub stopped: Box<dyn Fn() -> Vec<Stopped> + Send + Sync>,
     /// Start of the worker.

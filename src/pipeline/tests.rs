@@ -8,6 +8,7 @@ mod formats;
 mod ledger;
 mod quarantine;
 mod requests;
+mod room;
 mod shadow;
 mod status;
 mod tenants;

@@ -23,8 +23,10 @@ const RECEIVES: [f64; 8] = [1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0, 100.0];
 /// Handles on a worker's metrics; clones count together.
 #[derive(Clone, Debug)]
 pub struct Metrics {
-    /// `logferry_slots`: messages that may be worked on at once.
+    /// `logferry_slots`: memory for messages in work; each slot has room for one object of any size.
     pub slots: Gauge,
+    /// `logferry_slots_busy`: slots that are taken; a small object takes an eighth or more.
+    pub slots_busy: Gauge<f64, AtomicU64>,
     /// `logferry_receive_loop_last_turn_timestamp_seconds`: Unix time at which the receive loop began its last turn.
     pub last_turn: Gauge<f64, AtomicU64>,
     /// `logferry_messages_received_total`: messages received, redeliveries included.
@@ -59,6 +61,7 @@ impl Default for Metrics {
     fn default() -> Self {
         Self {
             slots: Gauge::default(),
+            slots_busy: Gauge::default(),
             last_turn: Gauge::default(),
             messages_received: Counter::default(),
             message_age: Histogram::new(AGES),
@@ -138,6 +141,12 @@ impl Metrics {
         );
         add(registry, "messages", "Messages by verdict", &self.messages);
         add(registry, "messages_in_flight", "Messages being worked on", &self.messages_in_flight);
+        add(
+            registry,
+            "slots_busy",
+            "Slots that are taken; a small object takes a part of one",
+            &self.slots_busy,
+        );
         add(registry, "dead_letters", "Messages sent to the dead-letter queue", &self.dead_letters);
         add(
             registry,

@@ -3,6 +3,7 @@
 mod delays;
 mod drain;
 mod leases;
+mod room;
 mod waiting;
 
 use std::sync::{
@@ -85,15 +86,22 @@ where
     H: Fn(Arc<Message>, CancellationToken) -> F + Send + Sync + 'static,
     F: Future<Output = Verdict> + Send + 'static,
 {
+    start_in_room(queue, settings, |_| UNITS, move |message, _, stop| handle(message, stop))
+}
+
+/// Starts a worker whose messages need as many units as `units` tells.
+fn start_in_room<U, H, F>(queue: MemoryQueue, settings: WorkerSettings, units: U, handle: H) -> Running
+where
+    U: Fn(&Message) -> u32 + Send + Sync + 'static,
+    H: Fn(Arc<Message>, Arc<Place>, CancellationToken) -> F + Send + Sync + 'static,
+    F: Future<Output = Verdict> + Send + 'static,
+{
     let (queue, stop, metrics) = (Arc::new(queue), CancellationToken::new(), Metrics::default());
     let health = Arc::new(Health::new(Duration::from_secs(20), &[]));
     let task = tokio::spawn({
         let (queue, stop, health, metrics) =
             (Arc::clone(&queue), stop.clone(), Arc::clone(&health), metrics.clone());
-        async move {
-            let handle = move |message, _, stop| handle(message, stop);
-            run(queue, |_| UNITS, handle, settings, stop, health, metrics).await
-        }
+        async move { run(queue, units, handle, settings, stop, health, metrics).await }
     });
     Running { queue, stop, health, metrics, task }
 }

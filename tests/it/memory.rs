@@ -65,16 +65,21 @@ async fn worker(setup: &Setup, variables: &[(&str, &str)]) -> Worker {
 
 /// For each kind, uploads as many objects as the worker has slots, then checks the worker's memory.
 async fn check(setup: &Setup, kinds: &[(&str, Vec<u8>)], variables: &[(&str, &str)]) {
+    check_times(SLOTS, setup, kinds, variables).await;
+}
+
+/// For each kind, uploads so many objects, then checks the worker's memory.
+async fn check_times(objects: usize, setup: &Setup, kinds: &[(&str, Vec<u8>)], variables: &[(&str, &str)]) {
     let Some(sandbox) = setup.sandbox() else { return };
     let worker = worker(setup, variables).await;
     // Slow puts, so that as much as possible accumulates.
     let slow = Effect::Latency { milliseconds: 100 };
     sandbox.faults().add(Fault::new("logs", "PutLogEvents", slow));
     for (done, (kind, stored)) in kinds.iter().enumerate() {
-        for number in 0..SLOTS {
+        for number in 0..objects {
             setup.upload(&format!("acme/c/{}/pod/{number}", kind.replace(' ', "-")), stored.clone()).await;
         }
-        setup.acknowledged(&worker, (done + 1) * SLOTS).await;
+        setup.acknowledged(&worker, (done + 1) * objects).await;
         let Some((bound, peak)) = bound_and_peak(&worker) else { return };
         eprintln!("{} MiB of {} MiB after {kind}", peak >> 20, bound >> 20);
         assert!(peak <= bound, "{kind}: a peak of {peak} bytes, and the bound is {bound}");
@@ -115,6 +120,20 @@ async fn the_worst_records_for_the_quarantine_stay_within_the_bound() {
     setup.customer_with(CustomerSpec::new("acme"), &[("oversize", text("quarantine"))]).await;
     let bucket = format!("{}={}", quarantine::bucket(&setup).await, setup.provider.account);
     check(&setup, &kinds, &[("LOGFERRY_QUARANTINE__BUCKET", &bucket)]).await;
+}
+
+/// Up to eight small objects share a slot. These are small by their events and become large when they are read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn small_objects_that_grow_stay_within_the_bound() {
+    let kinds = [
+        ("a message of escapes", gzip(&record("{\"message\":\"", "\\u0001", "\"}"))),
+        ("many short lines", gzip(&b"{\"message\":\"a\"}\n".repeat(100_000))),
+        ("a window of 8 MiB", zstd_with_a_window(23, &vec![b' '; 10 << 20])),
+    ];
+    assert!(kinds.iter().all(|(_, stored)| stored.len() <= 16 << 10), "all are small");
+    let setup = Setup::new("growing").await;
+    setup.customer("acme").await;
+    check_times(10 * SLOTS, &setup, &kinds, &[]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -32,6 +32,31 @@ async fn a_missing_stream_is_created_and_the_same_batch_put_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_group_of_new_streams_is_created_first() {
+    let (sinks, streams) = (MemorySinks::new(), Streams::new());
+    let existing: Vec<_> = (20..40).map(|number| format!("pod-{number}")).collect();
+    sinks.create(PLACE, GROUP, &existing.iter().map(String::as_str).collect::<Vec<_>>());
+    let calls = async |number: u32| {
+        let before = sinks.calls().len();
+        let mut lane = lane_into(&format!("pod-{number}"), &sinks, &streams, Oversize::Split).await;
+        deliver(&mut lane, &["a"]).await.expect("the record arrives");
+        sinks.calls().len() - before
+    };
+    let mut counts = Vec::new();
+    for number in 0..40 {
+        counts.push(calls(number).await);
+    }
+    assert_eq!(counts[..5], [3; 5], "put, create, put again");
+    assert_eq!(
+        counts[5..20],
+        [3, 2, 2, 2, 3, 2, 2, 2, 3, 2, 2, 2, 3, 2, 2],
+        "create and put, but for samples"
+    );
+    assert_eq!(counts[20..], [2, 1, 2, 2, 2, 1, 2, 2, 2, 1, 2, 2, 2, 1, 1, 1, 1, 1, 1, 1], "these exist");
+    assert_eq!(sinks.messages(PLACE, GROUP).len(), 40);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_missing_group_is_created_with_its_retention() {
     let sinks = MemorySinks::new();
     let mut lane = lane(&sinks).await;

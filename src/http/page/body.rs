@@ -62,7 +62,7 @@ fn head(sources: &Sources, status: Status, now: Timestamp) -> Markup {
 
 fn tiles(sources: &Sources, found: &Snapshot) -> Markup {
     let Snapshot { throughput, .. } = found;
-    let busy = usize::try_from(sources.busy.get()).unwrap_or_default();
+    let busy = sources.busy.get().ceil() as usize;
     let share = 100 * busy.min(sources.slots) / sources.slots.max(1);
     let none = || "–".to_owned();
     html! {
