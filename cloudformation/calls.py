@@ -16,7 +16,7 @@ MARKS = "<!-- The table is written by cloudformation/calls.py. -->\n", "<!-- End
 OPERATORS = ("doctor", "ledger", "manual", "redrive", "replay", "shadow", "tenant")
 # The role of each caller: the commands of the provider's side, and the roles of the two hops. And the role's policies.
 ROLES = {
-    "worker": (("worker",), (("core", "DeliveryPolicy"), ("sqs", "WorkerPolicy"))),
+    "worker": (("worker",), (("core", "DeliveryPolicy"), ("core", "WorkerRole"), ("sqs", "WorkerPolicy"))),
     "Lambda function": (("lambda",), (("core", "DeliveryPolicy"), ("lambda", "Policy"))),
     "operator": (
         OPERATORS,
@@ -74,15 +74,12 @@ NOT_SHIPPED = {
     ("worker", "logs:"): "rows of the provider's own account need no second hop; their roles are the provider's matter",
     ("Lambda function", "logs:"): "rows of the provider's own account need no second hop; their roles are the provider's matter",
 }
-# Permissions that a role has and no call of a test needs, and why the role has them. The worker's and the operator's roles share
-# policies with the function's.
+# Permissions that a role has and no call of a test needs, and why the role has them.
 NOT_SEEN = {
     ("Lambda function", "sqs:ReceiveMessage", "queue"): "Lambda's event source mapping receives with the function's role",
     ("Lambda function", "sqs:DeleteMessage", "queue"): "Lambda's event source mapping deletes with the function's role",
     ("Lambda function", "sqs:GetQueueAttributes", "queue"): "Lambda's event source mapping reads the queue's length with the function's role",
     ("Lambda function", "s3:ListBucket", "staging bucket"): "not called, but with it S3 answers 404 for a missing object, not 403",
-    ("Lambda function", "s3:ListBucket", "quarantine bucket"): "not needed: readiness is the worker's, which shares the policy",
-    ("Lambda function", "s3:PutObject", "quarantine files"): "the function quarantines as the worker does; no test has a function with a quarantine",
 }
 
 

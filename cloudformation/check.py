@@ -1,6 +1,6 @@
-"""Checks the templates beyond cfn-lint and checkov.
+"""Checks the templates beyond cfn-lint, and reads checkov's report.
 
-Usage: check.py CHECKOV_REPORT, in the root of the repository. The report is checkov's, as JSON.
+Usage: check.py CHECKOV_REPORT, in the root of the repository. The report is JSON.
 """
 
 import json
@@ -8,6 +8,8 @@ import pathlib
 import re
 import sys
 import tomllib
+
+import yaml
 
 from templates import listed, templates as read, texts
 
@@ -108,10 +110,13 @@ def seconds(text):
     return sum(int(count) * {"s": 1, "m": 60, "h": 3600}[unit] for count, unit in re.findall(r"(\d+)([smh])", text))
 
 
+def toml(path):
+    return tomllib.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+
+
 def numbers(templates):
-    """Limits of the templates that depend on the program's defaults, or on each other."""
-    with open("config/logferry.toml", "rb") as file:
-        config = tomllib.load(file)
+    """Limits of the templates that depend on the program's defaults, on the manifests, or on each other."""
+    config = toml("config/logferry.toml")
     queue, worker = config["queue"], config["worker"]
     waits = seconds(queue["max_age"]) + seconds(queue["max_retry_delay"])
     sqs, main = templates["sqs"]["Resources"], templates["main"]
@@ -123,9 +128,19 @@ def numbers(templates):
     days = templates["core"]["Parameters"]["StagingDays"]["MinValue"]
     if days * 86400 < waits + letters:
         yield f"StagingDays may be {days}, and a dead letter needs its object for {(waits + letters) / 86400:.1f} days"
+    if seconds(config["ledger"]["retention"]) < waits + letters:
+        yield "ledger.retention is shorter than the life of a message and its dead letter"
     task = templates["ecs"]["Resources"]["TaskDefinition"]["Properties"]["ContainerDefinitions"][0]
     if task["StopTimeout"] <= seconds(worker["grace_period"]):
         yield "StopTimeout must be longer than worker.grace_period"
+    port = config["http"]["listen"].rpartition(":")[2]
+    [ingress] = templates["ecs"]["Resources"]["SecurityGroup"]["Properties"]["SecurityGroupIngress"]["Fn::If"][1]
+    exposed = re.findall(r"^EXPOSE (.*)$", pathlib.Path("docker/Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)
+    if {port} != {str(value) for value in (task["PortMappings"][0]["ContainerPort"], ingress["FromPort"], ingress["ToPort"], *exposed)}:
+        yield f"ecs.yaml and docker/Dockerfile do not have the port {port} of http.listen"
+    scaled = pathlib.Path("k8s/worker/components/keda/scaled-object.yaml").read_text(encoding="utf-8")
+    if next(yaml.safe_load_all(scaled))["spec"]["maxReplicaCount"] != templates["ecs"]["Parameters"]["MaxTasks"]["Default"]:
+        yield "MaxTasks is not KEDA's maxReplicaCount"
     hidden = next(int(entry["Value"]) for entry in task["Environment"] if entry.get("Name") == "LOGFERRY_QUEUE__MAX_HIDDEN")
     if templates["ecs"]["Parameters"]["BacklogPerTask"]["Default"] != worker["concurrency"] + hidden:
         yield "BacklogPerTask is not the sum of worker.concurrency and LOGFERRY_QUEUE__MAX_HIDDEN"
@@ -135,6 +150,33 @@ def numbers(templates):
     for timeout, visibility in mapping.items():
         if visibility["Seconds"] < 6 * int(timeout):
             yield f"the visibility timeout for functions of {timeout} s is less than six times that"
+
+
+def keys(templates):
+    """Collector, notification, policies and worker agree on the keys of objects."""
+    default = {name: parameter.get("Default") for name, parameter in templates["core"]["Parameters"].items()}
+    sinks = yaml.safe_load(pathlib.Path("k8s/collector/base/staging.yaml").read_text(encoding="utf-8"))["sinks"]
+    for sink, parameter in (("staging", "KeyPrefix"), ("unroutable", "UnroutablePrefix")):
+        if not sinks[sink]["key_prefix"].startswith(default[parameter]):
+            yield f"the collector's sink {sink} does not write below {parameter}"
+        if not f".{sinks[sink]['filename_extension']}".endswith(default["KeySuffix"]):
+            yield f"the keys of the collector's sink {sink} do not end with KeySuffix"
+    layout = templates["core"]["Outputs"]["KeyLayout"]["Value"]["Fn::Sub"].replace("${KeyPrefix}", default["KeyPrefix"])
+    if layout != toml("k8s/worker/base/logferry.toml")["source"]["key_layout"]:
+        yield "the output KeyLayout is not source.key_layout of k8s/worker/base/logferry.toml"
+    quarantine = toml("config/logferry.toml")["quarantine"]["prefix"].partition("{")[0]
+    for name in re.findall(r"QuarantineBucket\.Arn\}/(\w[^\s\"]*)", texts()["core"]):
+        if not name.startswith(quarantine):
+            yield f"a policy allows {name} in the quarantine bucket, and quarantine.prefix is {quarantine}"
+
+
+def kept(templates):
+    """docs/security.md says how long data is kept."""
+    page = pathlib.Path("docs/security.md").read_text(encoding="utf-8")
+    queues = (templates["sqs"]["Resources"][name]["Properties"]["MessageRetentionPeriod"] // 86400 for name in ("Queue", "DeadLetterQueue"))
+    times = ["{} and {} days".format(*queues), f"`ledger.retention`, {seconds(toml('config/logferry.toml')['ledger']['retention']) // 86400} days"]
+    times += (f"`{name}`, {templates['core']['Parameters'][name]['Default']}" for name in ("StagingDays", "QuarantineDays"))
+    yield from (f"docs/security.md does not say that data is kept for {time}" for time in times if f"| {time} |" not in page)
 
 
 def allowed(*policies):
@@ -187,9 +229,13 @@ def permissions(templates):
     yield from (f"the operator's policies lack {action}, which a page of a command lists" for action in sorted(missing))
 
 
-def skips(templates, report):
-    """Each check that checkov skips has a reason, and would fail otherwise."""
+def checkov(templates, report):
+    """Every check of checkov passes, or the template skips it with a reason and it would fail otherwise."""
     yield from (f"checkov cannot read {file}" for file in report["results"]["parsing_errors"])
+    for check in report["results"]["failed_checks"]:
+        yield f"{check['file_path'].strip('/')}: {check['resource']}: {check['check_id']} ({check['check_name']})"
+    if report["summary"]["passed"] < 100:
+        yield "checkov has read nothing"
     used = {
         (check["file_path"].strip("/"), check["resource"].split(".")[1], check["check_id"])
         for check in report["results"]["skipped_checks"]
@@ -212,9 +258,11 @@ def problems():
     yield from nesting(templates)
     yield from settings(templates)
     yield from numbers(templates)
+    yield from keys(templates)
+    yield from kept(templates)
     yield from permissions(templates)
     with open(sys.argv[1], encoding="utf-8") as file:
-        yield from skips(templates, json.load(file))
+        yield from checkov(templates, json.load(file))
 
 
 found = list(problems())

@@ -244,6 +244,15 @@ def autoscaler_problems():
         yield "prometheus-adapter's query is not that of docs/metrics.md"
 
 
+def version_problems():
+    """The overlays for production name images of this version."""
+    version = tomllib.loads(pathlib.Path("Cargo.toml").read_text())["workspace"]["package"]["version"]
+    for path in pathlib.Path("k8s").glob("*/overlays/production/kustomization.yaml"):
+        for image in yaml.safe_load(path.read_text())["images"]:
+            if image.get("newTag", version) != version:
+                yield f"{path}: the tag {image['newTag']} of {image['name']} is not the version {version}"
+
+
 def main(folder):
     problems = []
     rendered = {path.stem: list(yaml.safe_load_all(path.read_text())) for path in sorted(pathlib.Path(folder).glob("*.yaml"))}
@@ -257,6 +266,7 @@ def main(folder):
             found += check_collector.problems(name, manifests, data_of)
         problems += (f"{name}: {problem}" for problem in found)
     problems += autoscaler_problems()
+    problems += version_problems()
     problems += check_collector.problems_of_files(rendered["worker-production"], data_of)
     for problem in problems:
         print(f"k8s/check.py: {problem}", file=sys.stderr)

@@ -31,8 +31,8 @@ const CPU_MS_PER_MB: f64 = 2.2;
 const UTILISATION: f64 = 0.5;
 /// Fewest workers: one may fail.
 const FEWEST_WORKERS: f64 = 2.0;
-/// Memory of a worker's task, in GB. More than the worst case of a worker with the default settings.
-const TASK_GB: f64 = 3.0;
+/// Memory of a worker's task, in GB: `Memory` in cloudformation/ecs.yaml.
+const TASK_GB: f64 = 4.0;
 /// Largest object that Vector writes with `batch.max_bytes` of 64 MiB, which count memory.
 const LARGEST_OBJECT: f64 = 10.0 * MB;
 /// Bytes of an entry in the ledger, with DynamoDB's 100 for each item.
@@ -68,6 +68,13 @@ pub enum Network {
     /// Public addresses, or endpoints that exist already.
     Free,
 }
+
+/// Default of [`Workload::batch_seconds`]: `batch.timeout_secs` in k8s/collector/base/staging.yaml.
+pub const BATCH_SECONDS: f64 = 300.0;
+/// Default of [`Workload::staging_days`]: `StagingDays` in cloudformation/core.yaml.
+pub const STAGING_DAYS: f64 = 90.0;
+/// Default of [`Workload::retention_days`]: `RetentionDays` in cloudformation/customer.yaml.
+pub const RETENTION_DAYS: f64 = 30.0;
 
 /// What is delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]

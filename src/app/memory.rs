@@ -53,3 +53,43 @@ pub fn memory_limit(variable: impl Fn(&str) -> Option<String>) -> Option<u64> {
         .map(|mib| mib << 20)
         .or_else(|| std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok()?.trim().parse().ok())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    use bytesize::ByteSize;
+    use serde_yaml_ng::Value;
+
+    use super::*;
+
+    /// Limits of the templates and manifests that are shipped, whose workers have a quarantine.
+    #[test]
+    fn containers_have_more_memory_than_the_worst_case() {
+        let read = |file: &str| {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+            fs::read_to_string(path).expect("the file exists")
+        };
+        let yaml = |file: &str| -> Value { serde_yaml_ng::from_str(&read(file)).expect("YAML") };
+        let check = |place: &str, mut config: Config, limit: ByteSize| {
+            config.quarantine.bucket = Some("quarantine=111111111111".to_owned());
+            let worst = memory_bound(&config).worst;
+            // The program, its connections and its stacks.
+            let rest = limit.as_u64().saturating_sub(worst);
+            assert!(rest > 128 << 20, "{place}: {limit} for {}", ByteSize::b(worst));
+        };
+        let of_manifests = toml::from_str(&read("k8s/worker/base/logferry.toml")).expect("TOML");
+        let pod = &yaml("k8s/worker/base/deployment.yaml")["spec"]["template"]["spec"]["containers"][0];
+        let limit = pod["resources"]["limits"]["memory"].as_str().expect("text");
+        check("deployment.yaml", of_manifests, limit.parse().expect("a size"));
+        let task = &yaml("cloudformation/ecs.yaml")["Resources"]["TaskDefinition"]["Properties"];
+        let mebibytes: u64 = task["Memory"].as_str().expect("text").parse().expect("a number");
+        check("ecs.yaml", Config::default(), ByteSize::mib(mebibytes));
+        let function = &yaml("cloudformation/lambda.yaml")["Resources"]["Function"]["Properties"];
+        let mut config = Config::default();
+        let concurrency = &function["Environment"]["Variables"]["LOGFERRY_WORKER__CONCURRENCY"];
+        config.worker.concurrency = concurrency.as_str().expect("text").parse().expect("a number");
+        let mebibytes = function["MemorySize"].as_u64().expect("a number");
+        check("lambda.yaml", config, ByteSize::mib(mebibytes));
+    }
+}

@@ -10,7 +10,9 @@ use super::{
     Refusal,
     show::{Show, columns},
 };
-use crate::cost::{Bill, Costs, Item, Network, Prices, Workload, costs};
+use crate::cost::{
+    BATCH_SECONDS, Bill, Costs, Item, Network, Prices, RETENTION_DAYS, STAGING_DAYS, Workload, costs,
+};
 
 const MORE: &str = "\
 The objects are what each pod writes in --batch-seconds, as Vector gathers them, unless --object-size sets their size. Calls and
@@ -36,7 +38,7 @@ pub(super) struct CostArgs {
     #[arg(long, value_name = "SIZE")]
     object_size: Option<ByteSize>,
     /// How long Vector gathers an object.
-    #[arg(long, value_name = "SECONDS", default_value = "300", value_parser = positive)]
+    #[arg(long, value_name = "SECONDS", default_value_t = BATCH_SECONDS, value_parser = positive)]
     batch_seconds: f64,
     /// JSON of a record.
     #[arg(long, value_name = "SIZE", default_value = "1360B")]
@@ -48,10 +50,10 @@ pub(super) struct CostArgs {
     #[arg(long, value_name = "RATIO", default_value = "6.1", value_parser = positive)]
     compression: f64,
     /// Days until the staging bucket deletes an object: StagingDays of cloudformation/core.yaml.
-    #[arg(long, value_name = "DAYS", default_value = "90", value_parser = positive)]
+    #[arg(long, value_name = "DAYS", default_value_t = STAGING_DAYS, value_parser = positive)]
     staging_days: f64,
     /// Retention of the customers' log groups in days.
-    #[arg(long, value_name = "DAYS", default_value = "30", value_parser = positive)]
+    #[arg(long, value_name = "DAYS", default_value_t = RETENTION_DAYS, value_parser = positive)]
     retention_days: f64,
     /// Pods on one node, for the comparison with Vector alone.
     #[arg(long, value_name = "N", default_value = "20", value_parser = positive)]

@@ -1,4 +1,9 @@
+use std::{fs, path::Path};
+
+use serde_yaml_ng::Value;
+
 use super::*;
+use crate::config::Config;
 
 /// 1,000 GB of JSON a month, in a million objects and a thousand million records.
 fn workload() -> Workload {
@@ -66,9 +71,9 @@ fn each_item_is_as_computed_by_hand() {
         ("KMS key", 1.0),
         // 20,000
         ("KMS requests", 0.06),
-        // 1,460 vCPU-hours, and 4,380 GB-hours
+        // 1,460 vCPU-hours, and 5,840 GB-hours
         ("Workers, CPU", 47.2748),
-        ("Workers, memory", 15.5928),
+        ("Workers, memory", 20.7904),
         // 3 services x 2 zones x 730
         ("Network, hours", 43.8),
         // 227.2427 + 3e9 / 2^30
@@ -77,7 +82,7 @@ fn each_item_is_as_computed_by_hand() {
         near(usd(&ferry.provider, name), expected);
     }
     assert_eq!(ferry.provider.items.len(), 16);
-    near(ferry.provider.usd, 118.586_22);
+    near(ferry.provider.usd, 123.783_82);
     near(usd(&ferry.customers, "CloudWatch Logs ingestion"), 105.239_5);
     // 210.4789 x 0.15 x 2.4 months x 0.03
     near(usd(&ferry.customers, "CloudWatch Logs storage"), 2.273_172);
@@ -100,6 +105,28 @@ fn each_item_is_as_computed_by_hand() {
     near(usd(&firehose.provider, "Firehose objects"), 0.438);
     near(usd(&firehose.provider, "Firehose JQ"), 51.1);
     near(usd(&firehose.customers, "S3 storage"), 931.3226 / 5.0 * 2.4 * 0.023);
+}
+
+/// What the templates, the collector's sinks and the worker's defaults have too.
+#[test]
+fn assumptions_are_what_is_shipped() {
+    let yaml = |file: &str| -> Value {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+        serde_yaml_ng::from_str(&fs::read_to_string(path).expect("the file exists")).expect("YAML")
+    };
+    let default = |file: &str, parameter: &str| yaml(file)["Parameters"][parameter]["Default"].as_f64();
+    assert_eq!(default("cloudformation/core.yaml", "StagingDays"), Some(STAGING_DAYS));
+    assert_eq!(default("cloudformation/customer.yaml", "RetentionDays"), Some(RETENTION_DAYS));
+    let batch = &yaml("k8s/collector/base/staging.yaml")["sinks"]["staging"]["batch"];
+    assert_eq!(batch["timeout_secs"].as_f64(), Some(BATCH_SECONDS));
+    // LARGEST_OBJECT was measured with it.
+    assert_eq!(batch["max_bytes"].as_u64(), Some(64 << 20));
+    let task = &yaml("cloudformation/ecs.yaml")["Resources"]["TaskDefinition"]["Properties"];
+    assert_eq!((task["Cpu"].as_str(), task["Memory"].as_str()), (Some("1024"), Some("4096")));
+    assert_eq!(TASK_GB, 4.0);
+    let config = Config::default();
+    assert_eq!(config.ledger.retention.as_secs_f64(), LEDGER_DAYS * 86_400.0);
+    assert_eq!(config.tenants.cache_ttl.as_secs_f64() * LOOKUPS_PER_DAY, 86_400.0);
 }
 
 #[test]

@@ -6,16 +6,16 @@ mod runtime_api;
 use std::{collections::BTreeMap, time::Duration};
 
 use logferry_sandbox::faults::{Effect, Fault};
-use logferry_testbed::provision::{ProviderSpec, TrustAction};
+use logferry_testbed::provision::{CustomerSpec, ProviderSpec, TrustAction};
 use serde_json::json;
 
 use self::runtime_api::{Function, Mapping};
 use crate::{
     deliver::check_customer,
     eventually::eventually,
-    operator,
+    operator, quarantine,
     samples::{Object, fixtures, generated, gzip, received_events},
-    setup::{Setup, s3_event},
+    setup::{Setup, s3_event, text},
     traces::collector::{Collector, Protocol},
     worker::logferry,
 };
@@ -125,6 +125,29 @@ async fn a_batch_reports_exactly_the_failed_messages_and_loses_nothing() {
     assert!(puts < 20, "the delivery goes on where it stopped, not at the start: {puts}");
     setup.arrived_once(&refused, [&later]).await;
     setup.queue_is_empty().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_record_that_is_too_long_is_quarantined() {
+    let setup = Setup::new("lambda-quarantine").await;
+    let bucket = quarantine::bucket(&setup).await;
+    let customer = setup.customer_with(CustomerSpec::new("acme"), &[("oversize", text("quarantine"))]).await;
+    let (long, now) = ("long ".repeat(220_000), jiff::Timestamp::now().as_millisecond());
+    let records =
+        [json!({ "message": long, "timestamp": now }), json!({ "message": "short", "timestamp": now })];
+    setup.upload("acme/c/app/p/1.json", json!(records).to_string()).await;
+    let mut environment = environment(&setup).await;
+    let owned = format!("{bucket}={}", setup.provider.account);
+    environment.insert("LOGFERRY_QUARANTINE__BUCKET".to_owned(), owned);
+    let mut mapping = Mapping::receive(&setup, 1).await;
+    let mut function = Function::start(&environment, setup.shared_sandbox()).await;
+    assert_eq!(mapping.invoke(&setup, &mut function, MINUTE).await, [""; 0]);
+    assert_eq!(received_events(&setup.aws, &customer).await, [(now, "short".to_owned())]);
+    let files = quarantine::files(&setup, &bucket).await;
+    let [(key, lines)] = &files[..] else { panic!("{} files", files.len()) };
+    assert!(key.starts_with("quarantine/acme/1.json/cloudwatch-"), "{key}");
+    let [line] = &lines[..] else { panic!("{} lines", lines.len()) };
+    assert_eq!((&line["reason"], &line["message"]), (&json!("oversize"), &json!(long)));
 }
 
 /// Without the queue's URL, messages that failed stay hidden until the queue's visibility timeout ends.

@@ -2,7 +2,6 @@
 
 use std::{
     env,
-    io::ErrorKind,
     net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -13,16 +12,14 @@ use tokio::sync::OnceCell;
 
 use crate::{eventually::eventually, worker::http_get};
 
-const VERSION: &str = "1.5.33";
-
 /// Process that supervises the emulator. It stops the emulator when the pipe to its standard input closes, which
 /// happens however this process ends.
 static KEEPER: Mutex<Option<Child>> = Mutex::new(None);
 
 /// Endpoint of this process's ministack, or the reason why there is none.
 ///
-/// ministack is installed only if `LOGFERRY_TEST_TARGET=ministack` or `LOGFERRY_REQUIRE_MINISTACK=1` is set, so that a plain
-/// `cargo test` needs no network.
+/// There is one only if `LOGFERRY_TEST_TARGET=ministack` or `LOGFERRY_REQUIRE_MINISTACK=1` is set, so that a plain `cargo test`
+/// needs no network.
 pub(crate) async fn shared() -> &'static Result<String, String> {
     static SHARED: OnceCell<Result<String, String>> = OnceCell::const_new();
     SHARED.get_or_init(start).await
@@ -72,37 +69,25 @@ async fn start() -> Result<String, String> {
     Ok(format!("http://127.0.0.1:{port}"))
 }
 
-/// Path of the program. Installs it into a virtual environment of its own if it is missing.
+/// Path of the program, which is installed if it is missing.
 fn install() -> Result<PathBuf, String> {
-    let venv = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("ministack-venv");
-    let program = venv.join("bin/ministack");
-    // Written last, so an incomplete installation has no marker.
-    let marker = venv.join(format!("installed-{VERSION}"));
-    if marker.exists() {
-        return Ok(program);
-    }
     let wanted = env::var("LOGFERRY_TEST_TARGET").is_ok_and(|target| target == "ministack");
     if !wanted && !is_required() {
-        return Err(format!(
-            "ministack {VERSION} is not installed under target/, and neither LOGFERRY_TEST_TARGET=ministack nor \
-             LOGFERRY_REQUIRE_MINISTACK=1 asks for it"
-        ));
+        return Err(
+            "neither LOGFERRY_TEST_TARGET=ministack nor LOGFERRY_REQUIRE_MINISTACK=1 asks for ministack"
+                .into(),
+        );
     }
-    run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv))?;
-    run(Command::new(venv.join("bin/pip"))
-        .args(["install", "--quiet", "--disable-pip-version-check"])
-        .arg(format!("ministack=={VERSION}")))?;
-    std::fs::write(&marker, "").map_err(|error| format!("{}: {error}", marker.display()))?;
-    Ok(program)
-}
-
-fn run(command: &mut Command) -> Result<(), String> {
-    let output = command.output().map_err(|error| match error.kind() {
-        ErrorKind::NotFound => format!("{command:?}: the program does not exist"),
-        _ => format!("{command:?}: {error}"),
-    })?;
-    if output.status.success() {
-        return Ok(());
+    let target =
+        Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("the folder is inside of the target folder");
+    let output = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join(".ci/tools"))
+        .arg("ministack")
+        .env("CARGO_TARGET_DIR", target)
+        .output()
+        .map_err(|error| format!(".ci/tools: {error}"))?;
+    if !output.status.success() {
+        return Err(format!(".ci/tools: {}: {}", output.status, String::from_utf8_lossy(&output.stderr)));
     }
-    Err(format!("{command:?}: {}: {}", output.status, String::from_utf8_lossy(&output.stderr)))
+    let venv = String::from_utf8(output.stdout).map_err(|error| error.to_string())?;
+    Ok(Path::new(venv.trim_end()).join("bin/ministack"))
 }
