@@ -13,6 +13,8 @@ use flate2::{Decompress, FlushDecompress, Status};
 /// Size of one decompression step in bytes: large enough to make the cost of a call negligible, small enough for a core's
 /// cache.
 const STEP: usize = 256 * 1024;
+/// Bytes of the first step.
+const FIRST_STEP: usize = 32 * 1024;
 /// Most free room in the window before a step, and so most bytes that one step writes. A long record leaves the window with a
 /// large capacity. Without this limit, one step could fill all of it and block its thread meanwhile.
 const MOST_ROOM: usize = 8 * STEP;
@@ -46,7 +48,10 @@ impl Window {
             self.start = 0;
         }
         let room = self.buffer.capacity() - self.buffer.len();
-        if room < STEP {
+        if self.buffer.capacity() == 0 {
+            // Many objects are smaller than a step.
+            self.buffer.reserve_exact(FIRST_STEP);
+        } else if room < STEP {
             self.buffer.reserve_exact(STEP);
         } else if room > MOST_ROOM {
             self.buffer.shrink_to(self.buffer.len() + STEP);

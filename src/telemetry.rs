@@ -67,21 +67,45 @@ const LOG_PAUSE: Duration = Duration::from_millis(10);
 #[derive(Debug)]
 struct CountedLines<W>(W);
 
-/// Writes lines for the log's thread, which flushes whenever no line waits.
+/// Gathers lines for the log's thread, which flushes whenever no line waits, and writes them together.
 #[derive(Debug)]
-struct Unhurried<W>(W);
+struct GatheredLines<W> {
+    to: W,
+    lines: Vec<u8>,
+    count: u64,
+}
 
-impl<W: Write> Write for Unhurried<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.write(bytes)
+impl<W: Write> GatheredLines<W> {
+    /// Number of bytes after which lines are written before the next flush.
+    const MOST: usize = 64 << 10;
+
+    fn new(to: W) -> Self {
+        Self { to, lines: Vec::new(), count: 0 }
     }
 
-    fn write_all(&mut self, line: &[u8]) -> io::Result<()> {
-        self.0.write_all(line)
+    fn write_lines(&mut self) -> io::Result<()> {
+        let (lines, count) = (&mut self.lines, std::mem::take(&mut self.count));
+        let written = self.to.write_all(lines);
+        lines.clear();
+        written.inspect_err(|_| {
+            UNWRITTEN.fetch_add(count, Ordering::Relaxed);
+        })
+    }
+}
+
+impl<W: Write> Write for GatheredLines<W> {
+    /// The log's thread calls this method once for each line.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.lines.extend_from_slice(line);
+        self.count += 1;
+        if self.lines.len() > Self::MOST {
+            self.write_lines()?;
+        }
+        Ok(line.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()?;
+        self.write_lines()?;
         std::thread::sleep(LOG_PAUSE);
         Ok(())
     }
@@ -209,7 +233,7 @@ pub fn start(
     let (writer, guard) = match writer {
         Writer::Thread => {
             let writer = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(MAX_WAITING);
-            let (writer, guard) = writer.thread_name("log").finish(Unhurried(CountedLines(io::stderr())));
+            let (writer, guard) = writer.thread_name("log").finish(GatheredLines::new(io::stderr()));
             DROPPED.get_or_init(|| writer.error_counter());
             (BoxMakeWriter::new(writer), Some(guard))
         }

@@ -1,13 +1,14 @@
 //! What all clients of the worker share.
 
-use aws_config::SdkConfig;
+use aws_config::{SdkConfig, stalled_stream_protection::StalledStreamProtectionConfig};
 
 use super::Calls;
 
 /// Credentials, Region, HTTP client, retries and endpoints of all clients, and the interceptor that counts their calls.
 ///
 /// The method of each service returns the configuration of a client, to be changed and built. No client is built from an
-/// [`SdkConfig`] directly: its calls would not be counted. Calls that the SDK makes to find our own credentials do not count.
+/// [`SdkConfig`] directly: its calls would not be counted. Only S3's calls have the SDK's protection against streams that stall:
+/// the time limits of the others cover the whole answer. Calls that the SDK makes to find our own credentials do not count.
 #[derive(Clone, Debug)]
 pub struct Base {
     sdk: SdkConfig,
@@ -34,12 +35,16 @@ impl Base {
 
     /// For CloudWatch Logs.
     pub fn logs(&self) -> aws_sdk_cloudwatchlogs::config::Builder {
-        aws_sdk_cloudwatchlogs::config::Builder::from(&self.sdk).interceptor(self.calls.clone())
+        aws_sdk_cloudwatchlogs::config::Builder::from(&self.sdk)
+            .interceptor(self.calls.clone())
+            .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
     }
 
     /// For DynamoDB.
     pub fn dynamodb(&self) -> aws_sdk_dynamodb::config::Builder {
-        aws_sdk_dynamodb::config::Builder::from(&self.sdk).interceptor(self.calls.clone())
+        aws_sdk_dynamodb::config::Builder::from(&self.sdk)
+            .interceptor(self.calls.clone())
+            .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
     }
 
     /// For S3.
@@ -50,17 +55,23 @@ impl Base {
     /// For SNS.
     #[cfg(feature = "wiring")]
     pub fn sns(&self) -> aws_sdk_sns::config::Builder {
-        aws_sdk_sns::config::Builder::from(&self.sdk).interceptor(self.calls.clone())
+        aws_sdk_sns::config::Builder::from(&self.sdk)
+            .interceptor(self.calls.clone())
+            .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
     }
 
     /// For SQS.
     pub fn sqs(&self) -> aws_sdk_sqs::config::Builder {
-        aws_sdk_sqs::config::Builder::from(&self.sdk).interceptor(self.calls.clone())
+        aws_sdk_sqs::config::Builder::from(&self.sdk)
+            .interceptor(self.calls.clone())
+            .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
     }
 
     /// For STS.
     pub fn sts(&self) -> aws_sdk_sts::config::Builder {
-        aws_sdk_sts::config::Builder::from(&self.sdk).interceptor(self.calls.clone())
+        aws_sdk_sts::config::Builder::from(&self.sdk)
+            .interceptor(self.calls.clone())
+            .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
     }
 }
 

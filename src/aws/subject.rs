@@ -4,7 +4,9 @@ use aws_sdk_cloudwatchlogs::operation::{
     create_log_group::CreateLogGroupInput, create_log_stream::CreateLogStreamInput,
     put_log_events::PutLogEventsInput, put_retention_policy::PutRetentionPolicyInput,
 };
-use aws_sdk_dynamodb::operation::{query::QueryInput, update_item::UpdateItemInput};
+use aws_sdk_dynamodb::operation::{
+    batch_execute_statement::BatchExecuteStatementInput, query::QueryInput, update_item::UpdateItemInput,
+};
 use aws_sdk_s3::operation::{
     copy_object::CopyObjectInput, get_object::GetObjectInput, head_object::HeadObjectInput,
     put_object::PutObjectInput,
@@ -22,7 +24,8 @@ use crate::trace::{
     count,
     semconv::{
         AWS_DYNAMODB_TABLE_NAMES, AWS_LOG_GROUP_NAMES, AWS_LOG_STREAM_NAMES, AWS_S3_BUCKET,
-        AWS_S3_COPY_SOURCE, AWS_S3_KEY, AWS_SQS_QUEUE_URL, MESSAGING_BATCH_MESSAGE_COUNT, ROLE_ARN,
+        AWS_S3_COPY_SOURCE, AWS_S3_KEY, AWS_SQS_QUEUE_URL, DB_OPERATION_BATCH_SIZE,
+        MESSAGING_BATCH_MESSAGE_COUNT, ROLE_ARN,
     },
     set, set_list,
 };
@@ -53,6 +56,8 @@ pub(super) fn name(span: &Span, input: &Input) {
         object(get.bucket(), get.key());
     } else if let Some(update) = input.downcast_ref::<UpdateItemInput>() {
         list(AWS_DYNAMODB_TABLE_NAMES, update.table_name());
+    } else if let Some(batch) = input.downcast_ref::<BatchExecuteStatementInput>() {
+        count(span, DB_OPERATION_BATCH_SIZE, batch.statements().len() as u64);
     } else if let Some(query) = input.downcast_ref::<QueryInput>() {
         list(AWS_DYNAMODB_TABLE_NAMES, query.table_name());
     } else if let Some(assume) = input.downcast_ref::<AssumeRoleInput>() {

@@ -110,6 +110,11 @@ impl AssumedRole {
         Self { shared: Arc::new(Shared { sts, via, request, life, session, flight, breakers }) }
     }
 
+    /// Differs from that of every other role while a clone of this one exists.
+    pub fn id(&self) -> usize {
+        Arc::as_ptr(&self.shared).addr()
+    }
+
     /// The role's credentials, from memory or from STS, with one call to STS at a time. While a customer's role is refused,
     /// callers other than the probe fail at once. If STS does not answer a call, the callers that waited for it share the
     /// failure. A renewal runs in the background as long as the old session is valid.

@@ -1,11 +1,16 @@
 //! Customers' CloudWatch Logs through the AWS SDK, each in the customer's own role.
 
-use std::{io::Write, sync::Arc};
+use std::{
+    io::Write,
+    num::NonZeroUsize,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_runtime::auth::PayloadSigningOverride;
 use aws_sdk_cloudwatchlogs::{
     Client,
+    client::customize::CustomizableOperation,
     config::{
         self, ConfigBag, Intercept, Region, RuntimeComponents, http::HttpResponse,
         interceptors::BeforeTransmitInterceptorContextMut, retry::RetryPartition,
@@ -19,6 +24,7 @@ use aws_smithy_runtime_api::client::interceptors::dyn_dispatch_hint;
 use aws_smithy_types::body::SdkBody;
 use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
+use lru::LruCache;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -51,19 +57,33 @@ pub enum RequestCompression {
 /// Opens customers' CloudWatch Logs.
 #[derive(Clone, Debug)]
 pub struct CloudWatchSinks {
-    /// One client for all customers: a client takes some 20 KiB.
+    base: Base,
+    /// One client for all customers but those that were served lately: a client takes some 20 KiB.
     client: Client,
+    lately: Arc<Mutex<LruCache<(usize, String), Served>>>,
     customers: Customers,
     groups: Arc<GroupBreakers>,
     compression: RequestCompression,
+}
+
+/// Most sessions, by Region, that were served lately. Their clients take 2.5 MiB.
+pub const SERVED_LATELY: NonZeroUsize = NonZeroUsize::new(128).expect("not zero");
+
+/// A session that was served lately.
+#[derive(Clone, Debug)]
+enum Served {
+    /// Once. Holds the session, because another one could get its id.
+    Once { _role: AssumedRole },
+    /// More often, so that a client of its own is worth its memory: with it, each call takes less time.
+    Often(Client),
 }
 
 /// One customer's CloudWatch Logs.
 #[derive(Clone, Debug)]
 pub struct CloudWatchSink {
     client: Client,
-    /// What differs from the shared client: Region, credentials, retries.
-    customer: config::Builder,
+    /// What differs from the shared client: Region, credentials, retries. `None` if the client is the customer's own.
+    customer: Option<config::Builder>,
     role: AssumedRole,
     group: GroupPermit,
     account: Arc<str>,
@@ -80,8 +100,33 @@ impl CloudWatchSinks {
     ) -> Self {
         // The shared client has no credentials, so that a call without a customer's credentials fails instead of writing
         // into our own account.
-        let client = Client::from_conf(base.without_credentials().logs().build());
-        Self { client, customers, groups: Arc::new(groups), compression }
+        let base = base.without_credentials();
+        let client = Client::from_conf(base.logs().build());
+        let lately = Arc::new(Mutex::new(LruCache::new(SERVED_LATELY)));
+        Self { base, client, lately, customers, groups: Arc::new(groups), compression }
+    }
+
+    /// The client of a session that was served lately, and that of all others with what `customize` adds for each call.
+    fn client_of(
+        &self,
+        role: &AssumedRole,
+        region: &str,
+        customize: impl Fn(config::Builder) -> config::Builder,
+    ) -> (Client, Option<config::Builder>) {
+        let mut lately = self.lately.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (role.id(), region.to_owned());
+        match lately.get(&key) {
+            Some(Served::Often(client)) => (client.clone(), None),
+            Some(Served::Once { .. }) => {
+                let client = Client::from_conf(customize(self.base.logs()).build());
+                lately.put(key, Served::Often(client.clone()));
+                (client, None)
+            }
+            None => {
+                lately.put(key, Served::Once { _role: role.clone() });
+                (self.client.clone(), Some(customize(config::Builder::default())))
+            }
+        }
     }
 }
 
@@ -144,14 +189,16 @@ impl LogSinks for CloudWatchSinks {
         // Each account and Region has retry tokens of its own, so that a throttled customer does not use up the tokens of
         // others.
         let partition = RetryPartition::new(format!("{account}/{region}"));
-        let customer = config::Builder::default()
-            .region(Region::new(region.clone()))
-            .credentials_provider(SharedCredentialsProvider::new(role.clone()))
-            // `AssumedRole` caches its session; a second cache would hide a renewal.
-            .identity_cache(IdentityCache::no_cache())
-            .retry_partition(partition);
+        let (client, customer) = self.client_of(&role, region, |config| {
+            config
+                .region(Region::new(region.clone()))
+                .credentials_provider(SharedCredentialsProvider::new(role.clone()))
+                // `AssumedRole` caches its session; a second cache would hide a renewal.
+                .identity_cache(IdentityCache::no_cache())
+                .retry_partition(partition.clone())
+        });
         Ok(CloudWatchSink {
-            client: self.client.clone(),
+            client,
             customer,
             role,
             group,
@@ -175,7 +222,7 @@ impl LogSink for CloudWatchSink {
     async fn create_log_stream(&self, group: &str, stream: &str, lease: &Lease) -> Result<(), SinkError> {
         let call = self.client.create_log_stream().log_group_name(group).log_stream_name(stream);
         let send = || {
-            let call = call.clone().customize().config_override(self.customer.clone());
+            let call = self.own(call.clone().customize());
             call.interceptor(Fence(lease.clone())).send()
         };
         let outcome = self.role.call(send).await;
@@ -193,7 +240,7 @@ impl LogSink for CloudWatchSink {
     ) -> Result<(), SinkError> {
         let call = self.client.create_log_group().log_group_name(group);
         let send = || {
-            let call = call.clone().customize().config_override(self.customer.clone());
+            let call = self.own(call.clone().customize());
             call.interceptor(Fence(lease.clone())).send()
         };
         let outcome = self.role.call(send).await;
@@ -209,7 +256,7 @@ impl LogSink for CloudWatchSink {
         created(outcome.map(drop))?;
         if let Some(days) = retention_days.filter(|_| ours) {
             let call = self.client.put_retention_policy().log_group_name(group).retention_in_days(days);
-            let call = call.customize().config_override(self.customer.clone());
+            let call = self.own(call.customize());
             if let Err(error) = call.send().await {
                 // Delivering the logs matters more than their retention, which only the customer can set now.
                 tracing::warn!(
@@ -228,6 +275,14 @@ impl LogSink for CloudWatchSink {
 type PutError = SdkError<PutLogEventsError, HttpResponse>;
 
 impl CloudWatchSink {
+    /// Makes a call one of the customer's.
+    fn own<T, E, B>(&self, call: CustomizableOperation<T, E, B>) -> CustomizableOperation<T, E, B> {
+        match &self.customer {
+            Some(customer) => call.config_override(customer.clone()),
+            None => call,
+        }
+    }
+
     /// Reports a denial by the customer's policies to the group's breaker. Refused signatures and sessions do not count.
     async fn tell<E>(&self, action: Action, error: &SdkError<E, HttpResponse>)
     where
@@ -240,14 +295,10 @@ impl CloudWatchSink {
 
     /// Sends the body unchanged.
     async fn put_once(&self, body: SealedBody, lease: &Lease) -> Result<PutLogEventsOutput, PutError> {
-        self.client
-            .put_log_events()
-            // The SDK's builder requires these. The body replaces them; a span shows the group.
-            .log_group_name(self.group.log_group_name())
-            .log_stream_name("-")
-            .set_log_events(Some(Vec::new()))
-            .customize()
-            .config_override(self.customer.clone())
+        let put = self.client.put_log_events();
+        // The SDK's builder requires these. The body replaces them; a span shows the group.
+        let put = put.log_group_name(self.group.log_group_name()).log_stream_name("-");
+        self.own(put.set_log_events(Some(Vec::new())).customize())
             .interceptor(body)
             .interceptor(Fence(lease.clone()))
             .send()

@@ -21,6 +21,8 @@ pub const MESSAGING_DESTINATION_NAME: &str = "messaging.destination.name";
 pub const MESSAGING_MESSAGE_ID: &str = "messaging.message.id";
 /// Number of messages of one call.
 pub const MESSAGING_BATCH_MESSAGE_COUNT: &str = "messaging.batch.message_count";
+/// Number of statements of one call.
+pub const DB_OPERATION_BATCH_SIZE: &str = "db.operation.batch.size";
 /// URL of the queue.
 pub const AWS_SQS_QUEUE_URL: &str = "aws.sqs.queue.url";
 /// The kind of remote call: [`AWS_API`].

@@ -27,6 +27,7 @@ const ADAPTERS: &[&str] = &[
     "ledger/dynamodb.rs",
     "ledger/dynamodb/entries.rs",
     "ledger/dynamodb/places.rs",
+    "ledger/dynamodb/together.rs",
     "object/bucket.rs",
     "object/listing/s3.rs",
     "object/s3.rs",

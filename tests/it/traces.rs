@@ -133,9 +133,9 @@ process queue consumer
   get internal
     S3.GetObject client
   ledger claim internal
-    DynamoDB.UpdateItem client
+    DynamoDB.BatchExecuteStatement client
   ledger finish internal
-    DynamoDB.UpdateItem client
+    DynamoDB.BatchExecuteStatement client
   lookup internal
     DynamoDB.Query client
   put internal
@@ -211,7 +211,7 @@ process queue consumer
   get internal
     S3.GetObject client
   ledger claim internal
-    DynamoDB.UpdateItem client
+    DynamoDB.BatchExecuteStatement client
   ledger release internal
     DynamoDB.UpdateItem client
   lookup internal
@@ -293,6 +293,7 @@ process queue consumer
   ledger checkpoint internal
     DynamoDB.UpdateItem client
   ledger claim internal
+    DynamoDB.BatchExecuteStatement client
     DynamoDB.UpdateItem client
   ledger finish internal
     DynamoDB.UpdateItem client

@@ -80,8 +80,9 @@ async fn a_refused_tenant_does_not_fill_the_quota_of_messages_in_flight() {
     let settings = [
         ("LOGFERRY_QUEUE__RETRY_DELAY", "10s"),
         ("LOGFERRY_QUEUE__MAX_RETRY_DELAY", "10s"),
-        // Besides the messages in its slots, a worker holds up to eight per slot whose result SQS has not confirmed.
-        ("LOGFERRY_WORKER__CONCURRENCY", "3"),
+        // A slot has room for up to eight messages about small objects. A worker also holds up to eight messages per slot whose
+        // result SQS has not confirmed.
+        ("LOGFERRY_WORKER__CONCURRENCY", "2"),
     ];
     let worker = setup.worker_with(&[&ANEW[..], &settings].concat()).await;
     worker.reaches(SENT_ANEW, 3.0 * QUOTA as f64).await;

@@ -30,9 +30,9 @@ use crate::{
 
 /// Most statements of a call. Source: DynamoDB API reference, "BatchExecuteStatement".
 const MAX_STATEMENTS: usize = 25;
-/// Shortest time between two calls that are not full. At 800 objects a second, a call then has nine entries. A call takes
-/// about five milliseconds, and putting an object takes longer than that.
-const PACE: Duration = Duration::from_millis(10);
+/// Shortest time between two calls that are not full. At 800 objects a second, a call then has 17 entries. Putting an object
+/// takes longer than that.
+const PACE: Duration = Duration::from_millis(20);
 /// For how long no batch is tried after one was denied. Until then each entry is written by an UpdateItem of its own.
 const PAUSE: Duration = Duration::from_secs(600);
 
