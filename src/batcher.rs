@@ -123,9 +123,12 @@ mod tests {
 
     const PACE: Duration = Duration::from_millis(10);
 
-    /// A batcher that answers each entry by itself, and the sizes of its calls with their times in milliseconds.
-    fn batcher(wait: Wait) -> (Arc<Batcher<u32, u32>>, Arc<Mutex<Vec<(u128, usize)>>>) {
-        let calls: Arc<Mutex<Vec<_>>> = Arc::default();
+    /// For each call its time in milliseconds, and the number of its entries.
+    type Calls = Arc<Mutex<Vec<(u128, usize)>>>;
+
+    /// A batcher that answers each entry by itself, and its calls.
+    fn batcher(wait: Wait) -> (Arc<Batcher<u32, u32>>, Calls) {
+        let calls = Calls::default();
         let (seen, began) = (Arc::clone(&calls), Instant::now());
         let batcher = Batcher::start(3, wait, move |entries: Vec<u32>| {
             seen.lock().expect("nobody panics").push((began.elapsed().as_millis(), entries.len()));

@@ -1,5 +1,5 @@
 //! The ledger in a DynamoDB table, through the AWS SDK. Each call of the port is one conditional UpdateItem, or shares a call
-//! with others ([`together`]).
+//! with others (`together`).
 //!
 //! | Attribute | Type | Meaning |
 //! |---|---|---|

@@ -102,9 +102,9 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
 
         let mut broken = Vec::new();
         let windows = self.windows.of(pass.tenant_id());
+        let memory = (growing, windows);
         let facts = (modified, self.settings.key_rules.format(&object.key));
-        let read =
-            pass.in_slices(|pace| self.read(body, pace, growing, windows, facts, &mut lanes, &mut broken));
+        let read = pass.in_slices(|pace| self.read(body, pace, memory, facts, &mut lanes, &mut broken));
         let read = trace::within(get.clone(), admitted.unless_stopped(read), Failure::reason).await;
         if let Ok(records) = read {
             trace::count(&get, semconv::RECORDS, records);
