@@ -55,6 +55,8 @@ const GATHER: Duration = Duration::from_millis(20);
 /// If the work on a message has taken longer than this, it is unlikely to end within [`GATHER`], so the loop does not wait
 /// for the message's slot.
 const SLOW: Duration = Duration::from_millis(200);
+/// Longest wait of a message for room. Then it returns to the queue, where another worker may have room for it.
+const LONGEST_AHEAD: Duration = Duration::from_secs(5);
 /// How often the loop reports that it is alive while no slot is free.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// Weight of the mean need of messages so far in the new mean. The latest message has the weight 1.
@@ -148,6 +150,7 @@ where
             || work.settler.held_bytes() > MAX_HELD_BYTES;
         let room = if is_behind { 0 } else { work.expected() };
         if room == 0 {
+            work.return_those_that_waited();
             tokio::select! {
                 () = stop.cancelled() => {}
                 Some(ended) = work.tasks.join_next_with_id() => work.reap(ended),
@@ -227,6 +230,7 @@ struct Ahead {
     message: Arc<Message>,
     lease: Lease,
     units: u32,
+    since: Instant,
     span: Span,
 }
 
@@ -268,7 +272,7 @@ where
         }
         let units = (self.units)(&message);
         self.typical = (self.typical * INERTIA + f64::from(units)) / (INERTIA + 1.0);
-        self.ahead.push_back(Ahead { message, lease, units, span });
+        self.ahead.push_back(Ahead { message, lease, units, since: Instant::now(), span });
     }
 
     /// Begins the work on messages that were received, as far as there is room.
@@ -284,6 +288,15 @@ where
             self.running.insert(task.id(), Running { message, lease, place, since: Instant::now(), span });
         }
         self.count_running();
+    }
+
+    /// Returns the messages that have waited for room for long to the queue.
+    fn return_those_that_waited(&mut self) {
+        while let Some(Ahead { message, lease, span, .. }) =
+            self.ahead.pop_front_if(|first| first.since.elapsed() >= LONGEST_AHEAD)
+        {
+            self.settler.give_back(message, Some(lease), span);
+        }
     }
 
     /// Number of further messages that there is probably room for.

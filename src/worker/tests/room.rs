@@ -42,6 +42,18 @@ async fn a_large_message_waits_for_a_slot_and_nothing_is_received_meanwhile() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_message_waits_for_room_for_some_seconds_only() {
+    let queue = queue();
+    queue.send_all(numbered(40).map(|number| format!("1 small {number}")));
+    let running = start_sized(queue, 3600 * SECOND);
+    // The slots are taken by small messages. Ten of the other messages were received with them, at most.
+    until_in_flight(&running, 9).await;
+    tokio::time::sleep(10 * SECOND).await;
+    assert_eq!(running.queue.in_flight(), 9, "the others are in the queue, where another worker finds them");
+    drop(running);
+}
+
+#[tokio::test(start_paused = true)]
 async fn messages_that_wait_for_room_return_to_the_queue_when_the_worker_stops() {
     let queue = queue();
     // The mean of small messages makes the worker receive more of the large ones than fit.
