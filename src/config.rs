@@ -396,7 +396,7 @@ pub struct Fairness {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Worker {
-    /// Slots, 1 to 1024. A slot is memory for an object of any size, and up to eight small objects share one; but more than 256
+    /// Slots, 1 to 1024. A slot is memory for an object of any size, and up to eight small objects share one; but more than 128
     /// messages are in work at once only if there are more slots. Memory grows with the slots: see ARCHITECTURE.md.
     pub concurrency: usize,
     /// Time from SIGTERM to exit, up to 1 h, and at least 4 s longer than `queue.wait_time`. Messages in work may finish in

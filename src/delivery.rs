@@ -100,7 +100,7 @@ pub struct RejectedSample {
 }
 
 /// State that all lanes of a worker share.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Shared {
     /// Known streams.
     pub streams: Streams,

@@ -111,6 +111,8 @@ pub struct Ports<O, D, S, C, L> {
 pub struct Pipeline<O, D, S, C, L> {
     ports: Ports<O, D, S, C, L>,
     lanes: delivery::Shared,
+    /// For objects that share a slot.
+    small_lanes: delivery::Shared,
     shares: Shares,
     windows: Windows,
     grown: Grown,
@@ -138,14 +140,18 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
             max_batch_events,
             metrics: metrics.delivery.clone(),
         };
+        // Buffers of small objects are not kept, and those of large objects are not for small ones.
+        let small_lanes = delivery::Shared { buffers: BufferPool::new(0), ..lanes.clone() };
         let shares = Shares::new(settings.shares, settings.threads);
         let windows = Windows::new(settings.zstd_windows);
+        let grown = Grown::new(settings.shares.slots);
         Self {
             ports,
             lanes,
+            small_lanes,
             shares,
             windows,
-            grown: Grown::default(),
+            grown,
             refusals: Refusals::default(),
             sampler: LineSampler::default(),
             settings,

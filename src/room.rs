@@ -7,8 +7,8 @@
 //!
 //! The size in the event decides how many units an object gets. The event may be wrong, and an object may decompress to far
 //! more than others. So each place has a limit of decompressed bytes. An object that reaches the limit waits until it has a
-//! whole slot ([`Place::grow`]). One slot is kept free of small objects, so that an object that grows waits for objects that
-//! can finish, and never for others that grow.
+//! whole slot ([`Place::grow`]). One slot is never shared, so that an object that grows waits for objects that can finish, and
+//! never for others that grow.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -25,7 +25,7 @@ const DECOMPRESSED: u64 = 256 << 10;
 const BODY: u64 = 64 << 10;
 /// Most messages in work at once, unless there are more slots. Each has up to two connections, and most systems allow a
 /// process 1,024 open files.
-const MOST_AT_ONCE: usize = 256;
+const MOST_AT_ONCE: usize = 128;
 
 /// The memory of a worker. Clones share it.
 #[derive(Clone, Debug)]
@@ -49,6 +49,8 @@ struct Held {
     units: u32,
     permit: Option<OwnedSemaphorePermit>,
     small: Option<OwnedSemaphorePermit>,
+    /// Permission of the tenant to grow.
+    turn: Option<OwnedSemaphorePermit>,
 }
 
 impl Room {
@@ -68,6 +70,13 @@ impl Room {
         self.units.available_permits()
     }
 
+    /// Number of messages of `typical` units each that there is room for, in a room of `units` free units.
+    pub fn fits(&self, units: usize, typical: f64) -> usize {
+        // One slot is never shared. The numbers are not negative, and not larger than the number of units.
+        let shared = self.small.available_permits().min(units);
+        (shared as f64 / typical) as usize + (units - shared) / UNITS as usize
+    }
+
     /// Most messages in work at once.
     pub fn most_at_once(&self) -> usize {
         self.slots.max(MOST_AT_ONCE.min(self.total()))
@@ -80,7 +89,7 @@ impl Room {
         let small = if units < UNITS { take(&self.small, units) } else { None };
         let units = if small.is_some() { units } else { UNITS };
         let permit = take(&self.units, units)?;
-        let held = Held { units, permit: Some(permit), small };
+        let held = Held { units, permit: Some(permit), small, turn: None };
         Some(Place { room: Some(self.clone()), held: Mutex::new(held) })
     }
 }
@@ -91,10 +100,18 @@ pub fn units(stored: Option<u64>, body: usize) -> u32 {
     stored.map_or(UNITS, |stored| units(stored, STORED).max(units(body as u64, BODY)))
 }
 
+/// Most decompressed bytes of an object in a place of so many units.
+pub fn most_decompressed(units: u32) -> u64 {
+    match units {
+        UNITS => u64::MAX,
+        units => u64::from(units) * DECOMPRESSED,
+    }
+}
+
 impl Place {
     /// A place for an object of any size, outside of a room.
     pub fn whole() -> Self {
-        Self { room: None, held: Mutex::new(Held { units: UNITS, permit: None, small: None }) }
+        Self { room: None, held: Mutex::new(Held { units: UNITS, permit: None, small: None, turn: None }) }
     }
 
     /// Number of units.
@@ -104,18 +121,18 @@ impl Place {
 
     /// Most decompressed bytes of an object in this place.
     pub fn most_decompressed(&self) -> u64 {
-        match self.units() {
-            UNITS => u64::MAX,
-            units => u64::from(units) * DECOMPRESSED,
-        }
+        most_decompressed(self.units())
     }
 
-    /// Waits until the place is a whole slot. Places grow in the order of their calls, and before new places are taken.
+    /// Waits until the place is a whole slot. First waits for one of `turns`, which the place keeps: they limit how many places of
+    /// a tenant grow, because nothing else is admitted while a place waits for units. Then places grow in the order of their
+    /// calls.
     ///
     /// # Cancel safety
     /// Safe: the place grows or not.
-    pub async fn grow(&self) {
+    pub async fn grow(&self, turns: &Arc<Semaphore>) {
         let (Some(room), missing @ 1..) = (&self.room, UNITS - self.units()) else { return };
+        let turn = Arc::clone(turns).acquire_owned().await.expect("the semaphore is never closed");
         let more = Arc::clone(&room.units).acquire_many_owned(missing).await;
         let more = more.expect("the semaphore is never closed");
         let mut held = self.held();
@@ -124,6 +141,7 @@ impl Place {
         }
         held.units = UNITS;
         held.small = None;
+        held.turn = Some(turn);
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {
@@ -173,14 +191,38 @@ mod tests {
         assert_eq!((place.units(), place.most_decompressed()), (UNITS, u64::MAX));
     }
 
+    #[test]
+    fn one_slot_counts_as_one_message() {
+        let room = Room::new(3);
+        assert_eq!((room.fits(24, 1.0), room.fits(24, 8.0), room.fits(4, 1.0)), (17, 3, 4));
+        let small: Vec<_> = (0..16).map(|_| room.take(1)).collect();
+        assert_eq!(room.fits(room.free(), 1.0), 1);
+        drop(small);
+        assert_eq!(Room::new(1).fits(8, 1.0), 1);
+    }
+
+    #[tokio::test]
+    async fn a_tenant_grows_as_often_as_it_has_turns() {
+        let (room, turns) = (Room::new(3), Arc::new(Semaphore::new(1)));
+        let places = [room.take(1), room.take(1)].map(|place| place.expect("the room is empty"));
+        places[0].grow(&turns).await;
+        assert!(places[1].grow(&turns).now_or_never().is_none(), "one of the tenant's places has grown");
+        let other = room.take(1).expect("others are admitted meanwhile");
+        other.grow(&Arc::new(Semaphore::new(1))).await;
+        let [first, second] = places;
+        drop(first);
+        second.grow(&turns).await;
+    }
+
     #[tokio::test]
     async fn every_place_can_grow() {
         let room = Room::new(2);
         let places: Vec<_> = (0..4).map(|_| room.take(2).expect("a slot is free for small places")).collect();
         let other = room.take(UNITS).expect("the other slot is free");
         let grow = async |place: Place| {
-            place.grow().await;
-            place.grow().await;
+            let turns = Arc::new(Semaphore::new(1));
+            place.grow(&turns).await;
+            place.grow(&turns).await;
             assert_eq!((place.units(), place.most_decompressed()), (UNITS, u64::MAX));
         };
         let mut growing: Vec<_> = places.into_iter().map(|place| Box::pin(grow(place))).collect();

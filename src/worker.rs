@@ -154,7 +154,8 @@ where
             tokio::select! {
                 () = stop.cancelled() => {}
                 Some(ended) = work.tasks.join_next_with_id() => work.reap(ended),
-                () = tokio::time::sleep(HEARTBEAT) => {}
+                // Nothing wakes the loop when the queue has taken verdicts.
+                () = tokio::time::sleep(if is_behind { GATHER } else { HEARTBEAT }) => {}
             }
             continue;
         }
@@ -309,8 +310,7 @@ where
 
     /// Number of messages that `units` units probably have room for.
     fn expected_of(&self, units: usize) -> usize {
-        // A value between 0 and the number of units.
-        (units as f64 / self.typical) as usize
+        self.room.fits(units, self.typical)
     }
 
     /// Waits for `future`, and passes on the verdicts of tasks that end meanwhile.

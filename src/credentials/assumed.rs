@@ -1,7 +1,10 @@
 //! A role that is assumed when needed, and again before its session ends.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -41,6 +44,10 @@ pub struct AssumedRole {
     shared: Arc<Shared>,
 }
 
+/// Provides the credentials of a role while another handle on it exists. So a client that is kept does not keep the role.
+#[derive(Debug)]
+pub struct WeakRole(Weak<Shared>);
+
 impl Handle for AssumedRole {
     fn is_in_use(&self) -> bool {
         self.shared.is_in_use()
@@ -49,6 +56,7 @@ impl Handle for AssumedRole {
 
 #[derive(Debug)]
 struct Shared {
+    number: u64,
     sts: Client,
     /// The role of the previous hop, which signs the calls of `sts`.
     via: Option<AssumedRole>,
@@ -106,13 +114,19 @@ impl AssumedRole {
         flight: Arc<Flight>,
         breakers: Option<Breakers>,
     ) -> Self {
-        let session = Mutex::new(None);
-        Self { shared: Arc::new(Shared { sts, via, request, life, session, flight, breakers }) }
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let (number, session) = (NUMBER.fetch_add(1, Ordering::Relaxed), Mutex::new(None));
+        Self { shared: Arc::new(Shared { number, sts, via, request, life, session, flight, breakers }) }
     }
 
-    /// Differs from that of every other role while a clone of this one exists.
-    pub fn id(&self) -> usize {
-        Arc::as_ptr(&self.shared).addr()
+    /// Number of this role in the process, which no other role ever has.
+    pub fn number(&self) -> u64 {
+        self.shared.number
+    }
+
+    /// A provider that does not keep the role.
+    pub fn downgrade(&self) -> WeakRole {
+        WeakRole(Arc::downgrade(&self.shared))
     }
 
     /// The role's credentials, from memory or from STS, with one call to STS at a time. While a customer's role is refused,
@@ -384,6 +398,18 @@ impl ProvideCredentials for AssumedRole {
         future::ProvideCredentials::new(async {
             let result: provider::Result = self.credentials().await.map_err(CredentialsError::provider_error);
             result
+        })
+    }
+}
+
+impl ProvideCredentials for WeakRole {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        future::ProvideCredentials::new(async {
+            let gone = || CredentialsError::not_loaded("the role is no longer in use");
+            AssumedRole { shared: self.0.upgrade().ok_or_else(gone)? }.provide_credentials().await
         })
     }
 }

@@ -43,8 +43,11 @@ impl<S: LogSink, L: Ledger> Target<S, L> {
         let mut pause = CREATION_PAUSE;
         let mut created = false;
         if !stream.is_known && stream.newcomers.creates_first() {
-            self.create(key).await?;
-            (stream.is_known, created) = (true, true);
+            match self.create(key).await {
+                Ok(()) => (stream.is_known, created) = (true, true),
+                // The stream may exist, so the put comes first again.
+                Err(_) => stream.newcomers.forget(),
+            }
         }
         for rounds_left in (0..MAX_ROUNDS).rev() {
             let body = batch.seal(part, stream.sequence_token.as_deref());

@@ -12,7 +12,7 @@ use tokio::{sync::Mutex, time::Instant};
 
 use crate::{batch::BatchHead, recent::Recent, tenant::Mode};
 
-/// Most streams that are remembered, at most 1 KiB each. Only streams in use can exceed this number.
+/// Most streams that are remembered, at most 1 KiB each, with what is known of their groups. Only streams in use can exceed this number.
 pub const MAX_STREAMS: u64 = 20_000;
 
 /// Known streams. If there are too many, the least recently used are forgotten. A stream in use is never forgotten: two writers
@@ -109,6 +109,11 @@ impl Newcomers {
     pub(super) fn creates_first(&self) -> bool {
         self.missing.load(Ordering::Relaxed).count_ones() >= Self::MOST
             && !self.asked.fetch_add(1, Ordering::Relaxed).is_multiple_of(Self::SAMPLE)
+    }
+
+    /// Forgets all streams, because one could not be created.
+    pub(super) fn forget(&self) {
+        self.missing.store(0, Ordering::Relaxed);
     }
 
     /// Notes whether an unknown stream was missing when it was put into.

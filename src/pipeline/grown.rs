@@ -3,6 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use lru::LruCache;
+use tokio::sync::Semaphore;
 
 use super::*;
 use crate::room;
@@ -15,29 +16,46 @@ const MAX_TENANTS: NonZeroUsize = NonZeroUsize::new(1000).expect("not zero");
 
 /// The tenants whose objects had to grow lately.
 #[derive(Debug)]
-pub(super) struct Grown(Mutex<LruCache<Arc<str>, Instant>>);
+pub(super) struct Grown {
+    tenants: Mutex<LruCache<Arc<str>, Larger>>,
+    /// Most objects of one tenant that may have grown at once.
+    turns: usize,
+}
 
-impl Default for Grown {
-    fn default() -> Self {
-        Self(Mutex::new(LruCache::new(MAX_TENANTS)))
-    }
+/// A tenant whose objects turned out larger than their events said.
+#[derive(Debug)]
+struct Larger {
+    at: Instant,
+    turns: Arc<Semaphore>,
 }
 
 impl Grown {
-    fn has(&self, tenant_id: &str) -> bool {
-        let tenants = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        tenants.peek(tenant_id).is_some_and(|at| at.elapsed() < REMEMBERED)
+    /// For a worker of so many slots. Half of them at most are for one tenant's objects that grow.
+    pub(super) fn new(slots: usize) -> Self {
+        let turns = (slots / 2).clamp(1, Semaphore::MAX_PERMITS);
+        Self { tenants: Mutex::new(LruCache::new(MAX_TENANTS)), turns }
     }
 
-    fn remember(&self, tenant_id: &Arc<str>) {
-        let mut tenants = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        tenants.put(Arc::clone(tenant_id), Instant::now());
+    fn has(&self, tenant_id: &str) -> bool {
+        let tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
+        tenants.peek(tenant_id).is_some_and(|larger| larger.at.elapsed() < REMEMBERED)
+    }
+
+    /// Remembers the tenant, and returns its turns.
+    fn remember(&self, tenant_id: &Arc<str>) -> Arc<Semaphore> {
+        let mut tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = || Larger { at: Instant::now(), turns: Arc::new(Semaphore::new(self.turns)) };
+        let larger = tenants.get_or_insert_mut(Arc::clone(tenant_id), new);
+        larger.at = Instant::now();
+        Arc::clone(&larger.turns)
     }
 }
 
 /// The place of an object that is being read.
 #[derive(Clone, Copy)]
 pub(super) struct Growing<'a> {
+    /// Units of the object by its event.
+    pub(super) announced: u32,
     pub(super) place: &'a Place,
     pub(super) pass: &'a Pass,
     pub(super) grown: &'a Grown,
@@ -55,12 +73,15 @@ impl Growing<'_> {
     pub(super) async fn fit_decompressed(&self, decompressed: u64) {
         if decompressed > self.place.most_decompressed() {
             self.grow().await;
+        } else if decompressed > room::most_decompressed(self.announced) {
+            // It has a slot, because the tenant is remembered, and this object is larger than announced too.
+            self.grown.remember(self.pass.tenant_id());
         }
     }
 
     async fn grow(&self) {
-        self.grown.remember(self.pass.tenant_id());
-        self.place.grow().await;
+        let turns = self.grown.remember(self.pass.tenant_id());
+        self.place.grow(&turns).await;
         self.pass.grow_to(self.place.units());
     }
 }

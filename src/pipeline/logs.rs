@@ -5,6 +5,7 @@ use crate::{
     delivery::{Lane, LaneError, StreamKey},
     name::StreamNames,
     object::trail::{Trail, TrailedBody},
+    room,
 };
 
 /// A delivery that can begin: the object is claimed and the customer's account is entered.
@@ -56,7 +57,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         }
         let Admitted { object, route, pass, place, stop, began, .. } = admitted;
         let entering = began.elapsed();
-        let growing = Growing { place, pass, grown: &self.grown };
+        let growing = Growing { announced: room::units(object.size, 0), place, pass, grown: &self.grown };
         let open = async {
             let (modified, body) = self.ports.store.open(object, self.owner(object)).await?;
             within(max_stored, body.content_length().unwrap_or_default())?;
@@ -82,6 +83,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         let trail = Trail::default();
         let before = ready.iter().flat_map(|ready| ready.claim.from().fingerprints.iter().copied());
         let body = TrailedBody::new(body, trail.clone(), before.collect());
+        let shared = if place.units() < room::UNITS { &self.small_lanes } else { &self.lanes };
         let mut lanes: Lanes<'_, S::Sink, L> = Vec::new();
         for Ready { delivery, destination, sink, claim } in ready {
             let key = StreamKey {
@@ -93,7 +95,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
             };
             let shelf = self.quarantine(delivery.mode);
             let shelf = shelf.map(|quarantine| quarantine.shelf(object, &route.tenant, &delivery.name));
-            let mut lane = Lane::new(sink, claim, destination, key, shelf, trail.clone(), &self.lanes);
+            let mut lane = Lane::new(sink, claim, destination, key, shelf, trail.clone(), shared);
             if let Some(names) = StreamNames::new(&destination.log_stream_name, route, modified) {
                 lane = lane.following(names);
             }

@@ -60,7 +60,7 @@ pub struct CloudWatchSinks {
     base: Base,
     /// One client for all customers but those that were served lately: a client takes some 20 KiB.
     client: Client,
-    lately: Arc<Mutex<LruCache<(usize, String), Served>>>,
+    lately: Arc<Mutex<LruCache<(u64, String), Served>>>,
     customers: Customers,
     groups: Arc<GroupBreakers>,
     compression: RequestCompression,
@@ -72,8 +72,8 @@ pub const SERVED_LATELY: NonZeroUsize = NonZeroUsize::new(128).expect("not zero"
 /// A session that was served lately.
 #[derive(Clone, Debug)]
 enum Served {
-    /// Once. Holds the session, because another one could get its id.
-    Once { _role: AssumedRole },
+    /// Once.
+    Once,
     /// More often, so that a client of its own is worth its memory: with it, each call takes less time.
     Often(Client),
 }
@@ -114,16 +114,16 @@ impl CloudWatchSinks {
         customize: impl Fn(config::Builder) -> config::Builder,
     ) -> (Client, Option<config::Builder>) {
         let mut lately = self.lately.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (role.id(), region.to_owned());
+        let key = (role.number(), region.to_owned());
         match lately.get(&key) {
             Some(Served::Often(client)) => (client.clone(), None),
-            Some(Served::Once { .. }) => {
+            Some(Served::Once) => {
                 let client = Client::from_conf(customize(self.base.logs()).build());
                 lately.put(key, Served::Often(client.clone()));
                 (client, None)
             }
             None => {
-                lately.put(key, Served::Once { _role: role.clone() });
+                lately.put(key, Served::Once);
                 (self.client.clone(), Some(customize(config::Builder::default())))
             }
         }
@@ -192,7 +192,8 @@ impl LogSinks for CloudWatchSinks {
         let (client, customer) = self.client_of(&role, region, |config| {
             config
                 .region(Region::new(region.clone()))
-                .credentials_provider(SharedCredentialsProvider::new(role.clone()))
+                // The sink has a handle on the role while calls are made.
+                .credentials_provider(SharedCredentialsProvider::new(role.downgrade()))
                 // `AssumedRole` caches its session; a second cache would hide a renewal.
                 .identity_cache(IdentityCache::no_cache())
                 .retry_partition(partition.clone())

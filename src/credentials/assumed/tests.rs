@@ -229,3 +229,17 @@ async fn calls_that_fail_together_cost_one_session() {
     role.forget(&old);
     assert_eq!(role.at_hand(), Some(new));
 }
+
+/// A kept client must not keep the role: its breaker would count as open for ever.
+#[tokio::test]
+async fn a_weak_role_provides_credentials_while_the_role_is_in_use() {
+    let sandbox = Sandbox::start().await.expect("loopback has a free port");
+    let role = renewed_at_once(&sandbox).await;
+    let (weak, number) = (role.downgrade(), role.number());
+    assert!(!role.is_in_use(), "the weak one does not count");
+    weak.provide_credentials().await.expect("the role is in use");
+    drop(role);
+    weak.provide_credentials().await.expect_err("nobody uses the role");
+    let other = Sandbox::start().await.expect("loopback has a free port");
+    assert_ne!(renewed_at_once(&other).await.number(), number);
+}

@@ -122,28 +122,24 @@ impl Calls {
         let output = match answer {
             Ok(output) => output,
             Err(error) => {
-                if let Some("AccessDeniedException" | "UnknownOperationException" | "NotImplemented") =
-                    error.code()
-                {
-                    self.pause(&describe(&error));
-                    return not_written();
-                }
-                return vec![Err(failed(&self.settings.table, &error)); writes.len()];
+                return match error.code() {
+                    Some("AccessDeniedException" | "UnknownOperationException" | "NotImplemented") => {
+                        self.pause(&describe(&error));
+                        not_written()
+                    }
+                    // One statement is to blame, and its UpdateItem says which.
+                    Some("ValidationException") => not_written(),
+                    _ => vec![Err(failed(&self.settings.table, &error)); writes.len()],
+                };
             }
         };
         let mut answers = output.responses.unwrap_or_default().into_iter();
         let mut written = |first: &bool| match first {
             // An answer that is missing counts as not written.
-            true => answers.next().is_some_and(|answer| match answer.error {
-                None => true,
-                Some(error) => {
-                    self.refused(&error);
-                    false
-                }
-            }),
-            false => false,
+            true => answers.next().map_or(Ok(false), |answer| self.written(answer.error)),
+            false => Ok(false),
         };
-        first.iter().map(|first| Ok(written(first))).collect()
+        first.iter().map(&mut written).collect()
     }
 
     /// The request of a write. Names of attributes are quoted, because some are reserved words.
@@ -191,10 +187,24 @@ impl Calls {
             .expect("a statement is set")
     }
 
-    fn refused(&self, error: &BatchStatementError) {
-        if let Some(Code::AccessDenied) = error.code() {
-            self.pause(error.message().unwrap_or_default());
+    /// What the answer to a statement means.
+    fn written(&self, error: Option<BatchStatementError>) -> Written {
+        let Some(error) = error else { return Ok(true) };
+        let message = error.message().unwrap_or_default();
+        match error.code() {
+            Some(Code::AccessDenied) => self.pause(message),
+            // An UpdateItem would be throttled too.
+            Some(
+                Code::ThrottlingError | Code::ProvisionedThroughputExceeded | Code::RequestLimitExceeded,
+            ) => {
+                let table = &self.settings.table;
+                return Err(LedgerError::Throttled(format!(
+                    "table {table:?}: a statement of a batch: {message}"
+                )));
+            }
+            _ => {}
         }
+        Ok(false)
     }
 
     /// Stops making batches for a while, and says why.
@@ -206,7 +216,7 @@ impl Calls {
             tracing::warn!(
                 table = self.settings.table,
                 error,
-                "the ledger cannot be written in batches, so each object costs two calls to DynamoDB; allow the worker's role \
+                "the ledger cannot be written in batches, so objects share no calls to DynamoDB; on AWS, allow the worker's role \
                  dynamodb:PartiQLInsert and dynamodb:PartiQLUpdate on the table"
             );
         }

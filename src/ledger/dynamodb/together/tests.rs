@@ -106,11 +106,12 @@ async fn two_claims_of_one_entry_in_a_batch_have_one_winner() {
 #[tokio::test]
 async fn faults_of_batches_and_statements_change_no_answer() {
     let throttled = || ErrorAnswer::new(400, "ThrottlingException");
+    let internal = || ErrorAnswer::new(500, "InternalServerError");
     for (operation, effect) in [
         (BATCH, Effect::After { error: None }),
         (BATCH, Effect::Error(throttled())),
-        ("PartiQLInsert|PartiQLUpdate", Effect::Error(throttled())),
-        ("PartiQLInsert|PartiQLUpdate", Effect::After { error: Some(throttled()) }),
+        ("PartiQLInsert|PartiQLUpdate", Effect::Error(internal())),
+        ("PartiQLInsert|PartiQLUpdate", Effect::After { error: Some(internal()) }),
     ] {
         let world = World::new().await;
         let fault = Fault::new("dynamodb", operation, effect.clone());
@@ -118,6 +119,20 @@ async fn faults_of_batches_and_statements_change_no_answer() {
         world.sandbox.faults().add(Fault { times, probability: Some(0.5), ..fault });
         claim_and_finish_twenty(&world.ledger).await;
     }
+}
+
+#[tokio::test]
+async fn a_throttled_statement_is_reported_as_throttling() {
+    let world = World::new().await;
+    let throttled = Effect::Error(ErrorAnswer::new(400, "ProvisionedThroughputExceededException"));
+    world
+        .sandbox
+        .faults()
+        .add(Fault { times: Some(1), ..Fault::new("dynamodb", "PartiQLInsert", throttled) });
+    let begun = world.ledger.begin(&world.key, "one").await;
+    assert!(matches!(begun, Err(LedgerError::Throttled(_))), "{begun:?}");
+    assert_eq!(world.sandbox.calls("dynamodb", "UpdateItem"), 0, "the table is left alone");
+    assert_eq!(world.ledger.begin(&world.key, "one").await, new());
 }
 
 #[tokio::test]
