@@ -325,8 +325,8 @@ fn central_role(config: &Config, base: &Base) -> anyhow::Result<AssumedRole> {
 
 fn ledger(config: &Config, base: &Base) -> Option<DynamoDbLedger> {
     let crate::config::Ledger { table, lease, max_clock_skew, retention, .. } = config.ledger.clone();
-    let table = table?;
-    Some(DynamoDbLedger::new(base, LedgerSettings { table, lease, max_clock_skew, retention }))
+    let (table, pace) = (table?, dynamodb::pace(config.worker.concurrency));
+    Some(DynamoDbLedger::new(base, LedgerSettings { table, lease, max_clock_skew, retention, pace }))
 }
 
 /// Where shadow mode keeps its counts, if there is a ledger.

@@ -189,6 +189,7 @@ mod tests {
             lease: Duration::ZERO,
             max_clock_skew: Duration::ZERO,
             retention: Duration::ZERO,
+            pace: Duration::from_millis(10),
         };
         DynamoDbLedger::new(&base, settings).probe().await.expect_err("there is no table");
         let settings = config::Metrics { max_tenants: 1, heartbeat_tenant: Some("x".to_owned()) };

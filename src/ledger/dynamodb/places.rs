@@ -83,6 +83,7 @@ mod tests {
             lease: Duration::from_secs(60),
             max_clock_skew: Duration::ZERO,
             retention: Duration::from_secs(3600),
+            pace: Duration::from_millis(10),
         };
         let client = aws.account(&provider.account).dynamodb();
         let ledger = DynamoDbLedger {

@@ -48,6 +48,7 @@ pub(super) fn settings(table: &str) -> LedgerSettings {
         lease: Duration::from_millis(LEASE),
         max_clock_skew: Duration::from_millis(SKEW),
         retention: Duration::from_secs(RETENTION),
+        pace: Duration::from_millis(10),
     }
 }
 

@@ -30,9 +30,6 @@ use crate::{
 
 /// Most statements of a call. Source: DynamoDB API reference, "BatchExecuteStatement".
 const MAX_STATEMENTS: usize = 25;
-/// Shortest time between two calls that are not full. At 800 objects a second, a call then has 17 entries. Putting an object
-/// takes longer than that.
-const PACE: Duration = Duration::from_millis(20);
 /// For how long no batch is tried after one was denied. Until then each entry is written by an UpdateItem of its own.
 const PAUSE: Duration = Duration::from_secs(600);
 
@@ -68,7 +65,7 @@ impl Together {
         let calls = Calls { client: client.clone(), settings: settings.clone(), paused: Arc::default() };
         let batcher = || {
             let calls = calls.clone();
-            Arc::new(Batcher::start(MAX_STATEMENTS, Wait::Pace(PACE), move |writes| {
+            Arc::new(Batcher::start(MAX_STATEMENTS, Wait::Pace(settings.pace), move |writes| {
                 let calls = calls.clone();
                 async move { calls.write(&writes).await }
             }))
