@@ -85,6 +85,7 @@
 //!     object::memory::{MemoryObject, MemoryStore},
 //!     pipeline::{self, Pipeline, PipelineSettings, Ports},
 //!     queue::{Queue, memory::MemoryQueue},
+//!     room::Place,
 //!     route::KeyLayout,
 //!     sink::memory::MemorySinks,
 //!     status::Status,

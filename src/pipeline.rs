@@ -160,8 +160,8 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         }
     }
 
-    /// Handles a message in its place in the worker's memory and judges it. When `stop` is cancelled, handling ends early: it waits for the batches on their way,
-    /// records the position in the ledger, and returns a retry without a delay.
+    /// Handles a message in its place in the worker's memory and judges it. When `stop` is cancelled, handling ends early: it
+    /// waits for the batches on their way, records the position in the ledger, and returns a retry without a delay.
     ///
     /// # Cancel safety
     /// Safe for the queue: a message whose handling is dropped is not acknowledged and comes again. Up to two batches of each

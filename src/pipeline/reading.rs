@@ -20,8 +20,7 @@ const RECORD_WORK: usize = 64;
 
 impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipeline<O, D, S, C, L> {
     /// Reads all records, gives each to every lane, and returns their number. Waits for a whole slot if the object does not fit
-    /// into its place. A lane that fails moves to `broken`. Reading ends
-    /// early when no lane is left.
+    /// into its place. A lane that fails moves to `broken`. Reading ends early when no lane is left.
     pub(super) async fn read<'a>(
         &self,
         body: TrailedBody<O::Body>,
