@@ -84,7 +84,7 @@ impl Load {
         let mut text = format!(
             "The events of {} objects of {:.0} kB of JSON come at once to a warm worker: its sessions are cached, and its connections \
              are open. {} tenants get the objects in turn. Each figure is the median of the runs, {} per row; peak RSS is the highest.\n\n\
-             | messages at once | seconds until the last line is accepted | objects per second | ms CPU per object | PutLogEvents \
+             | slots | seconds until the last line is accepted | objects per second | ms CPU per object | PutLogEvents \
              per object | other calls per object | peak RSS, MiB |\n| ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n",
             self.run(1).objects,
             self.plain_mb * 1e3,

@@ -263,7 +263,7 @@ impl Latencies {
         let mut text = format!(
             "{tenants} tenants send the mix. From a queue of {backlog} objects the worker delivers **{:.0}** objects a second on this \
              machine, whose processors it shares with the sandbox and the instrument. The loads are shares of that, {seconds} s of \
-             each, with events at random moments. The worker works on {concurrency} messages at once. Figures are milliseconds from an object's event to \
+             each, with events at random moments. The worker has {concurrency} slots. Figures are milliseconds from an object's event to \
              the acceptance of its last line.\n\n![Latency by load]({PICTURE})\n\n\
              | load | objects per second | objects | p50 | p95 | p99 | highest |\n| ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n",
             self.most

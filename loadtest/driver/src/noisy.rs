@@ -152,7 +152,7 @@ impl fmt::Display for Latencies {
             f,
             "{tenants} ordinary tenants together send {rate} objects of {RECORDS} records a second for {seconds} s: {rounds} times \
              alone, and {rounds} times beside a tenant with {backlog} objects in the queue and an account that throttles every put. \
-             The worker works on {concurrency} messages at once. Figures are milliseconds from an object's event to its \
+             The worker has {concurrency} slots. Figures are milliseconds from an object's event to its \
              acceptance. The p95 of all ordinary tenants is **{:.2}** times the p95 without the noisy tenant.\n",
             self.found.ratio(95)
         )?;
