@@ -116,7 +116,7 @@ impl<W: Write> Write for CountedLines<W> {
         self.0.write(bytes)
     }
 
-    /// The log's thread calls this method once for each line.
+    /// Is called once for each line.
     fn write_all(&mut self, line: &[u8]) -> io::Result<()> {
         self.0.write_all(line).inspect_err(|_| {
             UNWRITTEN.fetch_add(1, Ordering::Relaxed);

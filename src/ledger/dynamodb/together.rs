@@ -2,8 +2,8 @@
 //! that recorded nothing in between. For most objects, which are small, these are the only calls to the ledger.
 //!
 //! A batch is no transaction: each statement has its own condition and its own answer, like an UpdateItem. A statement that is
-//! not carried out is followed by an UpdateItem, which knows every condition and finds the reason. So a batch never refuses
-//! anything. Sources: DynamoDB API reference, "BatchExecuteStatement"; developer guide, "PartiQL insert statements",
+//! not carried out is followed by an UpdateItem, which knows every condition and finds the reason; a throttled one is reported as
+//! throttled. Sources: DynamoDB API reference, "BatchExecuteStatement"; developer guide, "PartiQL insert statements",
 //! "PartiQL update statements".
 
 use std::{
