@@ -1,6 +1,6 @@
 //! Gathers single entries into batch calls, for the queue and for the ledger.
 
-use std::{future::Future, time::Duration};
+use std::{collections::VecDeque, future::Future, time::Duration};
 
 use tokio::{
     sync::{mpsc, oneshot},
@@ -14,13 +14,19 @@ use crate::trace;
 /// Most batch calls that one batcher has in flight at once.
 pub const MAX_BATCHES: usize = 8;
 
+/// A batcher that keeps a pace is busy if so many entries came within [`BUSY_FOR`]: a third of the largest call to the ledger.
+/// Otherwise a wait would find few others, and only make messages late.
+const BUSY_ENTRIES: usize = 8;
+/// See [`BUSY_ENTRIES`].
+const BUSY_FOR: Duration = Duration::from_millis(20);
+
 /// How long entries wait for others.
 #[derive(Clone, Copy, Debug)]
 pub enum Wait {
     /// The first entry of each call waits for others, up to this time.
     Linger(Duration),
-    /// Entries wait until this time has passed since the last call, so that a busy batcher makes full calls. An entry that
-    /// comes later does not wait.
+    /// While the batcher is busy, entries wait until this time has passed since the last call, so that calls are full. An entry
+    /// that comes later does not wait, nor does one of a batcher that is not busy.
     Pace(Duration),
 }
 
@@ -72,11 +78,12 @@ async fn gather<E: Send + 'static, A: Send + 'static, F>(
 {
     let mut calls = JoinSet::new();
     let mut last_call: Option<Instant> = None;
+    let mut arrivals = Arrivals::default();
     while let Some(first) = receiver.recv().await {
         let deadline = match (wait, last_call) {
             (Wait::Linger(linger), _) => Instant::now() + linger,
-            (Wait::Pace(pace), Some(last)) => last + pace,
-            (Wait::Pace(_), None) => Instant::now(),
+            (Wait::Pace(pace), Some(last)) if arrivals.are_many() => last + pace,
+            (Wait::Pace(_), _) => Instant::now(),
         };
         let mut batch = vec![first];
         if let Wait::Pace(_) = wait {
@@ -100,6 +107,7 @@ async fn gather<E: Send + 'static, A: Send + 'static, F>(
             continue;
         }
         last_call = Some(Instant::now());
+        arrivals.add(batch.len());
         let span = trace::shared(batch.iter().map(|pending| &pending.span));
         let (entries, answers): (Vec<_>, Vec<_>) =
             batch.into_iter().map(|Pending { entry, answer, .. }| (entry, answer)).unzip();
@@ -113,6 +121,24 @@ async fn gather<E: Send + 'static, A: Send + 'static, F>(
         });
     }
     while calls.join_next().await.is_some() {}
+}
+
+/// When the last entries were sent.
+#[derive(Debug, Default)]
+struct Arrivals(VecDeque<Instant>);
+
+impl Arrivals {
+    fn add(&mut self, entries: usize) {
+        self.0.extend(std::iter::repeat_n(Instant::now(), entries.min(BUSY_ENTRIES)));
+        while self.0.len() > BUSY_ENTRIES {
+            self.0.pop_front();
+        }
+    }
+
+    /// Whether the batcher is busy.
+    fn are_many(&self) -> bool {
+        self.0.len() == BUSY_ENTRIES && self.0.front().is_some_and(|first| first.elapsed() <= BUSY_FOR)
+    }
 }
 
 #[cfg(test)]
@@ -158,12 +184,21 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_idle_batcher_calls_at_once_and_a_busy_one_keeps_its_pace() {
         let (batcher, calls) = batcher(Wait::Pace(PACE));
+        // Few entries do not wait, although they come soon after the last call.
         send(&batcher, 0..2).await;
+        send(&batcher, 0..2).await;
+        send(&batcher, 0..2).await;
+        tokio::time::advance(PACE).await;
+        send(&batcher, 0..2).await;
+        // The batcher is busy now, and a full call need not wait.
         send(&batcher, 0..4).await;
         tokio::time::advance(PACE).await;
         send(&batcher, 0..1).await;
-        // A full call need not wait.
-        assert_eq!(*calls.lock().expect("nobody panics"), [(0, 2), (0, 3), (10, 1), (20, 1)]);
+        tokio::time::advance(BUSY_FOR).await;
+        send(&batcher, 0..1).await;
+        send(&batcher, 0..1).await;
+        let calls = calls.lock().expect("nobody panics");
+        assert_eq!(*calls, [(0, 2), (0, 2), (0, 2), (10, 2), (10, 3), (20, 1), (30, 1), (50, 1), (50, 1)]);
     }
 
     #[tokio::test(start_paused = true)]
