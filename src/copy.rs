@@ -1,5 +1,5 @@
-//! The port to customers' buckets. S3 itself copies an object there unchanged; its bytes do not pass through the worker. `s3`
-//! is the adapter. `verdict` decides what an error means for the message.
+//! The port to customers' buckets for copies. S3 itself copies an object there unchanged; its bytes do not pass through the
+//! worker. `s3` is the adapter. `verdict` decides what an error means for the message.
 
 pub mod memory;
 mod origin;
@@ -7,12 +7,14 @@ pub mod s3;
 
 use std::{fmt::Write, future::Future};
 
+pub use self::origin::metadata;
 use crate::{
     credentials::{AssumeError, identity::IdentityError},
     event::ObjectRef,
     ledger::LedgerError,
     object::ObjectHead,
     route::Route,
+    name::ObjectKeyTemplate,
     tenant::{Bucket, Delivery},
 };
 
@@ -62,6 +64,8 @@ pub struct Way<'a> {
     pub delivery: &'a Delivery,
     /// The customer's bucket.
     pub destination: &'a Bucket,
+    /// Template of the copy's key after the bucket's prefix.
+    pub bucket_key: &'a ObjectKeyTemplate,
     /// The parts of the object's key.
     pub route: &'a Route,
     /// The object as the event names it.
@@ -92,7 +96,7 @@ pub enum CopyError {
     TooLarge(String),
     /// The copy's key would be longer than S3 allows.
     #[error(
-        "the key in the customer's bucket would have {0} bytes, more than {MAX_KEY}; shorten bucket_prefix or bucket_key in the row"
+        "the key in the customer's bucket would have {0} bytes, more than {MAX_KEY}; shorten bucket_prefix, bucket_key or layout in the row"
     )]
     KeyTooLong(usize),
     /// The key holds a copy of another object.
@@ -113,7 +117,7 @@ pub enum CopyError {
     #[error("the customer's bucket is not in the row's target_region: {0}; correct the row, then redrive")]
     WrongRegion(String),
     /// A policy of a bucket, a KMS key or a role does not allow the copy. S3 does not say which.
-    #[error("the copy is denied by a policy of one of the buckets, their KMS keys or the role: {0}")]
+    #[error("the write is denied by a policy of one of the buckets, their KMS keys or the role: {0}")]
     Denied(String),
     /// The role's session cannot be created or renewed.
     #[error(transparent)]
@@ -122,21 +126,24 @@ pub enum CopyError {
     #[error(transparent)]
     Ours(IdentityError),
     /// Too many requests for the bucket.
-    #[error("S3 throttles the copy: {0}")]
+    #[error("S3 throttles writes to the customer's bucket: {0}")]
     Throttled(String),
     /// The object is archived, and must be restored before it can be copied.
     #[error("the object is archived: {0}; restore it and redrive")]
     SourceArchived(String),
     /// S3 refuses the request itself, for example because of a rule of the bucket.
     #[error(
-        "S3 refuses the copy: {0}; correct the named setting of the customer's bucket (its encryption, Object Lock, ACLs) or of the row, \
+        "S3 refuses the write: {0}; correct the named setting of the customer's bucket (its encryption, Object Lock, ACLs) or of the row, \
          then redrive"
     )]
     Refused(String),
     /// A 5xx answer, a timeout or a network error; or others wrote to the copy's key during every attempt. A later attempt may
     /// succeed.
-    #[error("S3 did not carry out the copy: {0}")]
+    #[error("S3 did not carry out the write: {0}")]
     Unavailable(String),
+    /// A lake file cannot be encoded.
+    #[error("a file for the customer's lake cannot be encoded: {0}; please report this defect")]
+    Unwritable(String),
     /// In shadow mode: the counts of the object cannot be written.
     #[error("the counts of shadow mode cannot be written: {0}")]
     Uncounted(LedgerError),
@@ -153,13 +160,13 @@ impl Way<'_> {
     /// # Errors
     /// The key is longer than S3 allows.
     pub fn key(&self) -> Result<String, CopyError> {
-        let key = self.destination.bucket_prefix.clone() + &self.destination.bucket_key.render(self.route);
+        let key = self.destination.bucket_prefix.clone() + &self.bucket_key.render(self.route);
         if key.len() > MAX_KEY { Err(CopyError::KeyTooLong(key.len())) } else { Ok(key) }
     }
 
     /// Common prefix of the keys of all the tenant's copies.
     fn destination_prefix(&self) -> String {
-        self.destination.bucket_prefix.clone() + &self.destination.bucket_key.tenant_prefix(self.route)
+        self.destination.bucket_prefix.clone() + &self.bucket_key.tenant_prefix(self.route)
     }
 }
 
@@ -218,7 +225,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::{
         route::KeyLayout,
-        tenant::{Attribute, Destination, parse_row},
+        tenant::{Attribute, Contents, Destination, parse_row},
     };
 
     /// Owns everything that a job borrows.
@@ -254,10 +261,12 @@ pub(crate) mod tests {
             let Destination::S3(destination) = &self.delivery.destination else {
                 panic!("the row names a bucket")
             };
+            let Contents::Copies(bucket_key) = &destination.contents else { panic!("the row asks for copies") };
             CopyJob {
                 way: Way {
                     delivery: &self.delivery,
                     destination,
+                    bucket_key,
                     route: &self.route,
                     object: &self.object,
                     source_prefix: "",

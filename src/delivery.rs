@@ -20,6 +20,7 @@ pub use self::{
     streams::{MAX_STREAMS, StreamKey, Streams},
 };
 use crate::{
+    copy::CopyError,
     batch::{BatchTally, BufferPool, Rejection},
     ledger::LedgerError,
     quarantine::QuarantineError,
@@ -112,7 +113,7 @@ pub struct Shared {
     pub metrics: Metrics,
 }
 
-/// Why a lane cannot go on.
+/// Why a lane, of this module or of a lake, cannot go on.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LaneError {
     /// A batch could not be delivered.
@@ -130,6 +131,9 @@ pub enum LaneError {
     /// Another worker has the object, or the ledger does not answer.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
+    /// A file could not be written into the customer's bucket.
+    #[error(transparent)]
+    Bucket(#[from] CopyError),
 }
 
 impl LaneError {
@@ -140,6 +144,7 @@ impl LaneError {
             Self::Quarantine(_) => "quarantine",
             Self::Unkept(_) => "unkept",
             Self::Ledger(error) => error.kind(),
+            Self::Bucket(_) => "bucket",
         }
     }
 }

@@ -14,11 +14,10 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::outcome::{FailureOutcome, ObjectOutcome, Outcome, State};
 use crate::{
-    copy::ObjectCopier,
     event::ObjectRef,
     ledger::Ledger,
     object::ObjectStore,
-    pipeline::{Pipeline, Report},
+    pipeline::{Buckets, Pipeline, Report},
     sink::LogSinks,
     tenant::Directory,
     verdict::{Failed, Failure},
@@ -67,7 +66,7 @@ pub trait AnyPipeline: Send + Sync {
 }
 
 #[async_trait::async_trait]
-impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> AnyPipeline
+impl<O: ObjectStore, D: Directory, S: LogSinks, C: Buckets, L: Ledger> AnyPipeline
     for Pipeline<O, D, S, C, L>
 {
     async fn process_object(&self, object: &ObjectRef, stop: &CancellationToken) -> Report {

@@ -10,13 +10,17 @@
 //! `{application}/{pod}/{date}`, always gives different names, because values have no slashes.
 
 pub mod bucket;
+mod lake;
 mod object_key;
 
 use std::sync::Arc;
 
 use jiff::Timestamp;
 
-pub use self::object_key::ObjectKeyTemplate;
+pub use self::{
+    lake::{LakeLayout, LakePart, LakeSegment, TimePart},
+    object_key::ObjectKeyTemplate,
+};
 use crate::route::{Name, Route};
 
 /// Longest name of a log stream. Source: CloudWatch Logs API reference, CreateLogStream.

@@ -9,6 +9,7 @@
 mod copies;
 mod direct;
 mod grown;
+mod lanes;
 mod logs;
 mod metrics;
 mod object_reader;
@@ -30,6 +31,7 @@ use tracing::{Instrument, Span};
 use crate::{
     batch::BufferPool,
     copy::ObjectCopier,
+    lake::LakeStore,
     delivery::{self, Streams, Tally},
     event::{self, Event, Ignored, ObjectRef},
     fairness::{Pass, Shares, book::Limits},
@@ -46,12 +48,14 @@ use crate::{
     sampler::LineSampler,
     sink::{LogSink, LogSinks},
     status::{self, Status},
-    tenant::{Bucket, CloudWatch, Delivery, Destination, Directory, Mode, OwnBuckets, UnknownTenant},
+    tenant::{
+        Bucket, CloudWatch, Contents, Delivery, Destination, Directory, Mode, OwnBuckets, UnknownTenant,
+    },
     trace::{self, semconv},
     verdict::{self, Backoff, Failed, Failure, Tries, Verdict},
 };
 
-use self::{grown::Grown, refusals::Refusals, windows::Windows};
+use self::{grown::Grown, lanes::Reads, refusals::Refusals, windows::Windows};
 pub use self::{
     metrics::{Metrics, Trace},
     report::{Delivered, Report, Skipped},
@@ -87,6 +91,11 @@ pub struct PipelineSettings {
     /// Number of the runtime's threads. No more objects than that are decoded at the same time.
     pub threads: usize,
 }
+
+/// Customers' buckets: copies of objects, and lakes.
+pub trait Buckets: ObjectCopier + LakeStore {}
+
+impl<T: ObjectCopier + LakeStore> Buckets for T {}
 
 /// The ports of a pipeline.
 #[derive(Debug)]
@@ -124,7 +133,7 @@ pub struct Pipeline<O, D, S, C, L> {
     status: Arc<Status>,
 }
 
-impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipeline<O, D, S, C, L> {
+impl<O: ObjectStore, D: Directory, S: LogSinks, C: Buckets, L: Ledger> Pipeline<O, D, S, C, L> {
     /// Creates a pipeline on the ports. The pipeline tells `status` what becomes of each tenant's objects.
     pub fn new(
         ports: Ports<O, D, S, C, L>,
@@ -334,20 +343,23 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         }
     }
 
-    /// Delivers one object: its records to CloudWatch Logs and, at the same time, the object itself to buckets. Each delivery
-    /// has its own entry in the ledger, so a successful one is not repeated.
+    /// Delivers one object: its records to CloudWatch Logs and to lakes and, at the same time, the object itself to buckets. Each
+    /// delivery has its own entry in the ledger, so a successful one is not repeated.
     async fn deliver(&self, admitted: Admitted<'_>, wanted: &[Arc<Delivery>], report: &mut Report) {
-        let mut logs = Vec::new();
-        let mut buckets = Vec::new();
+        let mut read = Vec::new();
+        let mut copies = Vec::new();
         for delivery in wanted {
             match &delivery.destination {
-                Destination::CloudWatch(destination) => logs.push((delivery.as_ref(), destination)),
-                Destination::S3(destination) => buckets.push((delivery.as_ref(), destination)),
+                Destination::CloudWatch(to) => read.push((delivery.as_ref(), Reads::Logs(to))),
+                Destination::S3(to) => match &to.contents {
+                    Contents::Lake(lake) => read.push((delivery.as_ref(), Reads::Lake(to, lake))),
+                    Contents::Copies(bucket_key) => copies.push((delivery.as_ref(), to, bucket_key)),
+                },
             }
         }
         let (mut logged, mut copied) = (Report::default(), Report::default());
         let (logs_done, copies_done) =
-            tokio::join!(self.log(admitted, &logs, &mut logged), self.copy(admitted, &buckets, &mut copied));
+            tokio::join!(self.log(admitted, &read, &mut logged), self.copy(admitted, &copies, &mut copied));
         if logs_done + copies_done == wanted.len() {
             report.skipped.push(Skipped::AlreadyDelivered);
         }
@@ -396,10 +408,12 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         }
         // The ledger is asked first, because a delivery that is done need not enter the account.
         let (claims, name) = (&self.ports.claims, delivery.ledger_name());
-        let claimed = match delivery.mode {
-            Mode::Live => claims.claim(admitted.object, &name).await,
+        let claimed = match (delivery.mode, &delivery.destination) {
+            // A part of a file is of no use, and a file that is written again replaces itself.
+            (_, Destination::S3(Bucket { contents: Contents::Lake(_), .. }))
             // Counts of a part of an object are not kept.
-            Mode::Shadow => claims.claim_whole(admitted.object, &name).await,
+            | (Mode::Shadow, _) => claims.claim_whole(admitted.object, &name).await,
+            (Mode::Live, _) => claims.claim(admitted.object, &name).await,
         };
         let claim = match claimed.map_err(Failure::Ledger)? {
             Claimed::Ours(claim) => claim,

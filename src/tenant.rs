@@ -5,6 +5,7 @@
 //! and [`cache`], which remembers tenants.
 
 pub mod cache;
+mod lake;
 mod mode;
 mod own;
 mod row;
@@ -18,14 +19,12 @@ use tokio::time::Instant;
 
 pub(crate) use self::row::region;
 pub use self::{
+    lake::{Compression, Contents, Fields, Format, Lake, Lock, LockMode},
     mode::Mode,
     own::OwnBuckets,
     row::{check_row, expired_at, parse_row},
 };
-use crate::{
-    credentials::RoleArn,
-    name::{ObjectKeyTemplate, StreamTemplate},
-};
+use crate::{credentials::RoleArn, name::StreamTemplate};
 
 /// Treatment of an object whose tenant has no row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -162,10 +161,10 @@ pub struct CloudWatch {
     pub oversize: Oversize,
 }
 
-/// A destination in S3: objects are copied as they are.
+/// A destination in S3.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Bucket {
-    /// The role in the customer's account. `None` means that the central role copies, which the bucket's policy must allow.
+    /// The role in the customer's account. `None` means that the central role writes, which the bucket's policy must allow.
     pub role: Option<RoleArn>,
     /// ExternalId for the role; `None` means the provider's account id.
     pub external_id: Option<String>,
@@ -178,10 +177,10 @@ pub struct Bucket {
     /// The account that must own the bucket: the row's `bucket_owner`, or else the account of the role. `None` means
     /// any account.
     pub bucket_owner: Option<String>,
-    /// Prefix of the copies' keys: empty, or with a slash at its end.
+    /// Prefix of the keys: empty, or with a slash at its end.
     pub bucket_prefix: String,
-    /// Template of a copy's key after the prefix.
-    pub bucket_key: ObjectKeyTemplate,
+    /// What is written there.
+    pub contents: Contents,
 }
 
 /// Policy for a message that is too long for one event.
@@ -228,7 +227,7 @@ pub const SETTINGS: &str = "settings";
 
 /// Every attribute that logferry reads. Operators may keep other attributes in a row: logferry ignores them, and they stay
 /// when the row is replaced.
-pub const ATTRIBUTES: [&str; 20] = [
+pub const ATTRIBUTES: [&str; 26] = [
     "tenant_id",
     "type",
     "enabled",
@@ -247,6 +246,12 @@ pub const ATTRIBUTES: [&str; 20] = [
     "bucket_prefix",
     "bucket_key",
     "bucket_owner",
+    "format",
+    "layout",
+    "fields",
+    "compression",
+    "object_lock_mode",
+    "object_lock_days",
     "paused",
     TTL,
 ];

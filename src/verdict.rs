@@ -168,7 +168,7 @@ pub enum Failure {
     /// CloudWatch Logs did not accept a batch.
     #[error(transparent)]
     Sink(SinkError),
-    /// S3 did not copy the object.
+    /// S3 did not copy the object, or did not write a lake file.
     #[error(transparent)]
     Copy(CopyError),
     /// Records could not be written to the quarantine.
@@ -265,6 +265,7 @@ impl Failure {
             Self::Copy(CopyError::Denied(_)) => "bucket_denied",
             Self::Copy(CopyError::Refused(_)) => "copy_refused",
             Self::Copy(CopyError::Unavailable(_)) => "bucket_unavailable",
+            Self::Copy(CopyError::Unwritable(_)) => "lake_encoding",
             Self::Sink(SinkError::Refused(_)) => "batch_refused",
             Self::Sink(SinkError::InvalidSequenceToken { .. } | SinkError::DataAlreadyAccepted { .. }) => {
                 "sequence"
@@ -358,7 +359,10 @@ impl Failure {
             )
             | Self::Sink(SinkError::Refused(_))
             | Self::Copy(
-                CopyError::SourceArchived(_) | CopyError::WrongRegion(_) | CopyError::Refused(_),
+                CopyError::SourceArchived(_)
+                | CopyError::WrongRegion(_)
+                | CopyError::Refused(_)
+                | CopyError::Unwritable(_),
             ) => Fate::Refusal,
             Self::Lookup(_)
             | Self::OverShare { .. }
@@ -414,6 +418,7 @@ impl From<LaneError> for Failure {
             LaneError::Quarantine(error) => Self::Quarantine(error),
             LaneError::Unkept(error) => Self::Unkept(error),
             LaneError::Ledger(error) => Self::Ledger(error),
+            LaneError::Bucket(error) => Self::Copy(error),
         }
     }
 }

@@ -12,7 +12,6 @@ use super::{
 use crate::{
     aws::Base,
     config::Config,
-    copy::ObjectCopier,
     ledger::{
         Ledger,
         claim::{self, Claims},
@@ -24,7 +23,7 @@ use crate::{
         files::WithoutCopies,
     },
     object::{ObjectStore, file::FileStore, s3::S3Store},
-    pipeline::{self, Pipeline, PipelineSettings, Ports},
+    pipeline::{self, Buckets, Pipeline, PipelineSettings, Ports},
     quarantine::Quarantine,
     sink::LogSinks,
     status::Status,
@@ -138,7 +137,7 @@ fn shown(
     Ok(boxed(Ports { store, directory, sinks, copier, claims, quarantine }, settings))
 }
 
-fn boxed<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger>(
+fn boxed<O: ObjectStore, D: Directory, S: LogSinks, C: Buckets, L: Ledger>(
     ports: Ports<O, D, S, C, L>,
     settings: PipelineSettings,
 ) -> Box<dyn AnyPipeline> {

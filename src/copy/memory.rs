@@ -58,6 +58,26 @@ impl MemoryCopier {
         self.state().calls
     }
 
+    /// The error of every write into this bucket, if it is broken.
+    pub fn refusal(&self, bucket: &str) -> Option<CopyError> {
+        self.state().refusals.get(bucket).cloned()
+    }
+
+    /// The error of a role that is held.
+    pub fn closed_bucket(&self, bucket: &str) -> Option<CopyError> {
+        let closed = self.state().closed.get(bucket).cloned();
+        closed.filter(|error| matches!(error, AssumeError::Held { .. })).map(CopyError::Session)
+    }
+
+    /// Enters the role for a bucket.
+    ///
+    /// # Errors
+    /// The role is closed.
+    pub fn enter_bucket(&self, bucket: &str) -> Result<(), CopyError> {
+        let closed = self.state().closed.get(bucket).cloned();
+        closed.map_or(Ok(()), |error| Err(CopyError::Session(error)))
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -67,14 +87,12 @@ impl ObjectCopier for MemoryCopier {
     type Session = ();
 
     async fn closed(&self, way: &Way<'_>) -> Option<CopyError> {
-        let closed = self.state().closed.get(&way.destination.bucket_name).cloned();
-        closed.filter(|error| matches!(error, AssumeError::Held { .. })).map(CopyError::Session)
+        self.closed_bucket(&way.destination.bucket_name)
     }
 
     async fn enter(&self, way: &Way<'_>) -> Result<(), CopyError> {
         way.key()?;
-        let closed = self.state().closed.get(&way.destination.bucket_name).cloned();
-        closed.map_or(Ok(()), |error| Err(CopyError::Session(error)))
+        self.enter_bucket(&way.destination.bucket_name)
     }
 
     async fn copy(&self, (): &(), job: &CopyJob<'_>) -> Result<Copied, CopyError> {

@@ -3,7 +3,7 @@
 use std::{cmp::Ordering, collections::HashMap};
 
 use super::{CopyError, CopyJob, encoded};
-use crate::{digest, route::Route};
+use crate::{digest, event::ObjectRef, route::Route};
 
 /// Largest total size of the names and values of an object's own metadata, in bytes. Source: S3 User Guide, "Working with
 /// object metadata".
@@ -26,31 +26,35 @@ pub(super) enum Standing {
     Newer,
 }
 
-impl CopyJob<'_> {
-    /// The copy's origin, as metadata of the customer's object. Values are URL-encoded, because S3 allows only ASCII. The
-    /// list is in order of importance: a value for which no room is left is omitted.
-    pub(super) fn metadata(&self) -> Vec<(&'static str, String)> {
-        let Route { tenant, cluster, .. } = self.way.route;
-        let object = self.way.object;
-        let all = [
-            (DELIVERED_BY, Some(encoded(concat!("logferry/", env!("CARGO_PKG_VERSION"))))),
-            (SOURCE_BUCKET, Some(encoded(&object.bucket))),
-            (SOURCE_KEY, Some(written_key(&object.key))),
-            (SOURCE_SEQUENCER, object.sequencer.as_deref().map(encoded)),
-            ("tenant-id", Some(encoded(tenant))),
-            ("source-version", self.version().map(encoded)),
-            ("cluster-id", Some(encoded(cluster)).filter(|cluster| !cluster.is_empty())),
-        ];
-        let mut room = MAX_METADATA;
-        let mut metadata = Vec::new();
-        for (name, value) in all {
-            let Some(value) = value else { continue };
-            if let Some(left) = room.checked_sub(name.len() + value.len()) {
-                room = left;
-                metadata.push((name, value));
-            }
+/// The origin of what is written into a customer's bucket, as metadata of the customer's object. Values are URL-encoded, because S3
+/// allows only ASCII. The list is in order of importance: a value for which no room is left is omitted.
+pub fn metadata(object: &ObjectRef, route: &Route, version: Option<&str>) -> Vec<(&'static str, String)> {
+    let Route { tenant, cluster, .. } = route;
+    let all = [
+        (DELIVERED_BY, Some(encoded(concat!("logferry/", env!("CARGO_PKG_VERSION"))))),
+        (SOURCE_BUCKET, Some(encoded(&object.bucket))),
+        (SOURCE_KEY, Some(written_key(&object.key))),
+        (SOURCE_SEQUENCER, object.sequencer.as_deref().map(encoded)),
+        ("tenant-id", Some(encoded(tenant))),
+        ("source-version", version.map(encoded)),
+        ("cluster-id", Some(encoded(cluster)).filter(|cluster| !cluster.is_empty())),
+    ];
+    let mut room = MAX_METADATA;
+    let mut metadata = Vec::new();
+    for (name, value) in all {
+        let Some(value) = value else { continue };
+        if let Some(left) = room.checked_sub(name.len() + value.len()) {
+            room = left;
+            metadata.push((name, value));
         }
-        metadata
+    }
+    metadata
+}
+
+impl CopyJob<'_> {
+    /// The copy's origin.
+    pub(super) fn metadata(&self) -> Vec<(&'static str, String)> {
+        metadata(self.way.object, self.way.route, self.version())
     }
 
     /// Decides what happens to the existing object at `key`, whose metadata is `metadata`.

@@ -23,6 +23,7 @@ use crate::{
         AssumeError, RoleArn, assumed::AssumedRole, customers::Customers, identity::IdentityError,
         request::SessionSpec, scope::Scope,
     },
+    tenant::{Bucket, Delivery},
 };
 
 /// Copies objects inside S3.
@@ -116,17 +117,25 @@ impl S3Copier {
         self.customers.enter(entry(way, role)).await
     }
 
+    /// The client of all customers' buckets, and the roles that it uses.
+    pub(crate) fn parts(&self) -> (&Client, &Customers, &AssumedRole) {
+        (&self.client, &self.customers, &self.central)
+    }
+
     /// The settings that are specific to the customer.
-    fn customer(way: &Way<'_>, role: &AssumedRole) -> config::Builder {
-        let (bucket, region) = (&way.destination.bucket_name, &way.delivery.target_region);
+    pub(crate) fn customer(bucket: &str, region: &str, role: &AssumedRole) -> config::Builder {
         config::Builder::default()
-            .region(Region::new(region.clone()))
+            .region(Region::new(region.to_owned()))
             .credentials_provider(SharedCredentialsProvider::new(role.clone()))
             // The role caches its session itself. A second cache would hide the renewed one.
             .identity_cache(IdentityCache::no_cache())
             // Each destination has retry tokens of its own, so that a throttled customer does not use up the tokens of
             // others.
             .retry_partition(RetryPartition::new(format!("{bucket}/{region}")))
+    }
+
+    fn for_copies(way: &Way<'_>, role: &AssumedRole) -> config::Builder {
+        Self::customer(&way.destination.bucket_name, &way.delivery.target_region, role)
     }
 
     async fn look(&self, way: &Way<'_>, key: &str, role: &AssumedRole) -> Result<There, CopyError> {
@@ -137,7 +146,7 @@ impl S3Copier {
             .key(key)
             .set_expected_bucket_owner(way.destination.bucket_owner.clone())
             .customize()
-            .config_override(Self::customer(way, role).timeout_config(self.timeouts.clone()))
+            .config_override(Self::for_copies(way, role).timeout_config(self.timeouts.clone()))
             .send()
             .await;
         match head {
@@ -184,7 +193,7 @@ impl S3Copier {
             // Tags in the staging bucket belong to the provider. Copying them would need more permissions on both sides.
             .tagging_directive(TaggingDirective::Replace)
             .customize()
-            .config_override(Self::customer(&job.way, role))
+            .config_override(Self::for_copies(&job.way, role))
             .send()
             .await
             .map(drop)
@@ -192,19 +201,31 @@ impl S3Copier {
 }
 
 fn entry(way: &Way<'_>, role: &RoleArn) -> SessionSpec {
+    let scope = Scope::Copy {
+        source_bucket: way.object.bucket.clone(),
+        source_prefix: way.source_prefix.to_owned(),
+        bucket: way.destination.bucket_name.clone(),
+        prefix: way.destination_prefix(),
+    };
+    session(way.delivery, way.destination, role, &way.route.cluster, scope)
+}
+
+/// A session in the role of a row, limited to `scope`.
+pub(crate) fn session(
+    delivery: &Delivery,
+    destination: &Bucket,
+    role: &RoleArn,
+    cluster: &str,
+    scope: Scope,
+) -> SessionSpec {
     SessionSpec {
-        tenant_id: way.delivery.tenant_id.clone(),
+        tenant_id: delivery.tenant_id.clone(),
         role: role.clone(),
-        external_id: way.destination.external_id.clone(),
-        session_tags: way.destination.session_tags,
-        source_identity: way.destination.source_identity,
-        cluster: way.route.cluster.clone(),
-        scope: Scope::Copy {
-            source_bucket: way.object.bucket.clone(),
-            source_prefix: way.source_prefix.to_owned(),
-            bucket: way.destination.bucket_name.clone(),
-            prefix: way.destination_prefix(),
-        },
+        external_id: destination.external_id.clone(),
+        session_tags: destination.session_tags,
+        source_identity: destination.source_identity,
+        cluster: cluster.to_owned(),
+        scope,
     }
 }
 
@@ -275,7 +296,8 @@ fn there(error: SdkError<HeadObjectError, HttpResponse>) -> Result<There, CopyEr
     }
 }
 
-fn refused<E>(error: SdkError<E, HttpResponse>) -> CopyError
+/// Evaluates an error of a call to a customer's bucket.
+pub(crate) fn refused<E>(error: SdkError<E, HttpResponse>) -> CopyError
 where
     E: ProvideErrorMetadata + std::error::Error + 'static,
 {

@@ -21,6 +21,13 @@ pub enum Scope {
         /// The group.
         log_group_name: String,
     },
+    /// Writing files below one prefix.
+    Lake {
+        /// Bucket of the files.
+        bucket: String,
+        /// Prefix of their keys.
+        prefix: String,
+    },
     /// Copying objects from one prefix to another, within S3.
     Copy {
         /// Bucket of the objects.
@@ -44,6 +51,10 @@ impl Scope {
                 format!("arn:{partition}:logs:{region}:{}:log-group:{log_group_name}", role.account());
             json!([allow(actions, &[&group, &format!("{group}:*")])])
         };
+        let below = |bucket, prefix| format!("arn:{partition}:s3:::{bucket}/{}*", literal(prefix));
+        let mut keys = allow(&["kms:Decrypt", "kms:GenerateDataKey"], &["*"]);
+        // The buckets may be encrypted; their owners choose the keys.
+        keys["Condition"] = json!({ "StringLike": { "kms:ViaService": "s3.*" } });
         let statements = match self {
             Self::LogGroup { region, log_group_name } => on_group(
                 &[
@@ -58,19 +69,17 @@ impl Scope {
             Self::ReadLogGroup { region, log_group_name } => {
                 on_group(&["logs:FilterLogEvents"], region, log_group_name)
             }
-            Self::Copy { source_bucket, source_prefix, bucket, prefix } => {
-                let below = |bucket, prefix| format!("arn:{partition}:s3:::{bucket}/{}*", literal(prefix));
-                let mut keys = allow(&["kms:Decrypt", "kms:GenerateDataKey"], &["*"]);
-                // Either bucket may be encrypted; the owners choose the keys.
-                keys["Condition"] = json!({ "StringLike": { "kms:ViaService": "s3.*" } });
-                json!([
-                    allow(&["s3:GetObject", "s3:GetObjectVersion"], &[&below(source_bucket, source_prefix)]),
-                    // GetObject on the target lets the copier look at the object that it would overwrite, if the role allows
-                    // that.
-                    allow(&["s3:PutObject", "s3:PutObjectAcl", "s3:GetObject"], &[&below(bucket, prefix)]),
-                    keys,
-                ])
+            Self::Lake { bucket, prefix } => {
+                let actions = ["s3:PutObject", "s3:PutObjectAcl", "s3:PutObjectRetention", "s3:AbortMultipartUpload"];
+                json!([allow(&actions, &[&below(bucket, prefix)]), keys])
             }
+            Self::Copy { source_bucket, source_prefix, bucket, prefix } => json!([
+                allow(&["s3:GetObject", "s3:GetObjectVersion"], &[&below(source_bucket, source_prefix)]),
+                // GetObject on the target lets the copier look at the object that it would overwrite, if the role allows
+                // that.
+                allow(&["s3:PutObject", "s3:PutObjectAcl", "s3:GetObject"], &[&below(bucket, prefix)]),
+                keys,
+            ]),
         };
         ascii(&json!({ "Version": "2012-10-17", "Statement": statements }).to_string())
     }

@@ -1,7 +1,8 @@
 //! Ports that show what would be delivered, and deliver nothing.
 //!
 //! Each event is one line of JSON with `batch`, `group`, `stream`, `timestamp` (milliseconds since 1970) and `message`. The
-//! lines of a batch follow each other. A copy into a customer's bucket is one line with `bucket`, `key` and `source`.
+//! lines of a batch follow each other. A copy into a customer's bucket, or a file of a lake, is one line with `bucket`, `key` and
+//! `source`.
 
 use std::{
     fmt,
@@ -20,6 +21,7 @@ use serde_json::value::RawValue;
 use crate::{
     copy::{Copied, CopyError, CopyJob, ObjectCopier, Way},
     event::ObjectRef,
+    lake::{FileSpec, LakeAccount, LakeStore, LakeWay, Part, Upload},
     ledger::lease::Lease,
     sink::{
         LogSink, LogSinks, PutAnswer, SinkError,
@@ -133,6 +135,58 @@ impl ObjectCopier for Lines {
         self.write(&line).map_err(unwritten)?;
         Ok(Copied::Written)
     }
+}
+
+/// Shows the files of a lake, without their contents: one line for each.
+impl LakeStore for Lines {
+    type Account = LakeLines;
+
+    async fn lake_closed(&self, _: &LakeWay<'_>) -> Option<CopyError> {
+        None
+    }
+
+    async fn enter_lake(&self, way: &LakeWay<'_>) -> Result<LakeLines, CopyError> {
+        let source = format!("s3://{}/{}", way.object.bucket, way.object.key);
+        Ok(LakeLines { lines: self.clone(), bucket: way.destination.bucket_name.clone(), source })
+    }
+}
+
+/// The lines of one object's files.
+#[derive(Debug)]
+pub struct LakeLines {
+    lines: Lines,
+    bucket: String,
+    source: String,
+}
+
+impl LakeLines {
+    fn show(&self, key: &str) -> Result<(), CopyError> {
+        let line = CopyLine { bucket: &self.bucket, key, source: self.source.clone() };
+        let mut line = serde_json::to_vec(&line).expect("memory takes every byte");
+        line.push(b'\n');
+        let unwritten = |error| CopyError::Unavailable(format!("the line cannot be written: {error}"));
+        self.lines.write(&line).map_err(unwritten)
+    }
+}
+
+impl LakeAccount for LakeLines {
+    async fn put(&self, file: &FileSpec, _: Bytes) -> Result<(), CopyError> {
+        self.show(&file.key)
+    }
+
+    async fn begin(&self, _: &FileSpec) -> Result<String, CopyError> {
+        Ok(String::new())
+    }
+
+    async fn part(&self, _: &Upload, number: i32, _: Bytes) -> Result<Part, CopyError> {
+        Ok(Part { number, etag: None, crc32: None })
+    }
+
+    async fn complete(&self, upload: &Upload, _: Vec<Part>) -> Result<(), CopyError> {
+        self.show(&upload.key)
+    }
+
+    async fn abort(&self, _: &Upload) {}
 }
 
 /// Tenants without the tenant table: those of given rows, or if there are none, any tenant with a stand-in row.

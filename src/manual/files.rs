@@ -4,16 +4,16 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use crate::tenant::{Destination, Directory, LookupError, Tenant};
+use crate::tenant::{Bucket, Contents, Destination, Directory, LookupError, Tenant};
 
-/// A directory without the deliveries to buckets.
+/// A directory without the deliveries that copy objects.
 #[derive(Clone, Debug)]
 pub struct WithoutCopies<D>(pub D);
 
 fn without_copies(tenant_id: &str, tenant: Option<Arc<Tenant>>) -> Option<Arc<Tenant>> {
     let mut tenant = Tenant::clone(&*tenant?);
     tenant.deliveries.retain(|row| match row {
-        Ok(delivery) if delivery.enabled && matches!(delivery.destination, Destination::S3(_)) => {
+        Ok(delivery) if delivery.enabled && is_copy(&delivery.destination) => {
             tracing::warn!(
                 tenant.id = tenant_id,
                 delivery.name,
@@ -24,6 +24,10 @@ fn without_copies(tenant_id: &str, tenant: Option<Arc<Tenant>>) -> Option<Arc<Te
         _ => true,
     });
     Some(Arc::new(tenant))
+}
+
+fn is_copy(destination: &Destination) -> bool {
+    matches!(destination, Destination::S3(Bucket { contents: Contents::Copies(_), .. }))
 }
 
 impl<D: Directory> Directory for WithoutCopies<D> {

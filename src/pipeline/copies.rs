@@ -1,7 +1,10 @@
 //! Copies objects to customers' buckets.
 
 use super::*;
-use crate::copy::{Copied, CopyJob, Way};
+use crate::{
+    copy::{Copied, CopyJob, Way},
+    name::ObjectKeyTemplate,
+};
 
 /// A copy that can begin: the object is claimed and the customer's account is entered.
 struct Ready<'a, S, L> {
@@ -10,20 +13,20 @@ struct Ready<'a, S, L> {
     claim: Arc<Claim<L>>,
 }
 
-impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipeline<O, D, S, C, L> {
+impl<O: ObjectStore, D: Directory, S: LogSinks, C: Buckets, L: Ledger> Pipeline<O, D, S, C, L> {
     /// Copies the object into every bucket in `wanted`, one after another. A copy that fails does not stop the next. Returns the
     /// number of deliveries that were already done.
     pub(super) async fn copy(
         &self,
         admitted: Admitted<'_>,
-        wanted: &[(&Delivery, &Bucket)],
+        wanted: &[(&Delivery, &Bucket, &ObjectKeyTemplate)],
         report: &mut Report,
     ) -> usize {
         let Admitted { object, route, .. } = admitted;
         let source_prefix = self.settings.key_rules.tenant_prefix(&object.key);
         let (mut ready, mut done) = (Vec::new(), 0);
-        for &(delivery, destination) in wanted {
-            let way = Way { delivery, destination, route, object, source_prefix };
+        for &(delivery, destination, bucket_key) in wanted {
+            let way = Way { delivery, destination, bucket_key, route, object, source_prefix };
             let closed = async { self.ports.copier.closed(&way).await.map(Failure::Copy) };
             let enter = async { self.ports.copier.enter(&way).await.map_err(Failure::Copy) };
             match self.claim_and_enter(admitted, delivery, closed, enter).await {

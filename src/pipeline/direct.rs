@@ -2,7 +2,7 @@
 
 use super::*;
 
-impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipeline<O, D, S, C, L> {
+impl<O: ObjectStore, D: Directory, S: LogSinks, C: Buckets, L: Ledger> Pipeline<O, D, S, C, L> {
     /// Handles one object. No verdict follows: the caller decides what a failure means.
     ///
     /// # Cancel safety

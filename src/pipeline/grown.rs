@@ -86,7 +86,7 @@ impl Growing<'_> {
     }
 }
 
-impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipeline<O, D, S, C, L> {
+impl<O: ObjectStore, D: Directory, S: LogSinks, C: Buckets, L: Ledger> Pipeline<O, D, S, C, L> {
     /// Number of units that a message needs in the worker's memory, by the sizes in its body: see [`room::units`].
     pub fn units(&self, message: &Message) -> u32 {
         let objects = event::decode(&message.body).map(|event| event.objects).unwrap_or_default();

@@ -1,34 +1,34 @@
-//! Delivers the records of objects to customers' CloudWatch Logs. An object is read once for all its deliveries.
+//! Delivers the records of objects to customers' CloudWatch Logs and lakes. An object is read once for all its deliveries.
 
-use super::{grown::Growing, object_reader::within, told::Spent, *};
+use super::{
+    grown::Growing,
+    lanes::{AnyLane, Entered, Lanes},
+    object_reader::within,
+    told::Spent,
+    *,
+};
 use crate::{
-    delivery::{Lane, LaneError, StreamKey},
+    delivery::{Lane, StreamKey},
+    lake::{self, LakeWay},
     name::StreamNames,
     object::trail::{Trail, TrailedBody},
     room,
 };
 
 /// A delivery that can begin: the object is claimed and the customer's account is entered.
-struct Ready<'a, S, L> {
+struct Ready<'a, S, A, L> {
     delivery: &'a Delivery,
-    destination: &'a CloudWatch,
-    sink: S,
+    entered: Entered<'a, S, A>,
     claim: Arc<Claim<L>>,
 }
 
-/// Open lanes of one object, each with its delivery.
-pub(super) type Lanes<'a, S, L> = Vec<(&'a Delivery, Lane<S, L>)>;
-
-/// Lanes that cannot go on, and why.
-pub(super) type BrokenLanes<'a, S, L> = Vec<(&'a Delivery, Lane<S, L>, LaneError)>;
-
-impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipeline<O, D, S, C, L> {
+impl<O: ObjectStore, D: Directory, S: LogSinks, C: Buckets, L: Ledger> Pipeline<O, D, S, C, L> {
     /// Reads the object once and gives every record to every delivery in `wanted`. If a delivery fails, the others go on.
     /// Returns the number of deliveries that were already done.
     pub(super) async fn log(
         &self,
         admitted: Admitted<'_>,
-        wanted: &[(&Delivery, &CloudWatch)],
+        wanted: &[(&Delivery, Reads<'_>)],
         report: &mut Report,
     ) -> usize {
         let (mut ready, mut done) = (Vec::new(), 0);
@@ -40,14 +40,9 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
             report.failures.push(admitted.failed(None, Failure::Object(error)));
             return done;
         }
-        for &(delivery, destination) in wanted {
-            let (sinks, cluster) = (&self.ports.sinks, &admitted.route.cluster);
-            let closed = async { sinks.closed(delivery, destination, cluster).await.map(Failure::Sink) };
-            let open = async {
-                sinks.open(delivery, destination, cluster, admitted.object).await.map_err(Failure::Sink)
-            };
-            match self.claim_and_enter(admitted, delivery, closed, open).await {
-                Ok(Some((sink, claim))) => ready.push(Ready { delivery, destination, sink, claim }),
+        for &(delivery, reads) in wanted {
+            match self.claim_to_read(admitted, delivery, reads).await {
+                Ok(Some((entered, claim))) => ready.push(Ready { delivery, entered, claim }),
                 Ok(None) => done += 1,
                 Err(failure) => report.failures.push(admitted.failed(Some(&delivery.name), failure)),
             }
@@ -84,8 +79,25 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         let before = ready.iter().flat_map(|ready| ready.claim.from().fingerprints.iter().copied());
         let body = TrailedBody::new(body, trail.clone(), before.collect());
         let shared = if place.units() < room::UNITS { &self.small_lanes } else { &self.lanes };
-        let mut lanes: Lanes<'_, S::Sink, L> = Vec::new();
-        for Ready { delivery, destination, sink, claim } in ready {
+        let mut lanes: Lanes<'_, S::Sink, C::Account, L> = Vec::new();
+        for Ready { delivery, entered, claim } in ready {
+            let shelf = self.quarantine(delivery.mode);
+            let shelf = shelf.map(|quarantine| quarantine.shelf(object, &route.tenant, &delivery.name));
+            let (destination, sink) = match entered {
+                Entered::Logs(destination, sink) => (destination, sink),
+                Entered::Lake(destination, lake, account) => {
+                    let way = LakeWay { delivery, destination, lake, route, object };
+                    match lake::Lane::new(account, Arc::clone(&claim), &way, modified, shelf) {
+                        Ok(lane) => lanes.push((delivery, AnyLane::Lake(lane))),
+                        Err(error) => {
+                            claim.release(claim.from()).await;
+                            let failure = Failure::Copy(error);
+                            report.failures.push(admitted.failed(Some(&delivery.name), failure));
+                        }
+                    }
+                    continue;
+                }
+            };
             let key = StreamKey {
                 mode: delivery.mode,
                 account: destination.role.account().to_owned(),
@@ -93,13 +105,14 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
                 log_group_name: destination.log_group_name.clone(),
                 log_stream_name: destination.log_stream_name.render(route, modified, ""),
             };
-            let shelf = self.quarantine(delivery.mode);
-            let shelf = shelf.map(|quarantine| quarantine.shelf(object, &route.tenant, &delivery.name));
             let mut lane = Lane::new(sink, claim, destination, key, shelf, trail.clone(), shared);
             if let Some(names) = StreamNames::new(&destination.log_stream_name, route, modified) {
                 lane = lane.following(names);
             }
-            lanes.push((delivery, lane));
+            lanes.push((delivery, AnyLane::Logs(lane)));
+        }
+        if lanes.is_empty() {
+            return done;
         }
 
         let mut broken = Vec::new();
@@ -121,6 +134,13 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         for (delivery, mut lane) in lanes {
             match self.end(&mut lane, &read, stop).await {
                 Ok(()) => {
+                    let lane = match lane {
+                        AnyLane::Logs(lane) => lane,
+                        AnyLane::Lake(lane) => {
+                            self.laked(&admitted, delivery, &lane, spent, report);
+                            continue;
+                        }
+                    };
                     let tally = lane.tally();
                     match (delivery.mode, tally.put.accepted, tally.put.rejected(), tally.resumed) {
                         // Nothing arrives, and nothing is rejected.
@@ -155,11 +175,71 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         done
     }
 
+    /// Claims the object for a delivery that reads its records, and enters the customer's account.
+    async fn claim_to_read<'a>(
+        &self,
+        admitted: Admitted<'_>,
+        delivery: &Delivery,
+        reads: Reads<'a>,
+    ) -> Result<Option<(Entered<'a, S::Sink, C::Account>, Arc<Claim<L>>)>, Failure> {
+        let Admitted { object, route, .. } = admitted;
+        match reads {
+            Reads::Logs(destination) => {
+                let (sinks, cluster) = (&self.ports.sinks, &route.cluster);
+                let closed = async { sinks.closed(delivery, destination, cluster).await.map(Failure::Sink) };
+                let open = async {
+                    let sink = sinks.open(delivery, destination, cluster, object).await;
+                    Ok(Entered::Logs(destination, sink.map_err(Failure::Sink)?))
+                };
+                self.claim_and_enter(admitted, delivery, closed, open).await
+            }
+            Reads::Lake(destination, lake) => {
+                let way = LakeWay { delivery, destination, lake, route, object };
+                let lakes = &self.ports.copier;
+                let closed = async { lakes.lake_closed(&way).await.map(Failure::Copy) };
+                let enter = async {
+                    let account = lakes.enter_lake(&way).await.map_err(Failure::Copy)?;
+                    Ok(Entered::Lake(destination, lake, account))
+                };
+                self.claim_and_enter(admitted, delivery, closed, enter).await
+            }
+        }
+    }
+
+    /// Counts and logs an object whose records are in a lake.
+    fn laked(
+        &self,
+        admitted: &Admitted<'_>,
+        delivery: &Delivery,
+        lane: &lake::Lane<C::Account, L>,
+        spent: Spent,
+        report: &mut Report,
+    ) {
+        let (object, tally) = (admitted.object, lane.tally());
+        match delivery.mode {
+            Mode::Live => {
+                self.metrics.count_lake(tally);
+                if tally.files > 0 {
+                    self.arrived(object, delivery);
+                }
+            }
+            Mode::Shadow => self.status.shadowed(&delivery.tenant_id, &delivery.name, tally.written, tally.bytes),
+        }
+        report.delivered.push(Delivered {
+            tenant_id: delivery.tenant_id.clone(),
+            delivery: delivery.name.clone(),
+            mode: delivery.mode,
+            key: object.key.clone(),
+            tally: Tally { read: tally.read, ..Tally::default() },
+        });
+        told::laked(admitted, delivery, lane, spent);
+    }
+
     /// Ends a lane after the object was read, or after reading failed. After an error, the caller must give the lane up. The
     /// error is `None` if reading failed, because that failure is reported once for the object.
     async fn end(
         &self,
-        lane: &mut Lane<S::Sink, L>,
+        lane: &mut AnyLane<S::Sink, C::Account, L>,
         read: &Result<u64, Failure>,
         stop: &CancellationToken,
     ) -> Result<(), Option<Failure>> {
@@ -175,8 +255,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         if read.is_err() {
             return Err(None);
         }
-        // `from` counts too: it is larger than `read` if the object has become shorter since an earlier attempt.
-        let (read, accounted) = (lane.tally().read, lane.tally().accounted().max(lane.from().records));
+        let (read, accounted) = lane.accounts();
         if read != accounted {
             self.metrics.records_unaccounted.inc_by(read.abs_diff(accounted));
             return Err(Some(Failure::Unaccounted { read, accounted }));
@@ -188,7 +267,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
     async fn give_up(
         &self,
         admitted: &Admitted<'_>,
-        lanes: Lanes<'_, S::Sink, L>,
+        lanes: Lanes<'_, S::Sink, C::Account, L>,
         read: &Result<u64, Failure>,
     ) {
         let altered = matches!(read, Err(Failure::Object(ObjectError::ChecksumMismatch(_))));
@@ -197,18 +276,16 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         for (index, mut lane) in lanes.into_iter().enumerate() {
             let stop = admitted.stop.clone();
             let give_up = async move {
-                if altered {
-                    lane.distrust(&stop).await
-                } else {
-                    lane.abandon(&stop).await
-                }
+                lane.give_up(altered, &stop).await;
                 (index, lane)
             };
             running.spawn(give_up.in_current_span());
         }
         while let Some(ended) = running.join_next().await {
             match ended {
-                Ok((index, lane)) => {
+                // Files that are not complete do not count: the next attempt writes them again.
+                Ok((_, AnyLane::Lake(_))) => {}
+                Ok((index, AnyLane::Logs(lane))) => {
                     let (delivery, tally) = (deliveries[index], *lane.tally());
                     // An attempt in shadow mode that is given up leaves nothing: the next one begins at the object's start.
                     if delivery.mode == Mode::Live {

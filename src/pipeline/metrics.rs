@@ -12,6 +12,7 @@ use prometheus_client::{
 
 use crate::{
     delivery::{self, Tally},
+    lake,
     metrics::{Form, Outcome, Reason, add},
 };
 
@@ -32,7 +33,7 @@ pub struct Metrics {
     /// `logferry_records_read_total`: records given to deliveries; a record that goes to two deliveries counts twice.
     pub records_read: Counter,
     /// `logferry_records_total{outcome}`: `accepted`, `too_old`, `too_new`, `expired`, `refused`, `empty`, `skipped`, `quarantined`,
-    /// `resumed` for records that an earlier attempt accounted for, and `shadow` for all records of deliveries in shadow mode.
+    /// `resumed` for records that an earlier attempt accounted for, `lake` for records in files of a lake, and `shadow` for all records of deliveries in shadow mode.
     pub records: Family<Outcome, Counter>,
     /// `logferry_records_unaccounted_total`: records of deliveries without an error that have no outcome. Always 0.
     pub records_unaccounted: Counter,
@@ -47,6 +48,10 @@ pub struct Metrics {
     pub batches: Counter,
     /// `logferry_event_bytes_total`: bytes as CloudWatch Logs bills them.
     pub event_bytes: Counter,
+    /// `logferry_lake_files_total`: files that were written into customers' lakes.
+    pub lake_files: Counter,
+    /// `logferry_lake_bytes_total`: bytes of these files.
+    pub lake_bytes: Counter,
     /// `logferry_freshness_seconds`: from the S3 event to the acceptance of the object's last record. An exemplar names the
     /// trace of such an object.
     pub freshness: HistogramWithExemplars<Trace>,
@@ -77,6 +82,8 @@ impl Default for Metrics {
             records_oversize: Counter::default(),
             batches: Counter::default(),
             event_bytes: Counter::default(),
+            lake_files: Counter::default(),
+            lake_bytes: Counter::default(),
             // 0.1 s to about 55 min.
             freshness: HistogramWithExemplars::new(exponential_buckets(0.1, 2.0, 16)),
             delivery: delivery::Metrics::default(),
@@ -120,6 +127,8 @@ impl Metrics {
         add(registry, "records_oversize", "Records longer than one event may be", &self.records_oversize);
         add(registry, "batches", "PutLogEvents calls that were answered", &self.batches);
         add(registry, "event_bytes", "Bytes as CloudWatch Logs bills them", &self.event_bytes);
+        add(registry, "lake_files", "Files that were written into customers' lakes", &self.lake_files);
+        add(registry, "lake_bytes", "Bytes of the files that were written into customers' lakes", &self.lake_bytes);
         registry.register_with_unit(
             "freshness",
             "From the S3 event to the acceptance of the object's last record",
@@ -143,6 +152,20 @@ impl Metrics {
         if tally.read > 0 {
             self.records.get_or_create(&Outcome::new("shadow")).inc_by(tally.accounted());
         }
+    }
+
+    /// Adds the tally of one object that was written into a lake.
+    pub fn count_lake(&self, tally: &lake::Tally) {
+        self.records_read.inc_by(tally.read);
+        let outcomes =
+            [("lake", tally.written), ("skipped", tally.skipped), ("quarantined", tally.quarantined)];
+        for (outcome, count) in outcomes.into_iter().filter(|(_, count)| *count > 0) {
+            self.records.get_or_create(&Outcome::new(outcome)).inc_by(count);
+        }
+        self.records_undated.inc_by(tally.undated);
+        self.records_mended.inc_by(tally.mended);
+        self.lake_files.inc_by(tally.files);
+        self.lake_bytes.inc_by(tally.bytes);
     }
 
     /// Adds the tally of one delivery of one object.

@@ -2,7 +2,7 @@
 
 use super::{
     grown::Growing,
-    logs::{BrokenLanes, Lanes},
+    lanes::{BrokenLanes, Lanes},
     object_reader::{BytesRead, Ceilings, ObjectReader},
     windows::TenantWindows,
     *,
@@ -10,6 +10,7 @@ use super::{
 use crate::{
     decode::DecodeError,
     fairness::cpu::Pace,
+    lake::LakeAccount,
     metrics::Form,
     object::trail::TrailedBody,
     records::{Format, RecordReader, Step},
@@ -18,7 +19,7 @@ use crate::{
 /// Work that a record makes for each delivery besides its bytes. The unit is the work of one byte.
 const RECORD_WORK: usize = 64;
 
-impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipeline<O, D, S, C, L> {
+impl<O: ObjectStore, D: Directory, S: LogSinks, C: Buckets, L: Ledger> Pipeline<O, D, S, C, L> {
     /// Reads all records, gives each to every lane, and returns their number. Waits for a whole slot if the object does not fit
     /// into its place. A lane that fails moves to `broken`. Reading ends early when no lane is left.
     pub(super) async fn read<'a>(
@@ -27,8 +28,8 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
         mut pace: Pace,
         (growing, windows): (Growing<'_>, TenantWindows<'_>),
         (modified, format): (Timestamp, &Format),
-        lanes: &mut Lanes<'a, S::Sink, L>,
-        broken: &mut BrokenLanes<'a, S::Sink, L>,
+        lanes: &mut Lanes<'a, S::Sink, C::Account, L>,
+        broken: &mut BrokenLanes<'a, S::Sink, C::Account, L>,
     ) -> Result<u64, Failure> {
         // The reader ignores timestamps that lie too far after the current time. If the worker's clock is slow, the time at
         // which S3 stored the object is closer to the current time.
@@ -54,13 +55,13 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipe
 }
 
 /// Gives every record to every lane.
-async fn give_records<'a, B: ObjectBody, S: LogSink, L: Ledger>(
+async fn give_records<'a, B: ObjectBody, S: LogSink, A: LakeAccount, L: Ledger>(
     object: &mut ObjectReader<'_, B>,
     pace: &mut Pace,
     growing: Growing<'_>,
     object_time: i64,
-    lanes: &mut Lanes<'a, S, L>,
-    broken: &mut BrokenLanes<'a, S, L>,
+    lanes: &mut Lanes<'a, S, A, L>,
+    broken: &mut BrokenLanes<'a, S, A, L>,
 ) -> Result<u64, Failure> {
     loop {
         let step = object.next().map_err(Failure::Record)?;

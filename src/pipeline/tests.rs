@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use super::*;
 use crate::{
     batch::MAX_BATCH_EVENTS,
-    copy::memory::MemoryCopier,
+    lake::memory::MemoryBuckets,
     decode::tests::gzip,
     ledger::{claim::ClaimSettings, memory::MemoryLedger},
     object::memory::{MemoryObject, MemoryStore},
@@ -87,7 +87,7 @@ type TestPipeline = Pipeline<
     MemoryStore,
     Rows,
     ShadowSinks<MemorySinks, MemoryCounts>,
-    ShadowCopier<MemoryCopier, MemoryCounts>,
+    ShadowCopier<MemoryBuckets, MemoryCounts>,
     MemoryLedger,
 >;
 
@@ -113,7 +113,7 @@ struct World {
     store: MemoryStore,
     rows: Rows,
     sinks: MemorySinks,
-    copier: MemoryCopier,
+    copier: MemoryBuckets,
     /// `None`: shadow mode is not possible.
     counts: Option<MemoryCounts>,
     /// `None`: the ledger is off.
@@ -153,7 +153,7 @@ impl World {
             store: MemoryStore::default(),
             rows: Rows::default(),
             sinks: MemorySinks::new(),
-            copier: MemoryCopier::default(),
+            copier: MemoryBuckets::default(),
             counts: None,
             ledger: None,
             quarantine: None,

@@ -9,6 +9,7 @@ use super::Admitted;
 use crate::{
     batch::BatchTally,
     delivery::Lane,
+    lake::{self, LakeAccount},
     ledger::{Ledger, owed::QuarantineReason},
     queue::Message,
     sampler::LineSampler,
@@ -66,6 +67,45 @@ pub(super) fn delivered<S: LogSink, L: Ledger>(
         records.oversize = tally.oversize,
         batches = tally.batches,
         batches.bytes = tally.bytes,
+        time.queue_ms = message.map(|message| milliseconds(message.kept_when_received)),
+        time.enter_ms = milliseconds(spent.entering),
+        time.open_ms = milliseconds(spent.opening),
+        time.read_ms = milliseconds(spent.reading),
+        time.put_ms = milliseconds(lane.putting()),
+        time.total_ms = milliseconds(began.elapsed()),
+        "{what}"
+    );
+}
+
+/// Logs that an object's records were written into a customer's lake, or counted.
+pub(super) fn laked<A: LakeAccount, L: Ledger>(
+    admitted: &Admitted<'_>,
+    delivery: &Delivery,
+    lane: &lake::Lane<A, L>,
+    spent: Spent,
+) {
+    let &Admitted { object, message, began, .. } = admitted;
+    let tally = lane.tally();
+    let what = match delivery.mode {
+        Mode::Live => "an object was written into a lake",
+        Mode::Shadow => "an object was counted; nothing was written, because its delivery is in shadow mode",
+    };
+    tracing::info!(
+        message.id = message.map(|message| message.id.as_str()),
+        message.attempts = message.map(|message| message.attempts),
+        object.bucket,
+        object.key,
+        object.size,
+        tenant.id = delivery.tenant_id,
+        delivery.name,
+        records.read = tally.read,
+        records.written = tally.written,
+        records.skipped = tally.skipped,
+        records.quarantined = tally.quarantined,
+        records.undated = tally.undated,
+        records.mended = tally.mended,
+        files = tally.files,
+        files.bytes = tally.bytes,
         time.queue_ms = message.map(|message| milliseconds(message.kept_when_received)),
         time.enter_ms = milliseconds(spent.entering),
         time.open_ms = milliseconds(spent.opening),

@@ -3,7 +3,7 @@
 use super::{wanted::Wanted, *};
 use crate::batch::BatchTally;
 
-impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipeline<O, D, S, C, L> {
+impl<O: ObjectStore, D: Directory, S: LogSinks, C: Buckets, L: Ledger> Pipeline<O, D, S, C, L> {
     /// Records that an object waits, if its tenant has rows. A stranger may name any tenant in a key, and a tenant without
     /// rows must not get a place in the status or in the metrics.
     pub(super) fn waiting(

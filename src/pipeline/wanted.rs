@@ -47,7 +47,7 @@ impl Wanted {
     }
 }
 
-impl<O: ObjectStore, D: Directory, S: LogSinks, C: ObjectCopier, L: Ledger> Pipeline<O, D, S, C, L> {
+impl<O: ObjectStore, D: Directory, S: LogSinks, C: Buckets, L: Ledger> Pipeline<O, D, S, C, L> {
     /// Finds the deliveries that want the object. If the remembered rows would cost records, the table is read again: a row may
     /// have been added, corrected or resumed meanwhile.
     pub(super) async fn wanted(&self, object: &ObjectRef, route: &Route) -> Wanted {

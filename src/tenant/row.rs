@@ -5,12 +5,12 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    Attribute, BadRow, Bucket, CloudWatch, Content, Delivery, Destination, FieldProblem, Mode, Oversize, Row,
-    SETTINGS,
+    Attribute, BadRow, Bucket, CloudWatch, Content, Delivery, Destination, FieldProblem, Mode,
+    Oversize, Row, SETTINGS,
 };
 use crate::{
     credentials::{RoleArn, RoleArnError, partition},
-    name::{ObjectKeyTemplate, StreamTemplate, bucket::old_bucket_name},
+    name::{StreamTemplate, bucket::old_bucket_name},
 };
 
 /// Reads a row: a delivery or the settings. `default_region` is `tenants.default_region`, for rows without a `target_region`.
@@ -106,8 +106,8 @@ pub fn parse_row(
     }
 }
 
-struct Fields<'a> {
-    row: &'a Row,
+pub(super) struct Fields<'a> {
+    pub(super) row: &'a Row,
     problems: Vec<FieldProblem>,
 }
 
@@ -154,7 +154,7 @@ impl Fields<'_> {
         }
         let bucket_name = self.required("bucket_name", bucket_name);
         let bucket_prefix = self.optional("bucket_prefix", bucket_prefix);
-        let bucket_key = self.optional("bucket_key", ObjectKeyTemplate::parse).unwrap_or_default();
+        let contents = self.contents();
         let bucket_owner = self.optional("bucket_owner", account_id);
         let bucket_owner = bucket_owner.or_else(|| role.as_ref().map(|role| role.account().to_owned()));
         Some(Bucket {
@@ -165,7 +165,7 @@ impl Fields<'_> {
             bucket_name: bucket_name?,
             bucket_owner,
             bucket_prefix: bucket_prefix.unwrap_or_else(|| DEFAULT_BUCKET_PREFIX.to_owned()),
-            bucket_key,
+            contents,
         })
     }
 
@@ -178,7 +178,7 @@ impl Fields<'_> {
         }
     }
 
-    fn problem(&mut self, field: &str, problem: impl std::fmt::Display) {
+    pub(super) fn problem(&mut self, field: &str, problem: impl std::fmt::Display) {
         self.problems.push(FieldProblem { field: field.to_owned(), problem: problem.to_string() });
     }
 
@@ -190,7 +190,11 @@ impl Fields<'_> {
         self.optional(field, parse)
     }
 
-    fn optional<T>(&mut self, field: &str, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
+    pub(super) fn optional<T>(
+        &mut self,
+        field: &str,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Option<T> {
         match self.row.get(field) {
             None => None,
             Some(Attribute::Text(text)) => match parse(text) {

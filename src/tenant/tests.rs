@@ -109,7 +109,7 @@ fn customers_existing_rows_are_read() {
             bucket_name: "acme-corp-logs".to_owned(),
             bucket_owner: None,
             bucket_prefix: "ROSA/cluster-logs/".to_owned(),
-            bucket_key: ObjectKeyTemplate::default(),
+            contents: Contents::Copies(ObjectKeyTemplate::default()),
         }),
     ];
     for ((delivery, destination), name) in

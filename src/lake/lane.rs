@@ -1,0 +1,358 @@
+//! Takes one object's records and writes them into a customer's lake, one file for each hour.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use jiff::{SignedDuration, Timestamp};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    FileSpec, LakeAccount, LakeWay,
+    file::{Encoder, FileError, LakeFile, MIN_PART, content_type, ending},
+    record::RecordFields,
+    row::Row,
+    stem::stem,
+};
+use crate::{
+    copy::{self, CopyError},
+    delivery::LaneError,
+    fairness::cpu::without_pause,
+    ledger::{Ledger, Position, claim::Claim},
+    name::LakeLayout,
+    quarantine::{FileName, QuarantineFile, QuarantineReason, Shelf},
+    records::{Record, RecordError, RecordProblem, Unreadable},
+    route::Route,
+    tenant::{Format, Lock},
+};
+
+/// Most files of one object that are open at once. The records of an object are of one hour or two; more hours come from
+/// timestamps that programs wrote.
+const MOST_OPEN: usize = 8;
+/// Number of files of one object beyond which the records of further hours go into the files of the object's own hour. It bounds
+/// what an object with odd timestamps costs: each file is a request.
+const MOST_FILES: u32 = 100;
+/// Bytes of rows in the open row groups of all files at which the largest group ends.
+const MOST_PENDING: usize = 4 << 20;
+/// Encoded bytes of all files at which the largest file ends, if no file has enough for a part.
+const MOST_ENCODED: usize = 8 << 20;
+/// Memory of one lane: open row groups and the encoder's own buffers, encoded bytes with room to double, and a part that is being
+/// written.
+pub const LANE_BYTES: u64 = 32 << 20;
+
+/// Length of an hour in milliseconds.
+const HOUR: i64 = 3_600_000;
+/// Longest key in bytes. Source: S3 User Guide, "Naming Amazon S3 objects".
+const MAX_KEY: usize = 1024;
+
+/// Number of records that one lake was given, by outcome.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Records given to the lane.
+    pub read: u64,
+    /// Records in files that were written.
+    pub written: u64,
+    /// Skipped because the format gives the record no message.
+    pub skipped: u64,
+    /// Put into quarantine because the record is unreadable.
+    pub quarantined: u64,
+    /// Records without a usable timestamp; they get the object's time.
+    pub undated: u64,
+    /// Records whose text was not legal JSON or UTF-8, and was mended.
+    pub mended: u64,
+    /// Files that were written.
+    pub files: u64,
+    /// Bytes of these files.
+    pub bytes: u64,
+}
+
+impl Tally {
+    /// Records whose outcome is known. After a successful delivery, these are all records read.
+    pub fn accounted(&self) -> u64 {
+        self.written + self.skipped + self.quarantined
+    }
+}
+
+/// What the keys and the contents of one object's files have in common.
+#[derive(Debug)]
+struct Plan {
+    /// `bucket_prefix`.
+    prefix: String,
+    layout: LakeLayout,
+    route: Route,
+    stem: String,
+    format: Format,
+    lock: Option<Lock>,
+    metadata: HashMap<String, String>,
+}
+
+impl Plan {
+    /// The next file of an hour. `number` counts the hour's files from 0.
+    fn spec(&self, hour: i64, number: u32) -> Result<FileSpec, CopyError> {
+        let at = Timestamp::from_millisecond(hour)
+            .map_err(|error| CopyError::Unwritable(format!("hour {hour} has no date: {error}")))?;
+        let number = if number == 0 { String::new() } else { format!("-{number}") };
+        let Self { prefix, stem, .. } = self;
+        let folder = self.layout.folder(&self.route, at);
+        let key = format!("{prefix}{folder}{stem}{number}{}", ending(&self.format));
+        if key.len() > MAX_KEY {
+            return Err(CopyError::KeyTooLong(key.len()));
+        }
+        let lock = self.lock.map(|lock| {
+            let retention = SignedDuration::from_hours(24 * i64::from(lock.days));
+            // A date that no calendar has is a century away.
+            (lock.mode, Timestamp::now().checked_add(retention).unwrap_or(Timestamp::MAX))
+        });
+        Ok(FileSpec { key, content_type: content_type(&self.format), metadata: self.metadata.clone(), lock })
+    }
+}
+
+/// Writes one object's records into one customer's lake.
+#[derive(Debug)]
+pub struct Lane<A, L> {
+    account: A,
+    claim: Arc<Claim<L>>,
+    plan: Plan,
+    fields: RecordFields,
+    /// The object's time in milliseconds since 1970.
+    object_time: i64,
+    open: Vec<LakeFile>,
+    /// Number of files so far, by hour.
+    files: HashMap<i64, u32>,
+    /// `None`: there is no quarantine.
+    shelf: Option<Shelf>,
+    aside: QuarantineFile,
+    /// The first unreadable record, if there is no quarantine.
+    first_unkept: Option<RecordError>,
+    tally: Tally,
+    putting: Duration,
+}
+
+impl<A: LakeAccount, L: Ledger> Lane<A, L> {
+    /// Opens a lane for the object of `way`, which was stored at `modified`. Unreadable records go onto `shelf`.
+    ///
+    /// # Errors
+    /// The key of a file would be too long.
+    pub fn new(
+        account: A,
+        claim: Arc<Claim<L>>,
+        way: &LakeWay<'_>,
+        modified: Timestamp,
+        shelf: Option<Shelf>,
+    ) -> Result<Self, CopyError> {
+        let LakeWay { destination, lake, route, object, .. } = *way;
+        let metadata = copy::metadata(object, route, object.version_id.as_deref());
+        let metadata = metadata.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        let plan = Plan {
+            prefix: destination.bucket_prefix.clone(),
+            layout: lake.layout.clone(),
+            route: route.clone(),
+            stem: stem(route, object),
+            format: lake.format.clone(),
+            lock: lake.lock,
+            metadata,
+        };
+        let object_time = modified.as_millisecond();
+        // All keys are equally long, but for the number of a further file.
+        plan.spec(hour(object_time), MOST_FILES)?;
+        Ok(Self {
+            account,
+            claim,
+            fields: RecordFields::new(route, modified),
+            plan,
+            object_time,
+            open: Vec::new(),
+            files: HashMap::new(),
+            shelf,
+            aside: QuarantineFile::default(),
+            first_unkept: None,
+            tally: Tally::default(),
+            putting: Duration::ZERO,
+        })
+    }
+
+    /// Takes a record. Every record of the object must be pushed.
+    ///
+    /// # Errors
+    /// A file could not be written, or another worker has the object. After an error the lane can only be abandoned.
+    ///
+    /// # Cancel safety
+    /// A call that is dropped while it waits leaves a lane that can only be abandoned.
+    pub async fn push(&mut self, record: &Record<'_>) -> Result<(), LaneError> {
+        self.tally.read += 1;
+        let read = self.fields.read(record);
+        self.tally.undated += u64::from(read.undated);
+        self.tally.mended += u64::from(read.mended);
+        let index = self.file_of(hour(read.record.timestamp)).await?;
+        let route = &self.plan.route;
+        let row = Row {
+            timestamp: read.record.timestamp,
+            message: &read.record.message,
+            tenant: &route.tenant,
+            cluster: &route.cluster,
+            application: &route.application,
+            pod: &route.pod,
+            stream: read.record.stream.as_deref(),
+            namespace: read.record.namespace.as_deref(),
+            container: read.record.container.as_deref(),
+            node: read.record.node.as_deref(),
+            level: read.record.level.as_deref(),
+            rest: read.record.rest.as_deref(),
+        };
+        self.open[index].push(&row, &read.text);
+        self.tally.written += 1;
+        if self.open.iter().map(LakeFile::pending).sum::<usize>() >= MOST_PENDING {
+            let largest = self.open.iter_mut().max_by_key(|file| file.pending()).expect("a file is open");
+            without_pause(largest.pending(), || largest.end_group())?;
+        }
+        self.write_parts().await
+    }
+
+    /// Takes an unreadable record, for the quarantine. Without a quarantine, the final [`Lane::flush`] fails.
+    ///
+    /// # Errors
+    /// As [`Lane::push`].
+    ///
+    /// # Cancel safety
+    /// As [`Lane::push`].
+    pub async fn push_unreadable(&mut self, unreadable: &Unreadable<'_>) -> Result<(), LaneError> {
+        let record = self.tally.read;
+        self.tally.read += 1;
+        let Some(shelf) = &self.shelf else {
+            self.first_unkept.get_or_insert_with(|| unreadable.error.clone());
+            return Ok(());
+        };
+        let reason = match unreadable.error.problem {
+            RecordProblem::TooLong { .. } => QuarantineReason::TooLong,
+            _ => QuarantineReason::Malformed,
+        };
+        let (text, file) = (unreadable.text.as_ref(), &mut self.aside);
+        without_pause(text.len(), || shelf.add_line(file, reason, record, text));
+        if self.aside.is_full() { self.set_aside().await } else { Ok(()) }
+    }
+
+    /// Takes a record without a message.
+    pub fn push_skipped(&mut self) {
+        self.tally.read += 1;
+        self.tally.skipped += 1;
+    }
+
+    /// Finishes all files.
+    ///
+    /// # Errors
+    /// As [`Lane::push`]; also if an unreadable record has no quarantine to go to.
+    ///
+    /// # Cancel safety
+    /// As [`Lane::push`].
+    pub async fn flush(&mut self) -> Result<(), LaneError> {
+        self.set_aside().await?;
+        while !self.open.is_empty() {
+            self.finish(0).await?;
+        }
+        self.account.count(self.tally.written, self.tally.bytes).await?;
+        match self.first_unkept.take() {
+            Some(error) => Err(LaneError::Unkept(error)),
+            None => Ok(()),
+        }
+    }
+
+    /// Records in the ledger that the object is done. Call [`Lane::flush`] first.
+    ///
+    /// # Errors
+    /// Another worker has the object.
+    pub async fn complete(&self) -> Result<(), LaneError> {
+        Ok(self.claim.finish(Position { records: self.tally.read, events: 0 }).await?)
+    }
+
+    /// Gives unfinished files up, and the object's lease back to the ledger. Once `stop` is cancelled, unfinished uploads stay, and
+    /// a lifecycle rule of the bucket removes them.
+    pub async fn abandon(&mut self, stop: &CancellationToken) {
+        let (account, open) = (&self.account, std::mem::take(&mut self.open));
+        let abort = async {
+            for file in open {
+                file.abort(account).await;
+            }
+        };
+        tokio::select! {
+            () = abort => {}
+            () = stop.cancelled() => {}
+        }
+        self.claim.release(self.claim.from()).await;
+    }
+
+    /// Number of records so far, by outcome.
+    pub fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    /// How long the writes of this attempt took.
+    pub fn putting(&self) -> Duration {
+        self.putting
+    }
+
+    /// Finds the open file of an hour, or opens one.
+    async fn file_of(&mut self, hour: i64) -> Result<usize, LaneError> {
+        let position = |open: &[LakeFile], hour| open.iter().position(|file| file.hour == hour);
+        if let Some(index) = position(&self.open, hour) {
+            return Ok(index);
+        }
+        let hour = if self.files.values().sum::<u32>() < MOST_FILES { hour } else { self::hour(self.object_time) };
+        if let Some(index) = position(&self.open, hour) {
+            return Ok(index);
+        }
+        if self.open.len() == MOST_OPEN {
+            // The file that was opened first: records are in the order of time, more or less.
+            self.finish(0).await?;
+        }
+        let number = self.files.entry(hour).or_default();
+        let spec = self.plan.spec(hour, *number)?;
+        *number += 1;
+        self.open.push(LakeFile::new(hour, spec, Encoder::new(&self.plan.format)?));
+        Ok(self.open.len() - 1)
+    }
+
+    /// Writes parts of files that have enough bytes. Ends the largest file if none has, and all together have too many.
+    async fn write_parts(&mut self) -> Result<(), LaneError> {
+        let Some(largest) = (0..self.open.len()).max_by_key(|&index| self.open[index].encoded()) else {
+            return Ok(());
+        };
+        let began = Instant::now();
+        if self.open[largest].encoded() >= MIN_PART {
+            self.open[largest].write_part(&self.account).await?;
+            self.putting += began.elapsed();
+        } else if self.open.iter().map(LakeFile::encoded).sum::<usize>() >= MOST_ENCODED {
+            self.finish(largest).await?;
+        }
+        Ok(())
+    }
+
+    async fn finish(&mut self, index: usize) -> Result<(), LaneError> {
+        let began = Instant::now();
+        let mut file = self.open.remove(index);
+        without_pause(file.pending(), || file.end_group())?;
+        let bytes = file.finish(&self.account, &self.claim).await.map_err(|error| match error {
+            FileError::Bucket(error) => LaneError::Bucket(error),
+            FileError::Ledger(error) => LaneError::Ledger(error),
+        })?;
+        self.tally.files += 1;
+        self.tally.bytes += bytes;
+        self.putting += began.elapsed();
+        Ok(())
+    }
+
+    /// Writes the unreadable records into quarantine.
+    async fn set_aside(&mut self) -> Result<(), LaneError> {
+        let Some(shelf) = &self.shelf else { return Ok(()) };
+        let file = std::mem::take(&mut self.aside);
+        let Some(&(first, _)) = file.records().first() else { return Ok(()) };
+        let records = file.records().len() as u64;
+        self.claim.hold().await?;
+        shelf.put(file, FileName::Batch(Position { records: first, events: 0 })).await?;
+        self.tally.quarantined += records;
+        Ok(())
+    }
+}
+
+/// Start of the hour of a time, both in milliseconds since 1970.
+fn hour(timestamp: i64) -> i64 {
+    timestamp.div_euclid(HOUR) * HOUR
+}

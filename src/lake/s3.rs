@@ -1,0 +1,183 @@
+//! Customers' lakes through the AWS SDK, with the client and the roles that copy objects.
+
+use aws_sdk_s3::{
+    Client,
+    config::Builder,
+    primitives::DateTime,
+    types::{
+        CompletedMultipartUpload, CompletedPart, ObjectCannedAcl, ObjectLockMode, ObjectLockMode as Mode,
+    },
+};
+use bytes::Bytes;
+
+use super::{FileSpec, LakeAccount, LakeStore, LakeWay, Part, Upload};
+use crate::{
+    copy::{
+        CopyError,
+        s3::{S3Copier, refused, session},
+    },
+    credentials::{assumed::AssumedRole, request::SessionSpec, scope::Scope},
+    tenant::LockMode,
+};
+
+/// Access to one customer's bucket.
+#[derive(Clone, Debug)]
+pub struct S3Lake {
+    client: Client,
+    role: AssumedRole,
+    bucket: String,
+    owner: Option<String>,
+    region: String,
+    /// `None` if the bucket's account writes. If another account does, a bucket that still uses ACLs needs this one.
+    acl: Option<ObjectCannedAcl>,
+}
+
+fn entry(way: &LakeWay<'_>) -> Option<SessionSpec> {
+    let role = way.destination.role.as_ref()?;
+    let scope = Scope::Lake { bucket: way.destination.bucket_name.clone(), prefix: way.prefix() };
+    Some(session(way.delivery, way.destination, role, &way.route.cluster, scope))
+}
+
+impl LakeStore for S3Copier {
+    type Account = S3Lake;
+
+    async fn lake_closed(&self, way: &LakeWay<'_>) -> Option<CopyError> {
+        let (_, customers, _) = self.parts();
+        customers.closed(entry(way)?).map(CopyError::Session)
+    }
+
+    async fn enter_lake(&self, way: &LakeWay<'_>) -> Result<S3Lake, CopyError> {
+        let (client, customers, central) = self.parts();
+        let entry = entry(way);
+        let acl = entry.is_none().then_some(ObjectCannedAcl::BucketOwnerFullControl);
+        let role = match entry {
+            Some(entry) => customers.enter(entry).await,
+            None => central.credentials().await.map(|_| central.clone()),
+        };
+        Ok(S3Lake {
+            client: client.clone(),
+            role: role.map_err(CopyError::Session)?,
+            bucket: way.destination.bucket_name.clone(),
+            owner: way.destination.bucket_owner.clone(),
+            region: way.delivery.target_region.clone(),
+            acl,
+        })
+    }
+}
+
+impl S3Lake {
+    fn customer(&self) -> Builder {
+        S3Copier::customer(&self.bucket, &self.region, &self.role)
+    }
+}
+
+fn lock(file: &FileSpec) -> Option<(ObjectLockMode, DateTime)> {
+    let (mode, until) = file.lock?;
+    let mode = match mode {
+        LockMode::Governance => Mode::Governance,
+        LockMode::Compliance => Mode::Compliance,
+    };
+    Some((mode, DateTime::from_millis(until.as_millisecond())))
+}
+
+impl LakeAccount for S3Lake {
+    async fn put(&self, file: &FileSpec, body: Bytes) -> Result<(), CopyError> {
+        let (mode, until) = lock(file).unzip();
+        let put = || {
+            self.client
+                .put_object()
+                .bucket(&self.bucket)
+                .key(&file.key)
+                .set_expected_bucket_owner(self.owner.clone())
+                .set_acl(self.acl.clone())
+                .content_type(file.content_type)
+                .set_metadata(Some(file.metadata.clone()))
+                .set_object_lock_mode(mode.clone())
+                .set_object_lock_retain_until_date(until)
+                .body(body.clone().into())
+                .customize()
+                .config_override(self.customer())
+                .send()
+        };
+        self.role.call(put).await.map(drop).map_err(refused)
+    }
+
+    async fn begin(&self, file: &FileSpec) -> Result<String, CopyError> {
+        let (mode, until) = lock(file).unzip();
+        let begin = || {
+            self.client
+                .create_multipart_upload()
+                .bucket(&self.bucket)
+                .key(&file.key)
+                .set_expected_bucket_owner(self.owner.clone())
+                .set_acl(self.acl.clone())
+                .content_type(file.content_type)
+                .set_metadata(Some(file.metadata.clone()))
+                .set_object_lock_mode(mode.clone())
+                .set_object_lock_retain_until_date(until)
+                .customize()
+                .config_override(self.customer())
+                .send()
+        };
+        let begun = self.role.call(begin).await.map_err(refused)?;
+        begun.upload_id.ok_or_else(|| CopyError::Unavailable("the answer has no id of an upload".to_owned()))
+    }
+
+    async fn part(&self, upload: &Upload, number: i32, body: Bytes) -> Result<Part, CopyError> {
+        let part = || {
+            self.client
+                .upload_part()
+                .bucket(&self.bucket)
+                .key(&upload.key)
+                .upload_id(&upload.id)
+                .part_number(number)
+                .set_expected_bucket_owner(self.owner.clone())
+                .body(body.clone().into())
+                .customize()
+                .config_override(self.customer())
+                .send()
+        };
+        let part = self.role.call(part).await.map_err(refused)?;
+        Ok(Part { number, etag: part.e_tag, crc32: part.checksum_crc32 })
+    }
+
+    async fn complete(&self, upload: &Upload, parts: Vec<Part>) -> Result<(), CopyError> {
+        let parts = parts.into_iter().map(|part| {
+            CompletedPart::builder()
+                .part_number(part.number)
+                .set_e_tag(part.etag)
+                .set_checksum_crc32(part.crc32)
+                .build()
+        });
+        let parts = CompletedMultipartUpload::builder().set_parts(Some(parts.collect())).build();
+        let complete = || {
+            self.client
+                .complete_multipart_upload()
+                .bucket(&self.bucket)
+                .key(&upload.key)
+                .upload_id(&upload.id)
+                .set_expected_bucket_owner(self.owner.clone())
+                .multipart_upload(parts.clone())
+                .customize()
+                .config_override(self.customer())
+                .send()
+        };
+        self.role.call(complete).await.map(drop).map_err(refused)
+    }
+
+    async fn abort(&self, upload: &Upload) {
+        let abort = || {
+            self.client
+                .abort_multipart_upload()
+                .bucket(&self.bucket)
+                .key(&upload.key)
+                .upload_id(&upload.id)
+                .set_expected_bucket_owner(self.owner.clone())
+                .customize()
+                .config_override(self.customer())
+                .send()
+        };
+        // The bucket's lifecycle rule removes the parts if this call fails.
+        let _ = self.role.call(abort).await;
+    }
+}
