@@ -215,6 +215,7 @@ pub mod digest;
 pub mod doctor;
 pub mod health;
 pub mod http;
+pub mod lake;
 #[cfg(feature = "lambda")]
 pub mod lambda;
 pub mod manual;
