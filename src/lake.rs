@@ -8,6 +8,11 @@
 mod file;
 mod lane;
 pub mod memory;
+mod ndjson;
+#[cfg(feature = "parquet")]
+pub mod parquet;
+mod record;
+pub mod row;
 pub mod s3;
 mod stem;
 

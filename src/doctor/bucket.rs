@@ -1,25 +1,30 @@
-//! Checks the way to a customer's bucket, with a copy of an object of 0 bytes.
+//! Checks the way to a customer's bucket, with a copy or a lake file of 0 bytes.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
+
+use bytes::Bytes;
+use jiff::Timestamp;
 
 use super::{Doctor, Finding, Findings, OurSide};
 use crate::{
-    copy::{CopyError, CopyJob, ObjectCopier, Way},
-    credentials::{request::SessionSpec, scope::Scope},
+    copy::{CopyError, CopyJob, ObjectCopier, Way, s3::session},
+    credentials::scope::Scope,
     event::ObjectRef,
+    lake::{FileSpec, LakeAccount, LakeStore, LakeWay},
+    name::ObjectKeyTemplate,
     object::ObjectHead,
     route::Route,
-    tenant::{Bucket, Delivery},
+    tenant::{Bucket, Contents, Delivery, Lake},
     wiring::s3::Probe,
 };
 
 /// Name of the probe's folder in both buckets.
 const PROBE: &str = "logferry-doctor";
-/// Longest copy of 0 bytes. The limit of the copier's calls is for 5 GB.
-const LONGEST_COPY: Duration = Duration::from_secs(30);
+/// Longest write of 0 bytes. The limit of the copier's calls is for 5 GB.
+const LONGEST_WRITE: Duration = Duration::from_secs(30);
 
 impl Doctor {
-    /// Checks the role that copies, and makes a copy.
+    /// Checks the role that writes, and makes a copy or writes a file.
     pub(super) async fn bucket(&self, delivery: &Delivery, to: &Bucket, our_side: &OurSide) -> Findings {
         let route = Route {
             tenant: delivery.tenant_id.clone(),
@@ -34,42 +39,83 @@ impl Doctor {
             }
             None => Finding::Skipped("the row names no role, so the central role writes".to_owned()),
             Some(role) => {
-                let entry = SessionSpec {
-                    tenant_id: delivery.tenant_id.clone(),
-                    role: role.clone(),
-                    external_id: to.external_id.clone(),
-                    session_tags: to.session_tags,
-                    source_identity: to.source_identity,
-                    cluster: self.cluster.clone(),
-                    // STS checks only the size of this policy. The copy has a session of its own.
-                    scope: Scope::Copy {
-                        source_bucket: self
-                            .source
-                            .first()
-                            .map_or(&to.bucket_name, |bucket| &bucket.name)
-                            .clone(),
-                        source_prefix: format!("{}/", delivery.tenant_id),
-                        bucket: to.bucket_name.clone(),
-                        prefix: to.bucket_prefix.clone() + &to.bucket_key.tenant_prefix(&route),
-                    },
+                let below = |prefix: &str| to.bucket_prefix.clone() + prefix;
+                let bucket = to.bucket_name.clone();
+                // STS checks only the size of this policy. The copy has a session of its own.
+                let scope = match &to.contents {
+                    Contents::Lake(lake) => {
+                        Scope::Lake { bucket, prefix: below(&lake.layout.tenant_prefix(&route)) }
+                    }
+                    Contents::Copies(bucket_key) => {
+                        let source = self.source.first().map_or(&to.bucket_name, |bucket| &bucket.name);
+                        Scope::Copy {
+                            source_bucket: source.clone(),
+                            source_prefix: format!("{}/", delivery.tenant_id),
+                            bucket,
+                            prefix: below(&bucket_key.tenant_prefix(&route)),
+                        }
+                    }
                 };
+                let entry = session(delivery, to, role, &self.cluster, scope);
                 match self.instruments.customers.enter(entry.clone()).await {
                     Ok(_) => self.entered(&entry, our_side),
                     Err(error) => self.refused(&entry, our_side, &error),
                 }
             }
         };
-        let copy = if our_side.no_central || role.is_failure() {
-            Finding::Skipped("the role that copies was not entered".to_owned())
-        } else {
-            self.copy(delivery, to, &route).await
+        let (what, closed) = match &to.contents {
+            Contents::Lake(_) => ("lake file", "the role that writes was not entered"),
+            Contents::Copies(_) => ("copy", "the role that copies was not entered"),
         };
-        vec![("customer role", role), ("copy", copy)]
+        let written = match &to.contents {
+            _ if our_side.no_central || role.is_failure() => Finding::Skipped(closed.to_owned()),
+            Contents::Lake(lake) => self.lake(delivery, to, lake, &route).await,
+            Contents::Copies(bucket_key) => self.copy(delivery, to, bucket_key, &route).await,
+        };
+        vec![("customer role", role), (what, written)]
+    }
+
+    /// Writes a file of 0 bytes, with the row's Object Lock, beside the folders of the lake. Query engines skip its name.
+    async fn lake(&self, delivery: &Delivery, to: &Bucket, lake: &Lake, route: &Route) -> Finding {
+        let object = ObjectRef::default();
+        let way = LakeWay { delivery, destination: to, lake, route, object: &object };
+        let key = format!("{}_{PROBE}", way.prefix());
+        let spec = FileSpec {
+            content_type: "application/octet-stream",
+            metadata: HashMap::new(),
+            lock: lake.lock.map(|lock| lock.until(Timestamp::now())),
+            key: key.clone(),
+        };
+        let written = async {
+            let account = self.instruments.copier.enter_lake(&way).await?;
+            account.put(&spec, Bytes::new()).await
+        };
+        let place = format!("s3://{}/{key}", to.bucket_name);
+        match within_time(written).await {
+            Ok(()) => Finding::Ok(format!("{place}, of 0 bytes, was written; it stays")),
+            Err(error @ CopyError::Denied(_)) => {
+                let role = to.role.as_ref().map_or_else(|| "the central role".to_owned(), ToString::to_string);
+                let retention = if lake.lock.is_some() { ", s3:PutObjectRetention" } else { "" };
+                let fix = format!(
+                    "allow s3:PutObject{retention} and s3:AbortMultipartUpload on arn:aws:s3:::{}/* to {role} in the role's policy \
+                     or the bucket's, and kms:GenerateDataKey and kms:Decrypt on the bucket's KMS key",
+                    to.bucket_name
+                );
+                Finding::failed(format!("{place}: {error}"), fix)
+            }
+            Err(error) => Finding::failed(format!("{place}: {error}"), fix(&error, to, "")),
+        }
     }
 
     /// Writes a folder marker into the staging bucket, which the worker acknowledges without work, copies it as the worker copies
     /// objects, and deletes it again.
-    async fn copy(&self, delivery: &Delivery, to: &Bucket, route: &Route) -> Finding {
+    async fn copy(
+        &self,
+        delivery: &Delivery,
+        to: &Bucket,
+        bucket_key: &ObjectKeyTemplate,
+        route: &Route,
+    ) -> Finding {
         let Some(source) = self.source.first() else {
             return Finding::Skipped(
                 "not checked: source.buckets is empty, so there is no bucket to copy from".to_owned(),
@@ -92,7 +138,8 @@ impl Doctor {
             sequencer: None,
             event_time: None,
         };
-        let way = Way { delivery, destination: to, route, object: &object, source_prefix: &source_prefix };
+        let source_prefix = &source_prefix;
+        let way = Way { delivery, destination: to, bucket_key, route, object: &object, source_prefix };
         let head = ObjectHead { size: Some(0), ..ObjectHead::default() };
         let job = CopyJob { way, owner: source.owner.as_deref(), head: &head };
         let copier = &self.instruments.copier;
@@ -100,9 +147,7 @@ impl Doctor {
             let session = copier.enter(&way).await?;
             copier.copy(&session, &job).await
         };
-        let copied = tokio::time::timeout(LONGEST_COPY, copied).await.unwrap_or_else(|_| {
-            Err(CopyError::Unavailable(format!("S3 did not answer within {} s", LONGEST_COPY.as_secs())))
-        });
+        let copied = within_time(copied).await;
         let marker = match self.instruments.wiring.delete(source, &key).await {
             Probe::Removed => String::new(),
             Probe::Left(why) => {
@@ -118,6 +163,12 @@ impl Doctor {
             Err(error) => Finding::failed(format!("{place}: {error}{marker}"), fix(&error, to, &source.name)),
         }
     }
+}
+
+/// Waits for a write into a customer's bucket.
+async fn within_time<T>(write: impl Future<Output = Result<T, CopyError>>) -> Result<T, CopyError> {
+    let timed_out = || CopyError::Unavailable(format!("S3 did not answer within {} s", LONGEST_WRITE.as_secs()));
+    tokio::time::timeout(LONGEST_WRITE, write).await.unwrap_or_else(|_| Err(timed_out()))
 }
 
 fn fix(error: &CopyError, to: &Bucket, source: &str) -> String {

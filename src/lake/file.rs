@@ -35,7 +35,7 @@ impl Encoder {
             Format::Ndjson(fields) => Ok(Self::Ndjson(NdjsonWriter::new(fields.clone()))),
             #[cfg(feature = "parquet")]
             Format::Parquet(compression) => {
-                super::parquet::ParquetWriter::new(*compression, &[]).map(Self::Parquet).map_err(unwritable)
+                super::parquet::ParquetWriter::new(codec(*compression), &[]).map(Self::Parquet).map_err(unwritable)
             }
             #[cfg(not(feature = "parquet"))]
             Format::Parquet(_) => {
@@ -78,6 +78,15 @@ pub(super) fn content_type(format: &Format) -> &'static str {
         // Without `Content-Encoding`, because some clients would decompress a file whose name says that it is compressed.
         Format::Ndjson(_) => "application/gzip",
         Format::Parquet(_) => "application/vnd.apache.parquet",
+    }
+}
+
+#[cfg(feature = "parquet")]
+fn codec(compression: crate::tenant::Compression) -> super::parquet::Compression {
+    use super::parquet::Compression;
+    match compression {
+        crate::tenant::Compression::Zstd => Compression::Zstd,
+        crate::tenant::Compression::Snappy => Compression::Snappy,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -97,11 +97,7 @@ impl Plan {
         if key.len() > MAX_KEY {
             return Err(CopyError::KeyTooLong(key.len()));
         }
-        let lock = self.lock.map(|lock| {
-            let retention = SignedDuration::from_hours(24 * i64::from(lock.days));
-            // A date that no calendar has is a century away.
-            (lock.mode, Timestamp::now().checked_add(retention).unwrap_or(Timestamp::MAX))
-        });
+        let lock = self.lock.map(|lock| lock.until(Timestamp::now()));
         Ok(FileSpec { key, content_type: content_type(&self.format), metadata: self.metadata.clone(), lock })
     }
 }

@@ -1,5 +1,7 @@
 //! The fields of an S3 row that say what is written into the bucket. Pure.
 
+use jiff::{SignedDuration, Timestamp};
+
 use super::{Attribute, row::Fields as RowFields};
 use crate::name::{LakeLayout, ObjectKeyTemplate};
 
@@ -67,6 +69,15 @@ pub struct Lock {
     pub mode: LockMode,
     /// Days from the moment at which the file is written.
     pub days: u32,
+}
+
+impl Lock {
+    /// The mode, and the end of the retention of a file that is written at `now`.
+    pub fn until(self, now: Timestamp) -> (LockMode, Timestamp) {
+        let retention = SignedDuration::from_hours(24 * i64::from(self.days));
+        // A date that no calendar has is thousands of years away.
+        (self.mode, now.checked_add(retention).unwrap_or(Timestamp::MAX))
+    }
 }
 
 /// Mode of a retention. Source: S3 User Guide, "Locking objects with Object Lock".

@@ -9,7 +9,7 @@ use crate::{
     cli::show::{columns, printable},
     route::KeyLayout,
     tenant::{
-        ATTRIBUTES, Attribute, BadRow, Content, Destination, FOREIGN, FieldProblem, Mode, OwnBuckets, Row,
+        ATTRIBUTES, Attribute, BadRow, Content, Contents, Destination, FOREIGN, FieldProblem, Mode, OwnBuckets, Row,
         SETTINGS, TTL, check_row, expired_at,
     },
 };
@@ -253,6 +253,10 @@ fn target(content: &Content) -> Option<Value> {
             "region": delivery.target_region,
             "bucket_name": to.bucket_name,
             "bucket_prefix": to.bucket_prefix,
+            "format": match &to.contents {
+                Contents::Copies(_) => "copy",
+                Contents::Lake(lake) => lake.format.word(),
+            },
         }),
     })
 }

@@ -1,0 +1,251 @@
+//! Writes Parquet files.
+
+use std::mem;
+
+use bytes::Bytes;
+use ::parquet::{
+    basic,
+    data_type::{ByteArray, ByteArrayType, Int64Type},
+    errors::ParquetError,
+    file::{
+        metadata::KeyValue,
+        properties::{EnabledStatistics, WriterProperties},
+        writer::{SerializedColumnWriter, SerializedFileWriter},
+    },
+};
+
+use super::{SCHEMA, VERSION_KEY};
+use crate::lake::row::Row;
+
+/// Rows that the encoder of a column gets at once.
+const BATCH: usize = 1024;
+
+/// zstd's level. Level 3 makes files 5 % smaller, and needs 40 % more CPU time.
+const ZSTD_LEVEL: i32 = 1;
+
+/// Codec of a file's pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compression {
+    /// zstd, level 1.
+    Zstd,
+    /// Snappy: larger files than with zstd, for programs that do not read zstd.
+    Snappy,
+}
+
+/// Why a file cannot be written.
+#[derive(Debug, thiserror::Error)]
+#[error("the Parquet file cannot be written")]
+pub struct WriteError(#[from] ParquetError);
+
+/// Writes a file. The caller ends each row group, and takes encoded bytes out when it wants to.
+///
+/// # Memory
+///
+/// The writer holds the values of the open row group ([`ParquetWriter::pending_bytes`]), encoded bytes that were not taken
+/// ([`ParquetWriter::encoded`]), and about 10 KiB for each row group that has ended, for the file's footer.
+pub struct ParquetWriter {
+    file: SerializedFileWriter<Vec<u8>>,
+    timestamps: Vec<i64>,
+    /// The string columns, in the schema's order.
+    strings: [Strings; 11],
+    pending: usize,
+    rows: u64,
+}
+
+impl std::fmt::Debug for ParquetWriter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ParquetWriter").field("rows", &self.rows).field("pending", &self.pending).finish_non_exhaustive()
+    }
+}
+
+impl ParquetWriter {
+    /// Begins a file. The file's metadata gets `metadata`, and this program's version as [`VERSION_KEY`].
+    ///
+    /// # Errors
+    /// None is known.
+    pub fn new(compression: Compression, metadata: &[(&str, &str)]) -> Result<Self, WriteError> {
+        let codec = match compression {
+            Compression::Zstd => basic::Compression::ZSTD(basic::ZstdLevel::try_new(ZSTD_LEVEL)?),
+            Compression::Snappy => basic::Compression::SNAPPY,
+        };
+        let version = (VERSION_KEY, env!("CARGO_PKG_VERSION"));
+        let pairs = std::iter::once(&version).chain(metadata);
+        let pairs = pairs.map(|(key, value)| KeyValue::new((*key).to_owned(), (*value).to_owned()));
+        let path = |index: usize| SCHEMA.column(index).path().clone();
+        let (timestamp, message) = (path(0), path(1));
+        let properties = WriterProperties::builder()
+            .set_compression(codec)
+            .set_key_value_metadata(Some(pairs.collect()))
+            .set_column_dictionary_enabled(timestamp, false)
+            .set_column_dictionary_enabled(message.clone(), false)
+            .set_column_statistics_enabled(message, EnabledStatistics::Chunk)
+            .build();
+        Ok(Self {
+            file: SerializedFileWriter::new(Vec::new(), SCHEMA.root_schema_ptr(), properties.into())?,
+            timestamps: Vec::new(),
+            strings: Default::default(),
+            pending: 0,
+            rows: 0,
+        })
+    }
+
+    /// Adds a row to the open row group.
+    pub fn push(&mut self, row: &Row<'_>) {
+        let Row { timestamp, message, tenant, cluster, application, pod, stream, namespace, container, node, level, rest } =
+            *row;
+        let required = [message, tenant, cluster, application, pod].map(Some);
+        let optional = [stream, namespace, container, node, level, rest];
+        let values = required.into_iter().chain(optional);
+        self.timestamps.push(timestamp);
+        self.pending += size_of::<i64>();
+        for (column, value) in self.strings.iter_mut().zip(values) {
+            self.pending += column.push(value);
+        }
+        self.rows += 1;
+    }
+
+    /// Bytes of the open row group's values and of their bookkeeping. A value that equals the column's value in the row before
+    /// needs none. The memory behind them is at most a quarter larger, because of room to grow.
+    #[must_use]
+    pub fn pending_bytes(&self) -> usize {
+        self.pending
+    }
+
+    /// Rows that were pushed.
+    #[must_use]
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// Encoded bytes that were not taken.
+    #[must_use]
+    pub fn encoded(&self) -> usize {
+        self.file.inner().len()
+    }
+
+    /// Takes the encoded bytes: the next part of the file.
+    pub fn take_encoded(&mut self) -> Vec<u8> {
+        mem::take(self.file.inner_mut())
+    }
+
+    /// Ends the open row group: encodes its values, and frees their memory. Does nothing if the group is empty.
+    ///
+    /// # Errors
+    /// Of the encoder: a value of 2 GiB, for one. The file cannot be continued then.
+    pub fn end_group(&mut self) -> Result<(), WriteError> {
+        if self.timestamps.is_empty() {
+            return Ok(());
+        }
+        self.pending = 0;
+        let mut group = self.file.next_row_group()?;
+        if let Some(mut column) = group.next_column()? {
+            column.typed::<Int64Type>().write_batch(&mem::take(&mut self.timestamps), None, None)?;
+            column.close()?;
+        }
+        for strings in &mut self.strings {
+            if let Some(column) = group.next_column()? {
+                mem::take(strings).write(column)?;
+            }
+        }
+        group.close()?;
+        self.file.flush().map_err(ParquetError::from)?;
+        Ok(())
+    }
+
+    /// Ends the file, and gives the encoded bytes that were not taken. The last of them are the footer.
+    ///
+    /// # Errors
+    /// See [`ParquetWriter::end_group`].
+    pub fn finish(mut self) -> Result<Vec<u8>, WriteError> {
+        self.end_group()?;
+        Ok(self.file.into_inner()?)
+    }
+}
+
+/// The values of one column in the open row group.
+#[derive(Default)]
+struct Strings {
+    /// All values, one after another.
+    bytes: Vec<u8>,
+    /// Start of the last run's value.
+    last: usize,
+    runs: Vec<Run>,
+}
+
+/// Rows that have the same value, one after another.
+struct Run {
+    /// The value's end in [`Strings::bytes`]. Its start is the end of the run before.
+    end: usize,
+    rows: u32,
+    some: bool,
+}
+
+impl Strings {
+    /// Adds a row's value. Returns the number of bytes that it took.
+    fn push(&mut self, value: Option<&str>) -> usize {
+        let some = value.is_some();
+        let text = value.unwrap_or_default().as_bytes();
+        if let Some(run) = self.runs.last_mut()
+            && run.some == some
+            && run.rows < u32::MAX
+            && self.bytes[self.last..] == *text
+        {
+            run.rows += 1;
+            return 0;
+        }
+        self.last = self.bytes.len();
+        grow(&mut self.bytes, text.len());
+        self.bytes.extend_from_slice(text);
+        grow(&mut self.runs, 1);
+        self.runs.push(Run { end: self.bytes.len(), rows: 1, some });
+        text.len() + size_of::<Run>()
+    }
+
+    /// Encodes all values.
+    fn write(self, mut column: SerializedColumnWriter<'_>) -> Result<(), ParquetError> {
+        let encoder = column.typed::<ByteArrayType>();
+        let required = encoder.get_descriptor().max_def_level() == 0;
+        let mut write = |values: &[ByteArray], levels: &[i16]| {
+            encoder.write_batch(values, (!required).then_some(levels), None).map(|_| ())
+        };
+        let bytes = Bytes::from(self.bytes);
+        // A level of 0 means that the row has no value.
+        let (mut values, mut levels) = (Vec::with_capacity(BATCH), Vec::with_capacity(BATCH));
+        let mut start = 0;
+        for run in self.runs {
+            let value = ByteArray::from(bytes.slice(start..run.end));
+            start = run.end;
+            let mut rows = run.rows as usize;
+            while rows > 0 {
+                let more = rows.min(BATCH - levels.len());
+                levels.resize(levels.len() + more, i16::from(run.some));
+                if run.some {
+                    values.resize(values.len() + more, value.clone());
+                }
+                rows -= more;
+                if levels.len() < BATCH {
+                    break;
+                }
+                write(&values, &levels)?;
+                // A batch of one run alone serves again for the rest of the run.
+                while more == BATCH && rows >= BATCH {
+                    write(&values, &levels)?;
+                    rows -= BATCH;
+                }
+                values.clear();
+                levels.clear();
+            }
+        }
+        if !levels.is_empty() {
+            write(&values, &levels)?;
+        }
+        column.close()
+    }
+}
+
+/// Makes room for `more` items, and for a quarter more than there are. `Vec` itself would double its memory.
+fn grow<T>(items: &mut Vec<T>, more: usize) {
+    if items.capacity() - items.len() < more {
+        items.reserve_exact(more.max(items.len() / 4).max(64));
+    }
+}
