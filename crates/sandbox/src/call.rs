@@ -180,7 +180,7 @@ pub struct AwsError {
     pub code: String,
     /// AWS's message if it is known, otherwise our own.
     pub message: String,
-    /// Additional members of a JSON error, for example `expectedSequenceToken`.
+    /// Additional members of the error, for example `expectedSequenceToken`. JSON services and S3 have them.
     pub members: Vec<(String, Value)>,
 }
 
@@ -190,7 +190,7 @@ impl AwsError {
         Self { status, code: code.to_owned(), message: message.into(), members: Vec::new() }
     }
 
-    /// Adds a member to the JSON body.
+    /// Adds a member to the error's body.
     pub fn with_member(mut self, name: &str, value: Value) -> Self {
         self.members.push((name.to_owned(), value));
         self

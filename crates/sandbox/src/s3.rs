@@ -1,6 +1,6 @@
 //! S3: buckets with versions, policies and notifications, with path-style addresses.
 //!
-//! Multipart uploads, tagging, ACLs, lifecycle and object lock are not implemented. A caller from another account needs
+//! Tagging, ACLs, lifecycle and object lock are not implemented. A caller from another account needs
 //! permission from the bucket's policy and from its own policies. Within the owner's account the caller's own policies
 //! decide. A Deny of the bucket's policy applies to everyone.
 
@@ -9,6 +9,7 @@ mod checksum;
 mod conditions;
 mod event;
 mod list;
+mod multipart;
 mod notification;
 mod object;
 mod read;
@@ -49,8 +50,11 @@ pub(crate) struct S3 {
 impl S3 {
     pub(crate) async fn handle(&self, cloud: &Arc<Cloud>, call: &Call) -> Answer {
         match call.operation.as_str() {
+            "AbortMultipartUpload" => self.abort_multipart_upload(cloud, call),
+            "CompleteMultipartUpload" => self.complete_multipart_upload(cloud, call),
             "CopyObject" => self.copy_object(cloud, call),
             "CreateBucket" => self.create_bucket(cloud, call),
+            "CreateMultipartUpload" => self.create_multipart_upload(cloud, call),
             "DeleteObject" => self.delete_object(cloud, call),
             "GetBucketNotificationConfiguration" => self.get_notifications(cloud, call),
             "GetObject" => self.get_object(cloud, call),
@@ -61,6 +65,7 @@ impl S3 {
             "PutBucketPolicy" => self.put_bucket_policy(cloud, call),
             "PutBucketVersioning" => self.put_bucket_versioning(cloud, call),
             "PutObject" => self.put_object(cloud, call),
+            "UploadPart" => self.upload_part(cloud, call),
             other => Err(AwsError::not_implemented("s3", other)),
         }
     }
@@ -149,6 +154,7 @@ impl S3 {
                         policy: None,
                         rules: Arc::default(),
                         keys: BTreeMap::new(),
+                        uploads: BTreeMap::new(),
                     },
                 );
             }
@@ -280,8 +286,8 @@ fn authorize(
     resource: &str,
     context: &[(&str, &str)],
 ) -> Result<(), AwsError> {
-    cloud.iam.authorize(call, action, resource)?;
     let context = context.iter().fold(Context::of(call), |context, (key, value)| context.with(key, value));
+    cloud.iam.authorize_in(call, action, resource, &context)?;
     let access = Access { who: Who::Caller(call), action, resource, context: &context };
     let decision = bucket.policy.as_ref().map_or(Decision::Silent, |policy| policy.decide(&access));
     match decision {

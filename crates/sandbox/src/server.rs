@@ -124,6 +124,11 @@ impl Sandbox {
         self.front.cloud.iam.recorded()
     }
 
+    /// Keys of the bucket's multipart uploads that are neither completed nor aborted.
+    pub fn open_uploads(&self, bucket: &str) -> Vec<String> {
+        self.front.cloud.s3.open_uploads(bucket)
+    }
+
     /// Number of requests with a gzip body.
     pub fn gzip_bodies(&self) -> u64 {
         self.front.gzip_bodies.load(Ordering::Relaxed)

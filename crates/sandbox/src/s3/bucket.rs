@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use jiff::Timestamp;
 
-use super::{checksum::Checksum, notification::Rule};
+use super::{checksum::Checksum, multipart::Upload, notification::Rule};
 use crate::policy::Policy;
 
 /// Version id of objects written without versioning.
@@ -22,6 +22,8 @@ pub(super) struct Bucket {
     pub(super) policy: Option<Policy>,
     pub(super) rules: Arc<Vec<Rule>>,
     pub(super) keys: BTreeMap<String, Vec<Version>>,
+    /// Multipart uploads that are neither completed nor aborted, by upload id.
+    pub(super) uploads: BTreeMap<String, Upload>,
 }
 
 #[derive(Debug, Clone)]

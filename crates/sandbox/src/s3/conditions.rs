@@ -15,26 +15,28 @@ pub(super) fn check_read(call: &Call, prefix: &str, etag: &str) -> Result<(), Aw
         }
     }
     match call.header(&format!("{prefix}if-match")) {
-        Some(tags) if !names(tags, etag) => Err(failed()),
+        Some(tags) if !names(tags, etag) => Err(failed("If-Match")),
         _ => Ok(()),
     }
 }
 
-pub(super) fn failed() -> AwsError {
-    AwsError::new(412, "PreconditionFailed", "At least one of the pre-conditions you specified did not hold")
+fn failed(condition: &str) -> AwsError {
+    let message = "At least one of the pre-conditions you specified did not hold";
+    AwsError::new(412, "PreconditionFailed", message).with_member("Condition", condition.into())
 }
 
-/// Checks the conditions of a put against the existing object: `If-None-Match: *`, and `If-Match` with an ETag.
+/// Checks the conditions of a put or a completed upload against the existing object: `If-None-Match: *`, and `If-Match` with an
+/// ETag.
 pub(super) fn check_put(headers: &HeaderMap, etag: Option<&str>) -> Result<(), AwsError> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     match text("if-none-match") {
-        Some("*") if etag.is_some() => return Err(failed()),
+        Some("*") if etag.is_some() => return Err(failed("If-None-Match")),
         Some("*") | None => {}
-        Some(_) => return Err(AwsError::not_implemented("s3", "PutObject with an ETag in If-None-Match")),
+        Some(_) => return Err(AwsError::not_implemented("s3", "a write with an ETag in If-None-Match")),
     }
     match (text("if-match"), etag) {
         (Some(_), None) => Err(AwsError::new(404, "NoSuchKey", "The specified key does not exist.")),
-        (Some(tags), Some(etag)) if !names(tags, etag) => Err(failed()),
+        (Some(tags), Some(etag)) if !names(tags, etag) => Err(failed("If-Match")),
         _ => Ok(()),
     }
 }

@@ -28,6 +28,7 @@ const SERVICE: &str = "s3.amazonaws.com";
 pub(super) enum Happening {
     Put,
     Copy,
+    CompleteMultipartUpload,
 }
 
 impl Happening {
@@ -35,6 +36,7 @@ impl Happening {
         match self {
             Self::Put => "ObjectCreated:Put",
             Self::Copy => "ObjectCreated:Copy",
+            Self::CompleteMultipartUpload => "ObjectCreated:CompleteMultipartUpload",
         }
     }
 }

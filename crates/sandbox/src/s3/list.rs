@@ -151,7 +151,7 @@ fn print(call: &Call, bucket: &Bucket, request: &Request<'_>, page: &Page<'_>, e
         out.push_str(&element("LastModified", &format!("{:.3}", version.modified)));
         out.push_str(&element("ETag", &format!("\"{}\"", object.etag)));
         out.push_str(&element("ChecksumAlgorithm", object.checksum.algorithm.name()));
-        out.push_str(&element("ChecksumType", "FULL_OBJECT"));
+        out.push_str(&element("ChecksumType", object.checksum.kind.name()));
         out.push_str(&element("Size", &object.body.len().to_string()));
         out.push_str(&owner);
         out.push_str(&element("StorageClass", class));

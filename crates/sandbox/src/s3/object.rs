@@ -78,7 +78,7 @@ impl S3 {
         let there = bucket.latest(&key).map(|version| &version.object);
         conditions::check_put(&call.headers, there.map(|object| object.etag.as_str()))?;
         let mut reply = Reply::empty().with_header("etag", &format!("\"{}\"", object.etag));
-        reply.headers.extend(encryption_headers(&object).cloned());
+        reply.headers.extend(encryption_headers(&object.headers).cloned());
         add_checksum(&mut reply, &object.checksum);
         let written = self.write(bucket, &key, object);
         drop(buckets);
@@ -125,17 +125,18 @@ impl S3 {
         }
         let headers = copied_headers(call, &source, given, replace);
         let etag = etag_of(&source.body, &headers);
-        let object = Object { body: source.body.clone(), etag, checksum: source.checksum.clone(), headers };
-        let checksum = element(object.checksum.algorithm.element(), &object.checksum.value);
+        let checksum = source.checksum.of_copy(&source.body);
+        let object = Object { body: source.body.clone(), etag, checksum, headers };
+        let checksum = object.checksum.xml();
         let etag = element("ETag", &format!("\"{}\"", object.etag));
-        let encryption: Vec<_> = encryption_headers(&object).cloned().collect();
+        let encryption: Vec<_> = encryption_headers(&object.headers).cloned().collect();
         let written = self.write(bucket, &key, object);
         drop(buckets);
         written.tell(cloud, call, Happening::Copy);
         let modified = element("LastModified", &format!("{:.3}", written.version.modified));
         let mut reply = Reply::xml(format!(
             "{XML_HEAD}<CopyObjectResult xmlns=\"{NAMESPACE}\">{modified}{etag}{checksum}\
-             <ChecksumType>FULL_OBJECT</ChecksumType></CopyObjectResult>"
+             </CopyObjectResult>"
         ));
         reply.headers.extend(encryption);
         if from_versioned {
@@ -159,7 +160,7 @@ impl S3 {
     }
 
     /// Stores an object and collects the data for its event.
-    fn write(&self, bucket: &mut Bucket, key: &str, object: Object) -> Written {
+    pub(super) fn write(&self, bucket: &mut Bucket, key: &str, object: Object) -> Written {
         let (size, etag) = (object.body.len() as u64, object.etag.clone());
         let version = bucket.put(key, object);
         let version_id = bucket.versioned.then(|| version.id.clone());
@@ -170,19 +171,19 @@ impl S3 {
 }
 
 /// A stored object, with the data for the event that is sent when no lock is held.
-struct Written {
+pub(super) struct Written {
     version: Version,
     source: Source,
     subject: Subject,
 }
 
 impl Written {
-    fn tell(&self, cloud: &Cloud, call: &Call, happening: Happening) {
+    pub(super) fn tell(&self, cloud: &Cloud, call: &Call, happening: Happening) {
         self.source.tell(cloud, call, happening, &self.subject);
     }
 
     /// Adds the new version's id to the reply, if the bucket is versioned.
-    fn name_version(&self, reply: Reply) -> Reply {
+    pub(super) fn name_version(&self, reply: Reply) -> Reply {
         match &self.subject.version_id {
             Some(id) => reply.with_header("x-amz-version-id", id),
             None => reply,
@@ -225,17 +226,22 @@ pub(super) fn find<'a>(
 pub(super) fn add_checksum(reply: &mut Reply, checksum: &Checksum) {
     if let Ok(value) = HeaderValue::from_str(&checksum.value) {
         reply.headers.insert(HeaderName::from_static(checksum.algorithm.header()), value);
-        reply.headers.insert("x-amz-checksum-type", HeaderValue::from_static("FULL_OBJECT"));
+        reply.headers.insert("x-amz-checksum-type", HeaderValue::from_static(checksum.kind.name()));
     }
 }
 
-fn object_arn(bucket: &Bucket, key: &str) -> String {
+pub(super) fn object_arn(bucket: &Bucket, key: &str) -> String {
     format!("{}/{key}", bucket.arn())
 }
 
 /// Checks the permissions of a write: PutObject, with an ACL also PutObjectAcl, and with a condition on an ETag also GetObject.
 /// Source: S3 User Guide, "How to prevent object overwrites with conditional writes".
-fn authorize_write(cloud: &Cloud, call: &Call, bucket: &Bucket, key: &str) -> Result<(), AwsError> {
+pub(super) fn authorize_write(
+    cloud: &Cloud,
+    call: &Call,
+    bucket: &Bucket,
+    key: &str,
+) -> Result<(), AwsError> {
     let arn = object_arn(bucket, key);
     if call.headers.contains_key("if-match") {
         authorize(cloud, call, bucket, "s3:GetObject", &arn, &[])?;
@@ -254,14 +260,14 @@ fn authorize_write(cloud: &Cloud, call: &Call, bucket: &Bucket, key: &str) -> Re
     }
 }
 
-fn check_key(key: &str) -> Result<(), AwsError> {
+pub(super) fn check_key(key: &str) -> Result<(), AwsError> {
     if key.len() > MAX_KEY {
         return Err(AwsError::new(400, "KeyTooLongError", "Your key is too long"));
     }
     Ok(())
 }
 
-fn check_content_md5(call: &Call) -> Result<(), AwsError> {
+pub(super) fn check_content_md5(call: &Call) -> Result<(), AwsError> {
     let Some(sent) = call.header("content-md5") else { return Ok(()) };
     let sent =
         STANDARD.decode(sent).ok().filter(|sum| sum.len() == 16).ok_or_else(|| {
@@ -279,13 +285,15 @@ fn is_storage_header(name: &str) -> bool {
     name == "x-amz-storage-class" || name.starts_with("x-amz-server-side-encryption")
 }
 
-fn encryption_headers(object: &Object) -> impl Iterator<Item = &(HeaderName, HeaderValue)> {
-    object.headers.iter().filter(|(name, _)| name.as_str().starts_with("x-amz-server-side-encryption"))
+pub(super) fn encryption_headers(
+    headers: &[(HeaderName, HeaderValue)],
+) -> impl Iterator<Item = &(HeaderName, HeaderValue)> {
+    headers.iter().filter(|(name, _)| name.as_str().starts_with("x-amz-server-side-encryption"))
 }
 
 /// Checks the headers of a write and returns those that are stored with the object. Refuses headers of features that are not
 /// implemented.
-fn object_headers(call: &Call) -> Result<Vec<(HeaderName, HeaderValue)>, AwsError> {
+pub(super) fn object_headers(call: &Call) -> Result<Vec<(HeaderName, HeaderValue)>, AwsError> {
     let mut kept = Vec::new();
     let mut metadata = 0;
     for (name, value) in &call.headers {
@@ -315,7 +323,10 @@ fn object_headers(call: &Call) -> Result<Vec<(HeaderName, HeaderValue)>, AwsErro
 }
 
 /// Adds S3's defaults: a content type, and S3's own encryption.
-fn complete(mut headers: Vec<(HeaderName, HeaderValue)>, call: &Call) -> Vec<(HeaderName, HeaderValue)> {
+pub(super) fn complete(
+    mut headers: Vec<(HeaderName, HeaderValue)>,
+    call: &Call,
+) -> Vec<(HeaderName, HeaderValue)> {
     let has =
         |headers: &[(HeaderName, HeaderValue)], wanted: &str| headers.iter().any(|(name, _)| name == wanted);
     if !has(&headers, "content-type") {
@@ -344,16 +355,20 @@ fn copied_headers(
     complete(content.chain(storage).collect(), call)
 }
 
-/// ETag of an object: the MD5 of the body, or with KMS, as in S3, another value.
+/// ETag of an object.
 fn etag_of(body: &[u8], headers: &[(HeaderName, HeaderValue)]) -> String {
+    hex(&digest_of(Md5::new_with_prefix(body), headers))
+}
+
+/// ETag of an object or a part as bytes: the MD5 of the body, or with KMS, as in S3, another value.
+pub(super) fn digest_of(mut sum: Md5, headers: &[(HeaderName, HeaderValue)]) -> [u8; 16] {
     let kms = headers.iter().any(|(name, value)| {
         name == "x-amz-server-side-encryption" && value.as_bytes().starts_with(b"aws:kms")
     });
-    let mut sum = Md5::new_with_prefix(body);
     if kms {
         sum.update(fastrand::u64(..).to_be_bytes());
     }
-    hex(&sum.finalize())
+    sum.finalize().into()
 }
 
 /// Bucket, key and version in `x-amz-copy-source`, which is URL-encoded with a plus for a space.

@@ -5,6 +5,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use http_body_util::BodyExt;
 use serde_json::json;
 
+mod multipart;
+
 const PROVIDER: &str = "111111111111";
 const CUSTOMER: &str = "222222222222";
 

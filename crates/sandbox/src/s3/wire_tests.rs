@@ -1,15 +1,20 @@
 use aws_sdk_s3::{
     error::ProvideErrorMetadata,
-    primitives::ByteStream,
+    primitives::{ByteStream, SdkBody},
     types::{
-        BucketVersioningStatus, ChecksumAlgorithm, ChecksumMode, Event, FilterRule, FilterRuleName,
-        NotificationConfiguration, NotificationConfigurationFilter, QueueConfiguration, S3KeyFilter,
+        BucketVersioningStatus, ChecksumAlgorithm, ChecksumMode, ChecksumType, CompletedMultipartUpload,
+        CompletedPart, Event, FilterRule, FilterRuleName, NotificationConfiguration,
+        NotificationConfigurationFilter, ObjectCannedAcl, QueueConfiguration, S3KeyFilter,
         VersioningConfiguration,
     },
 };
 use aws_sdk_sqs::types::QueueAttributeName;
+use logferry_testbed::provision::{Provider, ProviderSpec};
 
-use crate::requests::sandbox;
+use crate::{
+    faults::{Effect, ErrorAnswer, Fault},
+    requests::sandbox,
+};
 
 /// The SDK's client against the HTTP front: tests what the SDK signs, encodes, checks and parses.
 #[tokio::test]
@@ -107,4 +112,107 @@ async fn the_sdk_reads_notifications_and_deletes() {
     delete("a.gz").await.expect("a missing object can be deleted");
     let listed = s3.list_objects_v2().bucket("wired").send().await.expect("listed");
     assert_eq!(listed.contents().iter().filter_map(|object| object.key()).collect::<Vec<_>>(), ["a.txt"]);
+}
+
+/// The SDK sends no checksum algorithm with CreateMultipartUpload, and CRC-32 with each part. A streamed part has its checksum in a
+/// trailer.
+#[tokio::test]
+async fn the_sdk_uploads_in_parts() {
+    let (sandbox, aws) = sandbox().await;
+    let provider =
+        Provider::create(&aws, &ProviderSpec::new("parts")).await.expect("the provider's side is set up");
+    let (account, bucket) = (aws.account(&provider.account), provider.bucket.as_str());
+    let s3 = account.s3();
+    let first: Vec<u8> =
+        (0..1_310_720_u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    for (algorithm, kind) in [
+        (None, ChecksumType::FullObject),
+        (Some(ChecksumAlgorithm::Crc32), ChecksumType::Composite),
+        (Some(ChecksumAlgorithm::Crc32), ChecksumType::FullObject),
+        (Some(ChecksumAlgorithm::Crc64Nvme), ChecksumType::FullObject),
+    ] {
+        let key = format!("a b/{algorithm:?}/{kind}+c");
+        let create = s3.create_multipart_upload().bucket(bucket).key(&key).metadata("rows", "7");
+        let create = create.content_encoding("zstd").acl(ObjectCannedAcl::BucketOwnerFullControl);
+        let create = create.set_checksum_algorithm(algorithm.clone());
+        let create = create.set_checksum_type(algorithm.as_ref().map(|_| kind.clone()));
+        let created = create.send().await.expect("the upload is made");
+        let id = created.upload_id().expect("an upload has an id");
+        let mut parts = Vec::new();
+        for (number, body) in [(1, first.clone()), (2, b"the end".to_vec())] {
+            let length = body.len() as i64;
+            let streamed = http_body_util::Full::new(bytes::Bytes::from(body));
+            let body = ByteStream::new(SdkBody::from_body_1_x(streamed));
+            let put = s3.upload_part().bucket(bucket).key(&key).upload_id(id).part_number(number).body(body);
+            let put = put.content_length(length).set_checksum_algorithm(algorithm.clone());
+            let put = put.send().await.expect("the part is put");
+            let part =
+                CompletedPart::builder().part_number(number).e_tag(put.e_tag().expect("a part has a tag"));
+            let part = match kind {
+                ChecksumType::Composite => part.set_checksum_crc32(put.checksum_crc32),
+                _ => part,
+            };
+            parts.push(part.build());
+        }
+        assert_eq!(sandbox.open_uploads(bucket), [key.as_str()]);
+        let parts = CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
+        let complete =
+            s3.complete_multipart_upload().bucket(bucket).key(&key).upload_id(id).if_none_match("*");
+        let done = complete.multipart_upload(parts).send().await.expect("the upload is completed");
+        assert!(done.e_tag().is_some_and(|tag| tag.ends_with("-2\"")), "{done:?}");
+        assert_eq!(done.checksum_type(), Some(&kind), "{done:?}");
+
+        let got = s3.get_object().bucket(bucket).key(&key).checksum_mode(ChecksumMode::Enabled);
+        let got = got.send().await.expect("the object is there");
+        assert_eq!((got.content_encoding(), got.checksum_type()), (Some("zstd"), Some(&kind)));
+        assert_eq!(got.metadata().and_then(|all| all.get("rows")).map(String::as_str), Some("7"));
+        let read = got.body.collect().await.expect("the checksum holds").into_bytes();
+        assert!(
+            read.len() == first.len() + 7 && read.starts_with(&first) && read.ends_with(b"the end"),
+            "{key}"
+        );
+    }
+    let objects = account.objects(bucket).await.expect("the bucket can be listed");
+    assert_eq!(objects.len(), 4);
+
+    let receive = account.sqs().receive_message().queue_url(&provider.queue_url).max_number_of_messages(10);
+    let got = receive.send().await.expect("received").messages.unwrap_or_default();
+    let events =
+        got.iter().filter_map(|message| message.body()).filter(|body| body.contains("ObjectCreated:"));
+    let events: Vec<_> = events.collect();
+    assert_eq!(events.len(), 4, "{events:?}");
+    assert!(events.iter().all(|event| event.contains("ObjectCreated:CompleteMultipartUpload")), "{events:?}");
+}
+
+#[tokio::test]
+async fn the_sdk_aborts_and_sees_faults_of_uploads() {
+    let (sandbox, aws) = sandbox().await;
+    let account = aws.account("111111111111");
+    account.create_bucket("faulty").await.expect("made");
+    let s3 = account.s3();
+    let created = s3.create_multipart_upload().bucket("faulty").key("k").send().await.expect("made");
+    let id = created.upload_id().expect("an upload has an id");
+    let part = async || {
+        let put = s3.upload_part().bucket("faulty").key("k").upload_id(id).part_number(1);
+        put.body(ByteStream::from_static(b"x")).send().await
+    };
+    sandbox.faults().add(Fault {
+        times: Some(1),
+        ..Fault::new("s3", "UploadPart", Effect::Error(ErrorAnswer::new(403, "AccessDenied")))
+    });
+    assert_eq!(part().await.expect_err("the fault is active").code(), Some("AccessDenied"));
+    let tag = part().await.expect("the fault is used up").e_tag.expect("a part has a tag");
+    assert_eq!(sandbox.calls("s3", "UploadPart"), 2);
+    let complete = async || {
+        let part = CompletedPart::builder().part_number(1).e_tag(&tag).build();
+        let parts = CompletedMultipartUpload::builder().parts(part).build();
+        let complete = s3.complete_multipart_upload().bucket("faulty").key("k").upload_id(id);
+        complete.multipart_upload(parts).send().await
+    };
+    s3.put_object().bucket("faulty").key("k").if_none_match("*").send().await.expect("the key is free");
+    let taken = s3.put_object().bucket("faulty").key("k").if_none_match("*").send().await;
+    assert_eq!(taken.expect_err("the key is taken").code(), Some("PreconditionFailed"));
+    s3.abort_multipart_upload().bucket("faulty").key("k").upload_id(id).send().await.expect("aborted");
+    assert_eq!(complete().await.expect_err("the upload is gone").code(), Some("NoSuchUpload"));
+    assert!(sandbox.open_uploads("faulty").is_empty());
 }

@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use serde_json::{Map, Value};
 
 use crate::call::AwsError;
-use crate::encoding::{escape, form_pairs};
+use crate::encoding::{element, escape, form_pairs};
 use crate::sigv4::Refusal;
 use crate::sqs::errors::query_code;
 
@@ -121,6 +121,17 @@ fn s3_operation(method: &Method, path: &str, query: &[(String, String)], headers
         ("GET", "bucket", Some("notification")) => "GetBucketNotificationConfiguration",
         ("GET", "bucket", None) if has("list-type") => "ListObjectsV2",
         ("HEAD", "bucket", None) => "HeadBucket",
+        ("POST", "bucket", Some("delete")) => "DeleteObjects",
+        ("GET", "bucket", Some("uploads")) => "ListMultipartUploads",
+        ("POST", "object", Some("uploads")) => "CreateMultipartUpload",
+        ("POST", "object", Some("uploadId")) => "CompleteMultipartUpload",
+        ("DELETE", "object", Some("uploadId")) => "AbortMultipartUpload",
+        ("GET", "object", Some("uploadId")) => "ListParts",
+        ("PUT", "object", Some("partNumber" | "uploadId")) => match headers.contains_key("x-amz-copy-source")
+        {
+            true => "UploadPartCopy",
+            false => "UploadPart",
+        },
         ("PUT", "object", None) if headers.contains_key("x-amz-copy-source") => "CopyObject",
         ("PUT", "object", None) => "PutObject",
         ("GET", "object", None) => "GetObject",
@@ -174,8 +185,9 @@ pub(crate) fn write_error(
         }
         Protocol::Rest if *method == Method::HEAD => ("application/xml", String::new()),
         Protocol::Rest => {
+            let members: String = error.members.iter().map(|(name, value)| member(name, value)).collect();
             let body = format!(
-                "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>{}</Code><Message>{}</Message>\
+                "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>{}</Code><Message>{}</Message>{members}\
                  <RequestId>{request_id}</RequestId><HostId>{request_id}</HostId></Error>",
                 escape(&error.code),
                 escape(&error.message),
@@ -184,6 +196,11 @@ pub(crate) fn write_error(
         }
     };
     written(error.status, headers, content_type, body)
+}
+
+/// An additional member of an error, as an element.
+fn member(name: &str, value: &Value) -> String {
+    element(name, &value.as_str().map_or_else(|| value.to_string(), str::to_owned))
 }
 
 fn written(status: u16, mut headers: HeaderMap, content_type: &'static str, body: String) -> Response {
@@ -282,8 +299,13 @@ mod tests {
             ("DELETE", "/b/k", "DeleteObject"),
             ("DELETE", "/b", "DELETE bucket"),
             ("GET", "/b?notification", "GetBucketNotificationConfiguration"),
-            ("POST", "/b/k?uploads", "POST object uploads"),
-            ("PUT", "/b/k?partNumber=1&uploadId=x", "PUT object partNumber"),
+            ("POST", "/b/k?uploads", "CreateMultipartUpload"),
+            ("PUT", "/b/k?x-id=UploadPart&partNumber=1&uploadId=x", "UploadPart"),
+            ("POST", "/b/k?uploadId=x", "CompleteMultipartUpload"),
+            ("DELETE", "/b/k?x-id=AbortMultipartUpload&uploadId=x", "AbortMultipartUpload"),
+            ("GET", "/b/k?uploadId=x", "ListParts"),
+            ("GET", "/b?uploads", "ListMultipartUploads"),
+            ("POST", "/b?delete", "DeleteObjects"),
             ("GET", "/b/k?acl", "GET object acl"),
         ] {
             let request =
