@@ -12,9 +12,9 @@ use crate::{
     credentials::{AssumeError, identity::IdentityError},
     event::ObjectRef,
     ledger::LedgerError,
+    name::ObjectKeyTemplate,
     object::ObjectHead,
     route::Route,
-    name::ObjectKeyTemplate,
     tenant::{Bucket, Delivery},
 };
 
@@ -261,7 +261,9 @@ pub(crate) mod tests {
             let Destination::S3(destination) = &self.delivery.destination else {
                 panic!("the row names a bucket")
             };
-            let Contents::Copies(bucket_key) = &destination.contents else { panic!("the row asks for copies") };
+            let Contents::Copies(bucket_key) = &destination.contents else {
+                panic!("the row asks for copies")
+            };
             CopyJob {
                 way: Way {
                     delivery: &self.delivery,

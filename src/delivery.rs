@@ -20,8 +20,8 @@ pub use self::{
     streams::{MAX_STREAMS, StreamKey, Streams},
 };
 use crate::{
-    copy::CopyError,
     batch::{BatchTally, BufferPool, Rejection},
+    copy::CopyError,
     ledger::LedgerError,
     quarantine::QuarantineError,
     records::RecordError,

@@ -31,10 +31,10 @@ use tracing::{Instrument, Span};
 use crate::{
     batch::BufferPool,
     copy::ObjectCopier,
-    lake::LakeStore,
     delivery::{self, Streams, Tally},
     event::{self, Event, Ignored, ObjectRef},
     fairness::{Pass, Shares, book::Limits},
+    lake::LakeStore,
     ledger::{
         Ledger,
         claim::{Claim, Claimed, Claims},

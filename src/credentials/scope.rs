@@ -70,7 +70,8 @@ impl Scope {
                 on_group(&["logs:FilterLogEvents"], region, log_group_name)
             }
             Self::Lake { bucket, prefix } => {
-                let actions = ["s3:PutObject", "s3:PutObjectAcl", "s3:PutObjectRetention", "s3:AbortMultipartUpload"];
+                let actions =
+                    ["s3:PutObject", "s3:PutObjectAcl", "s3:PutObjectRetention", "s3:AbortMultipartUpload"];
                 json!([allow(&actions, &[&below(bucket, prefix)]), keys])
             }
             Self::Copy { source_bucket, source_prefix, bucket, prefix } => json!([

@@ -94,7 +94,8 @@ impl Doctor {
         match within_time(written).await {
             Ok(()) => Finding::Ok(format!("{place}, of 0 bytes, was written; it stays")),
             Err(error @ CopyError::Denied(_)) => {
-                let role = to.role.as_ref().map_or_else(|| "the central role".to_owned(), ToString::to_string);
+                let role =
+                    to.role.as_ref().map_or_else(|| "the central role".to_owned(), ToString::to_string);
                 let retention = if lake.lock.is_some() { ", s3:PutObjectRetention" } else { "" };
                 let fix = format!(
                     "allow s3:PutObject{retention} and s3:AbortMultipartUpload on arn:aws:s3:::{}/* to {role} in the role's policy \
@@ -167,7 +168,8 @@ impl Doctor {
 
 /// Waits for a write into a customer's bucket.
 async fn within_time<T>(write: impl Future<Output = Result<T, CopyError>>) -> Result<T, CopyError> {
-    let timed_out = || CopyError::Unavailable(format!("S3 did not answer within {} s", LONGEST_WRITE.as_secs()));
+    let timed_out =
+        || CopyError::Unavailable(format!("S3 did not answer within {} s", LONGEST_WRITE.as_secs()));
     tokio::time::timeout(LONGEST_WRITE, write).await.unwrap_or_else(|_| Err(timed_out()))
 }
 

@@ -34,9 +34,9 @@ impl Encoder {
         match format {
             Format::Ndjson(fields) => Ok(Self::Ndjson(NdjsonWriter::new(fields.clone()))),
             #[cfg(feature = "parquet")]
-            Format::Parquet(compression) => {
-                super::parquet::ParquetWriter::new(codec(*compression), &[]).map(Self::Parquet).map_err(unwritable)
-            }
+            Format::Parquet(compression) => super::parquet::ParquetWriter::new(codec(*compression), &[])
+                .map(Self::Parquet)
+                .map_err(unwritable),
             #[cfg(not(feature = "parquet"))]
             Format::Parquet(_) => {
                 Err(CopyError::Unwritable("Parquet needs a build with the feature parquet".to_owned()))

@@ -291,7 +291,8 @@ impl<A: LakeAccount, L: Ledger> Lane<A, L> {
         if let Some(index) = position(&self.open, hour) {
             return Ok(index);
         }
-        let hour = if self.files.values().sum::<u32>() < MOST_FILES { hour } else { self::hour(self.object_time) };
+        let hour =
+            if self.files.values().sum::<u32>() < MOST_FILES { hour } else { self::hour(self.object_time) };
         if let Some(index) = position(&self.open, hour) {
             return Ok(index);
         }

@@ -116,7 +116,15 @@ impl LakeAccount for MemoryLake {
         self.change(|lake| {
             let (spec, written) = std::mem::replace(
                 &mut lake.uploads[index],
-                (FileSpec { key: String::new(), content_type: "", metadata: Default::default(), lock: None }, BTreeMap::new()),
+                (
+                    FileSpec {
+                        key: String::new(),
+                        content_type: "",
+                        metadata: Default::default(),
+                        lock: None,
+                    },
+                    BTreeMap::new(),
+                ),
             );
             assert!(parts.iter().map(|part| part.number).eq(written.keys().copied()), "{parts:?}");
             let short = |body: &Bytes| body.len() < super::file::MIN_PART;

@@ -45,7 +45,12 @@ mod tests {
         assert!(stem("compacted-1.gz", "k", None).starts_with("fcompacted-1-"));
         assert!(stem(".gz", "k", None).starts_with('-'));
         assert!(stem("é a.log", "k", None).starts_with("--a-"));
-        let different = [stem("f", "k", None), stem("f", "k2", None), stem("f", "k", Some("1")), stem("f", "k", Some("2"))];
+        let different = [
+            stem("f", "k", None),
+            stem("f", "k2", None),
+            stem("f", "k", Some("1")),
+            stem("f", "k", Some("2")),
+        ];
         assert!((0..4).all(|one| (0..one).all(|other| different[one] != different[other])), "{different:?}");
         assert!(stem(&"x".repeat(900), "k", None).len() < 150);
     }

@@ -142,7 +142,8 @@ impl LakeLayout {
             return Err(format!("{text:?} does not have YYYY, MM, DD and HH, once each and in this order"));
         }
         for (index, name) in layout.parts().enumerate() {
-            if !matches!(name, LakePart::Text(_)) && layout.parts().skip(index + 1).any(|other| other == name) {
+            if !matches!(name, LakePart::Text(_)) && layout.parts().skip(index + 1).any(|other| other == name)
+            {
                 return Err(format!("{text:?} has the same name twice"));
             }
         }
@@ -203,9 +204,7 @@ impl LakeSegment {
                 false if text.starts_with(['_', '.']) => {
                     Err(format!("has the segment {text:?}: query engines skip such names"))
                 }
-                false => {
-                    Ok(Self { partition: None, parts: vec![LakePart::Text(text.to_owned())] })
-                }
+                false => Ok(Self { partition: None, parts: vec![LakePart::Text(text.to_owned())] }),
             };
         };
         // Glue keeps names of columns in lower case.
@@ -232,20 +231,19 @@ fn parts(value: &str) -> Result<Vec<LakePart>, String> {
     let mut parts: Vec<LakePart> = Vec::new();
     let mut rest = value;
     while let Some(first) = rest.chars().next() {
-        let (part, len) = if let Some(time) =
-            TimePart::ALL.into_iter().find(|time| rest.starts_with(time.letters()))
-        {
-            (LakePart::Time(time), time.letters().len())
-        } else if first == '{' {
-            let end = rest.find('}').ok_or("without the closing brace")?;
-            let name = Name::parse(&rest[..=end]).and_then(LakePart::of_name);
-            let names = "{tenant}, {cluster}, {application} and {pod}";
-            (name.ok_or_else(|| format!("with {}; the names are {names}", &rest[..=end]))?, end + 1)
-        } else if first.is_ascii_alphanumeric() || "-_.".contains(first) {
-            (LakePart::Text(first.to_string()), first.len_utf8())
-        } else {
-            return Err(format!("with {first:?}; plain text has only letters, digits and [-_.]"));
-        };
+        let (part, len) =
+            if let Some(time) = TimePart::ALL.into_iter().find(|time| rest.starts_with(time.letters())) {
+                (LakePart::Time(time), time.letters().len())
+            } else if first == '{' {
+                let end = rest.find('}').ok_or("without the closing brace")?;
+                let name = Name::parse(&rest[..=end]).and_then(LakePart::of_name);
+                let names = "{tenant}, {cluster}, {application} and {pod}";
+                (name.ok_or_else(|| format!("with {}; the names are {names}", &rest[..=end]))?, end + 1)
+            } else if first.is_ascii_alphanumeric() || "-_.".contains(first) {
+                (LakePart::Text(first.to_string()), first.len_utf8())
+            } else {
+                return Err(format!("with {first:?}; plain text has only letters, digits and [-_.]"));
+            };
         match (parts.last_mut(), part) {
             (Some(LakePart::Text(text)), LakePart::Text(more)) => text.push_str(&more),
             (_, part) => parts.push(part),

@@ -223,7 +223,9 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: Buckets, L: Ledger> Pipeline<
                     self.arrived(object, delivery);
                 }
             }
-            Mode::Shadow => self.status.shadowed(&delivery.tenant_id, &delivery.name, tally.written, tally.bytes),
+            Mode::Shadow => {
+                self.status.shadowed(&delivery.tenant_id, &delivery.name, tally.written, tally.bytes)
+            }
         }
         report.delivered.push(Delivered {
             tenant_id: delivery.tenant_id.clone(),

@@ -128,7 +128,12 @@ impl Metrics {
         add(registry, "batches", "PutLogEvents calls that were answered", &self.batches);
         add(registry, "event_bytes", "Bytes as CloudWatch Logs bills them", &self.event_bytes);
         add(registry, "lake_files", "Files that were written into customers' lakes", &self.lake_files);
-        add(registry, "lake_bytes", "Bytes of the files that were written into customers' lakes", &self.lake_bytes);
+        add(
+            registry,
+            "lake_bytes",
+            "Bytes of the files that were written into customers' lakes",
+            &self.lake_bytes,
+        );
         registry.register_with_unit(
             "freshness",
             "From the S3 event to the acceptance of the object's last record",

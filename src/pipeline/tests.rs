@@ -21,8 +21,8 @@ use tokio::time::Instant;
 use super::*;
 use crate::{
     batch::MAX_BATCH_EVENTS,
-    lake::memory::MemoryBuckets,
     decode::tests::gzip,
+    lake::memory::MemoryBuckets,
     ledger::{claim::ClaimSettings, memory::MemoryLedger},
     object::memory::{MemoryObject, MemoryStore},
     quarantine::{QuarantinePrefix, memory::MemoryQuarantine},

@@ -137,7 +137,9 @@ impl RowFields<'_> {
         }
         let given = self.row.get("object_lock_days")?;
         let days = match given {
-            Attribute::Number(number) => number.parse().ok().filter(|days| (1..=MAX_LOCK_DAYS).contains(days)),
+            Attribute::Number(number) => {
+                number.parse().ok().filter(|days| (1..=MAX_LOCK_DAYS).contains(days))
+            }
             _ => None,
         };
         if days.is_none() {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    Attribute, BadRow, Bucket, CloudWatch, Content, Delivery, Destination, FieldProblem, Mode,
-    Oversize, Row, SETTINGS,
+    Attribute, BadRow, Bucket, CloudWatch, Content, Delivery, Destination, FieldProblem, Mode, Oversize, Row,
+    SETTINGS,
 };
 use crate::{
     credentials::{RoleArn, RoleArnError, partition},

@@ -1,6 +1,7 @@
 //! Tests of good and bad rows, field by field.
 
 use super::*;
+use crate::name::ObjectKeyTemplate;
 
 const NOW: &str = "2026-11-27T12:00:00Z";
 

@@ -9,8 +9,8 @@ use crate::{
     cli::show::{columns, printable},
     route::KeyLayout,
     tenant::{
-        ATTRIBUTES, Attribute, BadRow, Content, Contents, Destination, FOREIGN, FieldProblem, Mode, OwnBuckets, Row,
-        SETTINGS, TTL, check_row, expired_at,
+        ATTRIBUTES, Attribute, BadRow, Content, Contents, Destination, FOREIGN, FieldProblem, Mode,
+        OwnBuckets, Row, SETTINGS, TTL, check_row, expired_at,
     },
 };
 

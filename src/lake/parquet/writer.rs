@@ -2,7 +2,6 @@
 
 use std::mem;
 
-use bytes::Bytes;
 use ::parquet::{
     basic,
     data_type::{ByteArray, ByteArrayType, Int64Type},
@@ -13,6 +12,7 @@ use ::parquet::{
         writer::{SerializedColumnWriter, SerializedFileWriter},
     },
 };
+use bytes::Bytes;
 
 use super::{SCHEMA, VERSION_KEY};
 use crate::lake::row::Row;
@@ -54,7 +54,10 @@ pub struct ParquetWriter {
 
 impl std::fmt::Debug for ParquetWriter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ParquetWriter").field("rows", &self.rows).field("pending", &self.pending).finish_non_exhaustive()
+        f.debug_struct("ParquetWriter")
+            .field("rows", &self.rows)
+            .field("pending", &self.pending)
+            .finish_non_exhaustive()
     }
 }
 
@@ -91,8 +94,20 @@ impl ParquetWriter {
 
     /// Adds a row to the open row group.
     pub fn push(&mut self, row: &Row<'_>) {
-        let Row { timestamp, message, tenant, cluster, application, pod, stream, namespace, container, node, level, rest } =
-            *row;
+        let Row {
+            timestamp,
+            message,
+            tenant,
+            cluster,
+            application,
+            pod,
+            stream,
+            namespace,
+            container,
+            node,
+            level,
+            rest,
+        } = *row;
         let required = [message, tenant, cluster, application, pod].map(Some);
         let optional = [stream, namespace, container, node, level, rest];
         let values = required.into_iter().chain(optional);
