@@ -80,11 +80,7 @@ fn table(table: &Table) -> Value {
             JSON,
         ),
     };
-    let text = |(name, value): (String, String)| match value.contains("${") {
-        // CloudFormation would take a partition's name as one of its own.
-        true => (name, json!({ "Fn::Sub": value.replace("${", "${!") })),
-        false => (name, json!(value)),
-    };
+    let text = |(name, value): (String, String)| (name, json!(value));
     let mut parameters: Map<_, _> = table.properties().into_iter().map(text).collect();
     parameters.insert("EXTERNAL".to_owned(), json!("TRUE"));
     let mappings: Map<_, _> = table.mappings().into_iter().map(text).collect();

@@ -1,0 +1,370 @@
+"""Checks what `logferry lake ddl` prints. The script `ddl` beside this file calls it.
+
+Every statement is parsed in Athena's dialect. The templates have the same tables, and cfn-lint accepts them. Then lakes are
+written whose folders are in every state of a compaction, duckdb gets the tables as the statements describe them, and the view
+must show each record exactly once. Last, the queries of docs/lake.md run on generated records, and their results are compared
+with what Python calculates.
+
+duckdb has no partition projection. So this script reads a table's files by its own properties: a file belongs to the table if
+its folder matches `storage.location.template`, and the values are those that the projection has.
+"""
+
+import base64
+import collections
+import datetime
+import gzip
+import itertools
+import json
+import os
+import pathlib
+import random
+import re
+import subprocess
+import sys
+import tempfile
+
+import duckdb
+import pyarrow
+import pyarrow.parquet
+import sqlglot
+from sqlglot import exp
+
+LOGFERRY, CFN_LINT = os.environ["LOGFERRY"], os.environ["CFN_LINT"]
+REGIONS = ("us-east-1", "eu-central-1", "cn-north-1", "us-gov-west-1")
+UTC = datetime.timezone.utc
+STRINGS = ("message", "tenant", "cluster", "application", "pod", "stream", "namespace", "container", "node", "level", "rest")
+SCHEMA = pyarrow.schema(
+    [pyarrow.field("timestamp", pyarrow.timestamp("ms", tz="UTC"), nullable=False)]
+    + [pyarrow.field(name, pyarrow.string()) for name in STRINGS]
+)
+APPLICATIONS = ("web", "api", "worker")
+# The day on which the queries of the page run.
+TODAY = datetime.date(2026, 11, 28)
+
+failures = []
+
+
+def fail(text):
+    failures.append(text)
+    print(f"tests/lake/ddl: {text}", file=sys.stderr)
+
+
+# -- The program's output
+
+def row(**fields):
+    return {
+        "tenant_id": "acme", "type": "s3#lake", "enabled": True, "target_region": "us-east-1", "bucket_name": "acme-lake",
+        "bucket_prefix": "logs/", "bucket_owner": "222222222222", "format": "parquet", **fields,
+    }
+
+
+def ddl(given, *options):
+    command = [LOGFERRY, "lake", "ddl", "--row", "-", "--since", "2025", *options]
+    return subprocess.run(command, input=json.dumps(given), check=True, capture_output=True, text=True).stdout
+
+
+class Lake:
+    """The tables of one row, parsed."""
+
+    def __init__(self, given, *options):
+        self.given = given
+        self.statements = json.loads(ddl(given, *options, "--format", "json"))
+        trees = [sqlglot.parse_one(statement, dialect="athena") for statement in self.statements]
+        for statement, tree in zip(self.statements, trees):
+            # sqlglot keeps what it does not understand as a command.
+            if not isinstance(tree, exp.Create):
+                fail(f"not understood: {statement}")
+        if ";\n\n".join(self.statements) + ";\n" != ddl(given, *options):
+            fail(f"--format json and --format sql differ for {given}")
+        kinds = [tree.args["kind"] for tree in trees]
+        if kinds != ["DATABASE", "TABLE", "TABLE", "VIEW"]:
+            fail(f"the statements create {kinds}")
+        self.files, self.manifests = Table(trees[1]), Table(trees[2])
+        self.view = trees[3]
+        self.template(json.loads(ddl(given, *options, "--format", "cloudformation")))
+
+    def template(self, template):
+        """The template has the same tables as the statements, and cfn-lint accepts it."""
+        with tempfile.NamedTemporaryFile("w", suffix=".template.json") as file:
+            json.dump(template, file)
+            file.flush()
+            linted = subprocess.run([CFN_LINT, "--regions", *REGIONS, "--", file.name], capture_output=True, text=True)
+        if linted.returncode:
+            fail(f"cfn-lint: {linted.stdout}{linted.stderr}")
+        tables = {name: resource["Properties"]["TableInput"] for name, resource in template["Resources"].items() if name != "LakeDatabase"}
+        for table, found in ((self.files, tables["LakeFiles"]), (self.manifests, tables["LakeManifests"])):
+            pairs = lambda columns: [(column["Name"], "".join(column["Type"].split())) for column in columns]
+            compare("columns of the template", table.columns, pairs(found["StorageDescriptor"]["Columns"]))
+            compare("partitions of the template", table.partitions, pairs(found["PartitionKeys"]))
+            compare("properties of the template", table.properties | {"EXTERNAL": "TRUE"}, found["Parameters"])
+            compare("location of the template", table.location, found["StorageDescriptor"]["Location"])
+        join = tables["LakeView"]["ViewOriginalText"]["Fn::Join"][1]
+        # What CloudFormation makes of the join is what Athena reads.
+        text = join[0] + base64.b64encode(join[1]["Fn::Base64"].encode()).decode() + join[2]
+        found = re.fullmatch(r"/\* Presto View: ([A-Za-z0-9+/=]+) \*/", text)
+        view = json.loads(base64.b64decode(found[1]))
+        if sqlglot.parse_one(view["originalSql"], dialect="athena") != self.view.expression:
+            fail("the view of the template is not the view of the statements")
+        names = [column["name"] for column in view["columns"]]
+        compare("columns of the view", self.view.expression.named_selects, names)
+        compare("columns of the view", names, [column["Name"] for column in tables["LakeView"]["StorageDescriptor"]["Columns"]])
+        self.shown = {column["name"]: column["type"] for column in view["columns"]}
+
+
+class Table:
+    """An external table, as its statement describes it."""
+
+    def __init__(self, tree):
+        self.name = tree.this.this.name
+        properties = tree.args["properties"].expressions
+        plain = lambda kind: "".join(kind.sql("hive").lower().split())
+        columns = lambda definitions: [(column.name, plain(column.kind)) for column in definitions]
+        self.columns = columns(tree.this.expressions)
+        self.types = {column.name: column.kind.sql("duckdb") for column in tree.this.expressions}
+        self.partitions, self.properties, self.location, self.serde = [], {}, None, None
+        for found in properties:
+            match found:
+                case exp.PartitionedByProperty():
+                    self.partitions = columns(found.this.expressions)
+                case exp.LocationProperty():
+                    self.location = found.this.this
+                case exp.RowFormatSerdeProperty():
+                    self.serde = found.this.this
+                case exp.FileFormatProperty() | exp.ExternalProperty() | exp.SerdeProperties():
+                    pass
+                case exp.Property():
+                    self.properties[found.this.this] = found.args["value"].this
+                case other:
+                    fail(f"{self.name} has {other!r}")
+        serde = tree.find(exp.SerdeProperties)
+        pairs = serde.expressions if serde else []
+        self.mappings = {pair.this.this.removeprefix("mapping."): pair.args["value"].this for pair in pairs}
+
+    def values(self, key):
+        """The values of the partitions of a file, or None if the file is not in the table."""
+        template = self.properties["storage.location.template"]
+        if not template.endswith("/") or set(re.findall(r"\$\{(\w+)\}", template)) != {name for name, _ in self.partitions}:
+            fail(f"{self.name} has the template {template}")
+        parts = re.split(r"\$\{(\w+)\}", template)
+        pattern = "".join(f"(?P<{part}>[^/]*?)" if index % 2 else re.escape(part) for index, part in enumerate(parts))
+        found = re.fullmatch(pattern + "[^/]+", key)
+        if not found or not all(self.projected(name, value) for name, value in found.groupdict().items()):
+            return None
+        return {name: int(found[name]) if kind == "int" else found[name] for name, kind in self.partitions}
+
+    def projected(self, name, value):
+        of = {key.removeprefix(f"projection.{name}."): value for key, value in self.properties.items() if key.startswith(f"projection.{name}.")}
+        match of["type"]:
+            case "integer":
+                first, last = map(int, of["range"].split(","))
+                return value.isdigit() and len(value) == int(of["digits"]) and first <= int(value) <= last
+            case "enum":
+                return value in of["values"].split(",")
+            case "date":
+                first, last = of["range"].split(",")
+                assert last.startswith("NOW+1")
+                # Java's letters as Python's.
+                form = re.sub(r"'([^']*)'", r"\1", of["format"])
+                for java, python in (("yyyy", "%Y"), ("MM", "%m"), ("dd", "%d"), ("HH", "%H")):
+                    form = form.replace(java, python)
+                try:
+                    return datetime.datetime.strptime(value, form) >= datetime.datetime.strptime(first, form)
+                except ValueError:
+                    return False
+            case "injected":
+                return True
+        fail(f"{self.name} projects {name} as {of}")
+        return False
+
+    def fill(self, database, root, bucket):
+        """Creates the table in duckdb with the rows of all its files."""
+        columns = [f'"{name}" {"TIMESTAMP" if kind == "TIMESTAMP" else kind}' for name, kind in self.types.items()]
+        columns += [f'"{name}" {"INTEGER" if kind == "int" else "VARCHAR"}' for name, kind in self.partitions]
+        database.execute(f'CREATE OR REPLACE TABLE {self.name} ({", ".join(columns)}, "$path" VARCHAR)')
+        for file in sorted(path for path in root.rglob("*") if path.is_file()):
+            key = f"s3://{bucket}/{file.relative_to(root)}"
+            values = self.values(key)
+            if values is None:
+                continue
+            names = ", ".join(f'"{self.mappings.get(name, name)}"' for name in self.types)
+            if self.serde:
+                types = {self.mappings.get(name, name): kind for name, kind in self.types.items()}
+                source = f"read_json($file, format = 'newline_delimited', columns = {types})"
+            else:
+                source = "read_parquet($file, hive_partitioning = false)"
+            partitions = "".join(f", ${name}" for name in values)
+            database.execute(f"INSERT INTO {self.name} SELECT {names}{partitions}, $path FROM {source}", {"file": str(file), "path": key, **values})
+
+
+def compare(what, wanted, found):
+    if wanted != found:
+        fail(f"{what}: {found}, not {wanted}")
+
+
+def duckdb_sql(tree):
+    """A query for Athena as a query for duckdb. Names have no database, and today is the day of the page."""
+    def changed(node):
+        if isinstance(node, exp.CurrentDate):
+            return exp.cast(exp.Literal.string(TODAY.isoformat()), "date")
+        if isinstance(node, exp.Table):
+            node.set("db", None)
+        return node
+    return tree.transform(changed).sql("duckdb")
+
+
+def database_of(lake, root):
+    database = duckdb.connect()
+    database.execute("SET TimeZone = 'UTC'")
+    for table in (lake.files, lake.manifests):
+        table.fill(database, root, lake.given["bucket_name"])
+    database.execute(f"CREATE VIEW logs AS {duckdb_sql(lake.view.expression)}")
+    return database
+
+
+# -- Lakes
+
+def record(moment, application, pod, number, message, **more):
+    return {
+        "timestamp": moment, "message": message, "tenant": "acme", "cluster": "c1", "application": application, "pod": pod,
+        "stream": "stdout", "namespace": "shop", "container": application, "node": f"node-{number % 3}", "level": None, "rest": None, **more,
+    }
+
+
+def key_of(given, record, name):
+    """The key of a file by the row's layout."""
+    layout = given.get("layout", "source={application}/year=YYYY/month=MM/day=DD/hour=HH/{file}")
+    moment = record["timestamp"]
+    for letters, value in (("YYYY", moment.strftime("%Y")), ("MM", moment.strftime("%m")), ("DD", moment.strftime("%d")), ("HH", moment.strftime("%H"))):
+        layout = layout.replace(letters, value)
+    for label in ("tenant", "cluster", "application", "pod"):
+        layout = layout.replace(f"{{{label}}}", record[label])
+    ending = "parquet" if given["format"] == "parquet" else "ndjson.gz"
+    return given["bucket_prefix"] + layout.replace("{file}", f"{name}.{ending}")
+
+
+def vector(record):
+    """A record as Vector writes it."""
+    pod = {"pod_name": record["pod"], "pod_namespace": record["namespace"], "container_name": record["container"], "pod_node_name": record["node"]}
+    written = {
+        "customer_id": record["tenant"], "cluster_id": record["cluster"], "application": record["application"], "pod_name": record["pod"],
+        # Nanoseconds, and another time zone: the view has milliseconds in UTC.
+        "timestamp": record["timestamp"].astimezone(datetime.timezone(datetime.timedelta(hours=2))).isoformat(timespec="microseconds").replace("+", "123+"),
+        "message": record["message"], "stream": record["stream"], "kubernetes": pod | {"pod_labels": {"app.kubernetes.io/name": "x"}}, "unknown": [1, {"a": None}],
+    }
+    return written | ({"level": record["level"].upper()} if record["level"] else {})
+
+
+def write(root, given, key, records):
+    path = root / key
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if given["format"] == "parquet":
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(records, SCHEMA), path, compression="zstd")
+        return
+    members = given.get("fields", "all")
+    keep = lambda written: written if members == "all" else {name: written[name] for name in members.split(",") if name in written}
+    path.write_bytes(gzip.compress("".join(json.dumps(keep(vector(record))) + "\n" for record in records).encode()))
+
+
+def write_manifest(root, given, key, lines):
+    """The manifest of the folder of `key`."""
+    folder = key.removeprefix(given["bucket_prefix"]).split("/")[:-1]
+    times = [segment for segment in folder if re.search(r"^(year|month|day|hour|dt|at)=", segment)]
+    path = root / given["bucket_prefix"] / "manifests" / "/".join(times) / f"{abs(hash(key)):016x}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps(line) + "\n" for line in lines)
+
+
+# States of a folder: what is there of two sources, of the merged file and of the manifest. A later small file is always there.
+STATES = {
+    "no compaction": {"sources": 2, "merged": 0, "state": None},
+    "a merge that has begun": {"sources": 2, "merged": 0, "state": "merging"},
+    "a merge that has written its file": {"sources": 2, "merged": 1, "state": "merging"},
+    "a file of a merge that was given up": {"sources": 2, "merged": 1, "state": None},
+    "merged, sources there": {"sources": 2, "merged": 1, "state": "merged"},
+    "merged, one source gone": {"sources": 1, "merged": 1, "state": "merged"},
+    "merged, sources gone": {"sources": 0, "merged": 1, "state": "merged"},
+    "merged, and a source came back": {"sources": 1, "merged": 1, "state": "merged"},
+    "merged twice": {"sources": 2, "merged": 1, "state": "merged", "again": True},
+}
+
+
+def compactions(root, given):
+    """Writes an hour for each state. Returns the records."""
+    records, bucket = [], given["bucket_name"]
+    for number, (application, (name, state)) in enumerate(itertools.product(APPLICATIONS, STATES.items())):
+        # Eight hours before and after the end of a year.
+        start = datetime.datetime(2026, 12, 31, 20, tzinfo=UTC) + datetime.timedelta(hours=number % len(STATES))
+        files = []
+        for file in range(3):
+            label = lambda index: f"{name}: {application}, file {file}, record {index}, it's \"quoted\" 日本"
+            files.append([record(start + datetime.timedelta(minutes=file, milliseconds=123), application, f"{application}-0", index, label(index)) for index in range(5)])
+        records += itertools.chain(*files)
+        keys = [key_of(given, files[0][0], f"{number}-{file}") for file in range(3)]
+        merged, again = (key_of(given, files[0][0], f"compacted-{hash:016x}") for hash in (number, 1000 + number))
+        for key, content in list(zip(keys, files))[2 - state["sources"]:]:
+            write(root, given, key, content)
+        uri = lambda key: f"s3://{bucket}/{key}"
+        replaced = lambda keys, by: [{"file": uri(key), "state": "replaced", "by": uri(by)} for key in keys]
+        if state["merged"]:
+            write(root, given, merged, files[0] + files[1])
+        if state["state"] == "merging":
+            write_manifest(root, given, merged, [{"file": uri(merged), "state": "merging", "sources": [uri(key) for key in keys[:2]], "began": "2026-11-28T08:00:00Z"}])
+        if state["state"] == "merged":
+            write_manifest(root, given, merged, replaced(keys[:2], merged) + [{"file": uri(merged), "state": "merged"}])
+        if state.get("again"):
+            # The later file became another merged file, and a redelivery brought it back.
+            write(root, given, again, files[2])
+            write_manifest(root, given, merged, replaced(keys[2:], again) + [{"file": uri(again), "state": "merged"}])
+    return records
+
+
+def shows_each_record_once(lake, columns):
+    with tempfile.TemporaryDirectory() as folder:
+        root = pathlib.Path(folder)
+        wanted = compactions(root, lake.given)
+        database = database_of(lake, root)
+        names = ", ".join(f'"{name}"' for name in columns)
+        found = database.execute(f"SELECT {names} FROM logs").fetchall()
+        plain = lambda value: value.astimezone(UTC).replace(tzinfo=None) if isinstance(value, datetime.datetime) else value
+        rows = collections.Counter(tuple(plain(one[name]) for name in columns) for one in wanted)
+        for one, count in (rows - collections.Counter(found)).items():
+            fail(f"{lake.given.get('layout', lake.given['format'])}: {count} times too seldom: {one}")
+        for one, count in (collections.Counter(found) - rows).items():
+            fail(f"{lake.given.get('layout', lake.given['format'])}: {count} times too often: {one}")
+        reads_manifests_of_the_hours_alone(lake, database)
+    print(f"{lake.given['format']} {lake.given.get('layout', '')}: {len(found)} records")
+
+
+def reads_manifests_of_the_hours_alone(lake, database):
+    """A condition on a partition of time reaches the manifests, in duckdb's plan at least."""
+    name, kind = lake.manifests.partitions[-1]
+    value = "3" if kind == "int" else "'2026-12-31'"
+    [[_, plan]] = database.execute(f'EXPLAIN (FORMAT JSON) SELECT count(*) FROM logs WHERE "{name}" = {value}').fetchall()
+
+    def scans(node):
+        for child in node if isinstance(node, list) else node.get("children", []):
+            yield from scans(child)
+        if isinstance(node, dict) and "SCAN" in node["name"]:
+            yield node["extra_info"]
+    filters = {scan["Table"].split(".")[-1]: str(scan.get("Filters", "")) for scan in scans(json.loads(plan))}
+    if set(filters) != {lake.files.name, lake.manifests.name} or not all(name in text for text in filters.values()):
+        fail(f"a condition on {name} does not reach the manifests: {filters}")
+
+
+for given, options, columns in (
+    (row(), ["--values", "source=web,api,worker"], SCHEMA.names),
+    (row(), [], SCHEMA.names),
+    (row(layout="year=YYYY/month=MM/day=DD/hour=HH/application={application}/{file}"), [], SCHEMA.names),
+    (row(layout="a/tenant={tenant}/env=prod/dt=YYYY-MM-DD/hour=hHH/app={cluster}-{application}/{file}"), [], SCHEMA.names),
+    (row(layout="at=tYYYYMMDDTHH/pod={pod}/{file}", bucket_prefix="it's \\ \"x\"/"), [], SCHEMA.names),
+    (row(layout="dt=YYYY-MM-DD/hour=HH/pod={pod}/{file}", bucket_prefix=""), ["--values", "pod=web-0,api-0,worker-0"], SCHEMA.names),
+    (row(format="ndjson"), ["--database", "other", "--values", "source=web", "--values", "source=api,worker"], SCHEMA.names[:-1]),
+    (row(format="ndjson", layout="tenant={tenant}/dt=YYYY-MM-DD/hour=HH/{file}"), [], SCHEMA.names[:-1]),
+    (row(format="ndjson", fields="timestamp,message,application"), [], ["timestamp", "message", "application"]),
+    (row(format="ndjson", fields="message"), [], ["message", "application"]),
+):
+    shows_each_record_once(Lake(given, *options), columns)
+
+print(*failures[:0], sep="", end="")
+sys.exit(bool(failures))
