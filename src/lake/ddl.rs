@@ -122,7 +122,7 @@ impl Tables {
         let manifests = Table {
             name: format!("{}_manifests", wishes.table),
             stored: Stored::Json,
-            columns: ["file", "state", "by"].map(Column::text).into(),
+            columns: ["file", "state", "at", "by"].map(Column::text).into(),
             partitions: times,
             location: base.clone() + MANIFESTS,
             folder: base + MANIFESTS + &time_folders,

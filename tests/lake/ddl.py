@@ -208,6 +208,9 @@ def duckdb_sql(tree):
             return exp.cast(exp.Literal.string(TODAY.isoformat()), "date")
         if isinstance(node, exp.Table):
             node.set("db", None)
+        if isinstance(node, exp.Length) and isinstance(node.this, exp.Encode):
+            # duckdb's length is not for bytes.
+            return exp.Anonymous(this="strlen", expressions=[node.this.this])
         return node
     return tree.transform(changed).sql("duckdb")
 
@@ -280,7 +283,8 @@ STATES = {
     "no compaction": {"sources": 2, "merged": 0, "state": None},
     "a merge that has begun": {"sources": 2, "merged": 0, "state": "merging"},
     "a merge that has written its file": {"sources": 2, "merged": 1, "state": "merging"},
-    "a file of a merge that was given up": {"sources": 2, "merged": 1, "state": None},
+    "a file of a merge that was given up": {"sources": 2, "merged": 1, "state": "abandoned"},
+    "a file that no manifest knows": {"sources": 2, "merged": 1, "state": None},
     "merged, sources there": {"sources": 2, "merged": 1, "state": "merged"},
     "merged, one source gone": {"sources": 1, "merged": 1, "state": "merged"},
     "merged, sources gone": {"sources": 0, "merged": 1, "state": "merged"},
@@ -291,7 +295,7 @@ STATES = {
 
 def compactions(root, given):
     """Writes an hour for each state. Returns the records."""
-    records, bucket = [], given["bucket_name"]
+    records, bucket, at = [], given["bucket_name"], "2026-12-31T08:00:00Z"
     for number, (application, (name, state)) in enumerate(itertools.product(APPLICATIONS, STATES.items())):
         # Eight hours before and after the end of a year.
         start = datetime.datetime(2026, 12, 31, 20, tzinfo=UTC) + datetime.timedelta(hours=number % len(STATES))
@@ -305,17 +309,19 @@ def compactions(root, given):
         for key, content in list(zip(keys, files))[2 - state["sources"]:]:
             write(root, given, key, content)
         uri = lambda key: f"s3://{bucket}/{key}"
-        replaced = lambda keys, by: [{"file": uri(key), "state": "replaced", "by": uri(by)} for key in keys]
+        replaced = lambda keys, by: [{"file": uri(key), "state": "replaced", "at": at, "by": uri(by)} for key in keys]
         if state["merged"]:
             write(root, given, merged, files[0] + files[1])
         if state["state"] == "merging":
-            write_manifest(root, given, merged, [{"file": uri(merged), "state": "merging", "sources": [uri(key) for key in keys[:2]], "began": "2026-11-28T08:00:00Z"}])
+            write_manifest(root, given, merged, [{"file": uri(merged), "state": "merging", "at": at, "merge": "d5a1", "sources": [uri(key) for key in keys[:2]]}])
+        if state["state"] == "abandoned":
+            write_manifest(root, given, merged, [{"file": uri(merged), "state": "abandoned", "at": at}])
         if state["state"] == "merged":
-            write_manifest(root, given, merged, replaced(keys[:2], merged) + [{"file": uri(merged), "state": "merged"}])
+            write_manifest(root, given, merged, replaced(keys[:2], merged) + [{"file": uri(merged), "state": "merged", "at": at}])
         if state.get("again"):
             # The later file became another merged file, and a redelivery brought it back.
             write(root, given, again, files[2])
-            write_manifest(root, given, merged, replaced(keys[2:], again) + [{"file": uri(again), "state": "merged"}])
+            write_manifest(root, given, merged, replaced(keys[2:], again) + [{"file": uri(again), "state": "merged", "at": at}])
     return records
 
 
@@ -338,8 +344,9 @@ def shows_each_record_once(lake, columns):
 
 def reads_manifests_of_the_hours_alone(lake, database):
     """A condition on a partition of time reaches the manifests, in duckdb's plan at least."""
-    name, kind = lake.manifests.partitions[-1]
-    value = "3" if kind == "int" else "'2026-12-31'"
+    name, _ = lake.manifests.partitions[-1]
+    [[value]] = database.execute(f'SELECT DISTINCT "{name}" FROM {lake.manifests.name} LIMIT 1').fetchall()
+    value = value if isinstance(value, int) else f"'{value}'"
     [[_, plan]] = database.execute(f'EXPLAIN (FORMAT JSON) SELECT count(*) FROM logs WHERE "{name}" = {value}').fetchall()
 
     def scans(node):
@@ -366,5 +373,89 @@ for given, options, columns in (
 ):
     shows_each_record_once(Lake(given, *options), columns)
 
-print(*failures[:0], sep="", end="")
+
+# -- The queries of docs/lake.md
+
+def generated():
+    """Records of three days around the day before TODAY, with what the queries look for, and what they must not find."""
+    chance = random.Random(18)
+    records = []
+    start = datetime.datetime(2026, 11, 26, 22, tzinfo=UTC)
+    for number in range(6000):
+        application = chance.choice(APPLICATIONS)
+        moment = start + datetime.timedelta(milliseconds=chance.randrange(28 * 3600 * 1000))
+        level = chance.choice((None, "info", "info", "info", "warn", "error", "fatal"))
+        message = chance.choice((f"took {number} ms", f"request req-{number % 3 * 21:06} is done", "Started in 4 s", f"Ärger, {number % 7} left"))
+        records.append(record(
+            moment, application, f"{application}-{number % 4}", number, message, level=level,
+            namespace=chance.choice(("shop", "payments")), rest='{"a":1}' if number % 2 else None,
+        ))
+    return sorted(records, key=lambda record: record["timestamp"])
+
+
+def answers(records):
+    """What each query of the page must give, by its heading."""
+    bare = lambda record: record["timestamp"].replace(tzinfo=None)
+    size = lambda record: len(record["message"].encode())
+    of = lambda **wanted: [one for one in day if all(one[name] == value for name, value in wanted.items())]
+    day = [one for one in records if one["timestamp"].date() == datetime.date(2026, 11, 27)]
+    bad = lambda one: one["level"] in ("error", "fatal")
+
+    def groups(records, key):
+        found = collections.defaultdict(list)
+        for one in records:
+            found[key(one)].append(one)
+        return found.items()
+
+    yield "Errors of an application, yesterday", [(bare(one), one["pod"], one["level"], one["message"]) for one in of(application="web") if bad(one)]
+    since = datetime.datetime(2026, 11, 27, 13, 25, tzinfo=UTC)
+    yield "One pod's last hour", [
+        (bare(one), one["stream"], one["message"]) for one in of(pod="web-0") if since <= one["timestamp"] and one["timestamp"].hour in (13, 14)
+    ]
+    yield "Bytes by application and day", [
+        (*key, sum(map(size, group)), len(group))
+        for key, group in groups(records, lambda one: (one["application"], one["timestamp"].year, one["timestamp"].month, one["timestamp"].day))
+    ]
+    forms = groups(of(application="api"), lambda one: re.sub("[0-9]+", "N", one["message"]))
+    yield "Top messages", [(form, len(group)) for form, group in forms]
+    yield "A request id in all applications", [
+        (bare(one), one["application"], one["pod"], one["message"]) for one in day if one["timestamp"].hour == 13 and "req-000042" in one["message"]
+    ]
+    yield "Volume by node", [(node, len(group), sum(map(size, group))) for node, group in groups(day, lambda one: one["node"])]
+    starts = groups((one for one in of(application="worker") if one["message"].startswith("Started ")), lambda one: (one["pod"], one["container"]))
+    yield "Restarts of containers", [(*key, len(group), max(map(bare, group))) for key, group in starts if len(group) > 1]
+    yield "Errors by hour, for a chart", [
+        (hour, sum(map(bad, group)), len(group)) for hour, group in groups(day, lambda one: bare(one).replace(minute=0, second=0, microsecond=0))
+    ]
+    yield "One namespace", [(bare(one), one["application"], one["pod"], one["message"]) for one in of(namespace="payments") if one["timestamp"].hour in (8, 9)]
+    yield "When each pod was last seen", [
+        (*key, max(map(bare, group)), len(group)) for key, group in groups(day, lambda one: (one["application"], one["pod"]))
+    ]
+
+
+def queries_of_the_page(given):
+    page = pathlib.Path("docs/lake.md").read_text(encoding="utf-8")
+    queries = dict(re.findall(r"^### ([^\n]+)\n(?:(?!^#).)*?^```sql\n(.*?)^```$", page, re.MULTILINE | re.DOTALL))
+    lake, records = Lake(given, "--values", "source=web,api,worker"), generated()
+    wanted = dict(answers(records))
+    compare("queries of docs/lake.md", sorted(wanted), sorted(queries))
+    with tempfile.TemporaryDirectory() as folder:
+        root = pathlib.Path(folder)
+        files = collections.defaultdict(list)
+        for number, one in enumerate(records):
+            files[key_of(given, one, f"{one['pod']}-{number % 2}")].append(one)
+        for key, content in files.items():
+            write(root, given, key, content)
+        database = database_of(lake, root)
+        for name, query in queries.items():
+            found = database.execute(duckdb_sql(sqlglot.parse_one(query, dialect="athena"))).fetchall()
+            if len(found) < 2:
+                fail(f"{name}: only {found}")
+            if collections.Counter(found) != collections.Counter(wanted[name]):
+                fail(f"{given['format']}: {name}: {found[:3]}, not {wanted[name][:3]}")
+    print(f"{given['format']}: {len(queries)} queries on {len(files)} files")
+
+
+queries_of_the_page(row())
+queries_of_the_page(row(format="ndjson"))
 sys.exit(bool(failures))

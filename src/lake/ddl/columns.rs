@@ -140,31 +140,31 @@ pub(super) fn of(format: &Format, partitions: &[Partition]) -> Result<Vec<Column
     Ok(kept)
 }
 
-/// Columns of JSON members. Names of columns are lower-case words.
+/// Columns of JSON members. A column's name is a lower-case word. The SerDe does not distinguish upper and lower case, so members
+/// that differ in it have one column.
 fn members<S: AsRef<str>>(names: &[S]) -> Vec<Column> {
-    let mut seen = BTreeSet::new();
-    let mut columns = Vec::new();
-    for member in names {
-        let member = member.as_ref();
-        let legal =
-            |c: char| if c.is_ascii_alphanumeric() || c == '_' { c.to_ascii_lowercase() } else { '_' };
-        let name: String = member.chars().map(legal).collect();
-        // Both tables and views take a name that begins with a letter.
-        let name = if name.starts_with(|c: char| c.is_ascii_lowercase()) { name } else { format!("m{name}") };
-        // The SerDe does not distinguish upper and lower case, so two such members have one column.
-        let is_same = name == member.to_lowercase();
-        let mut column = Column { member: (!is_same).then(|| member.to_owned()), ..Column::text(&name) };
-        if name == "kubernetes" {
+    let lower: Vec<_> = names.iter().map(|name| name.as_ref().to_lowercase()).collect();
+    let mut columns: Vec<Column> = Vec::new();
+    for (index, member) in lower.iter().enumerate() {
+        if lower[..index].contains(member) {
+            continue;
+        }
+        let legal = |c: char| if c.is_ascii_alphanumeric() || c == '_' { c } else { '_' };
+        let word: String = member.chars().map(legal).collect();
+        let word = if word.starts_with(|c: char| c.is_ascii_lowercase()) { word } else { format!("m{word}") };
+        let mut column = Column::text(&word);
+        if word == "kubernetes" {
             column.kind = Kind::Kubernetes;
         }
-        let mut number = 2;
-        while !is_same && seen.contains(&column.name) {
-            column.name = format!("{name}_{number}");
-            number += 1;
+        if word != *member {
+            column.member = Some(names[index].as_ref().to_owned());
+            let mut number = 2;
+            while lower.contains(&column.name) || columns.iter().any(|other| other.name == column.name) {
+                column.name = format!("{word}_{number}");
+                number += 1;
+            }
         }
-        if seen.insert(column.name.clone()) {
-            columns.push(column);
-        }
+        columns.push(column);
     }
     columns
 }
