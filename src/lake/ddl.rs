@@ -26,6 +26,9 @@ use crate::tenant::{Bucket, Format, Lake};
 /// Folder of the manifests below `bucket_prefix`.
 const MANIFESTS: &str = "manifests/";
 
+/// The SerDe of JSON.
+const JSON: &str = "org.openx.data.jsonserde.JsonSerDe";
+
 /// What the row does not say about the tables.
 #[derive(Clone, Debug)]
 pub struct Wishes {
@@ -54,6 +57,32 @@ pub enum DdlError {
     /// The prefix cannot be part of a location template.
     #[error("bucket_prefix {0:?} has \"${{\", which Athena takes as the beginning of a partition's name")]
     Prefix(String),
+}
+
+/// Type of a column.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Milliseconds, UTC.
+    Timestamp,
+    Text,
+    Integer,
+    /// Vector's object `kubernetes`.
+    Kubernetes,
+}
+
+impl Kind {
+    /// The type's name in Hive, for tables.
+    fn hive(self) -> &'static str {
+        match self {
+            Self::Timestamp => "timestamp",
+            Self::Text => "string",
+            Self::Integer => "int",
+            Self::Kubernetes => {
+                "struct<pod_name:string,pod_namespace:string,namespace_name:string,container_name:string,\
+                 pod_node_name:string,host:string,pod_labels:map<string,string>>"
+            }
+        }
+    }
 }
 
 /// The tables of one lake.
@@ -107,6 +136,10 @@ impl Tables {
         let columns = columns::of(&lake.format, &partitions)?;
         let shown = columns::shown(&lake.format, &columns, &partitions);
         let times: Vec<_> = partitions.iter().filter(|partition| partition.is_time).cloned().collect();
+        let of_manifests = ["file", "state"];
+        if let Some(hidden) = times.iter().find(|partition| of_manifests.contains(&partition.name.as_str())) {
+            return Err(DdlError::Hidden(hidden.name.clone()));
+        }
         let time_folders: String = times.iter().map(Partition::folder).collect();
         let files = Table {
             name: format!("{}_files", wishes.table),
@@ -122,7 +155,7 @@ impl Tables {
         let manifests = Table {
             name: format!("{}_manifests", wishes.table),
             stored: Stored::Json,
-            columns: ["file", "state", "at", "by"].map(Column::text).into(),
+            columns: of_manifests.map(Column::text).into(),
             partitions: times,
             location: base.clone() + MANIFESTS,
             folder: base + MANIFESTS + &time_folders,

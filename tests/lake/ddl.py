@@ -345,8 +345,10 @@ def shows_each_record_once(lake, columns):
 def reads_manifests_of_the_hours_alone(lake, database):
     """A condition on a partition of time reaches the manifests, in duckdb's plan at least."""
     name, _ = lake.manifests.partitions[-1]
-    [[value]] = database.execute(f'SELECT DISTINCT "{name}" FROM {lake.manifests.name} LIMIT 1').fetchall()
-    value = value if isinstance(value, int) else f"'{value}'"
+    found = database.execute(f'SELECT DISTINCT "{name}" FROM {lake.manifests.name} LIMIT 1').fetchall()
+    if not found:
+        return fail(f"{lake.manifests.name} has no lines")
+    value = found[0][0] if isinstance(found[0][0], int) else f"'{found[0][0]}'"
     [[_, plan]] = database.execute(f'EXPLAIN (FORMAT JSON) SELECT count(*) FROM logs WHERE "{name}" = {value}').fetchall()
 
     def scans(node):

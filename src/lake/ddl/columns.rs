@@ -2,37 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use super::{DdlError, partitions::Partition};
+use super::{DdlError, Kind, partitions::Partition};
 use crate::{
     name::LakePart,
     tenant::{Fields, Format},
 };
-
-/// Type of a column.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    /// Milliseconds, UTC.
-    Timestamp,
-    Text,
-    Integer,
-    /// Vector's object `kubernetes`.
-    Kubernetes,
-}
-
-impl Kind {
-    /// The type's name in Hive, for tables.
-    pub(super) fn hive(self) -> &'static str {
-        match self {
-            Self::Timestamp => "timestamp",
-            Self::Text => "string",
-            Self::Integer => "int",
-            Self::Kubernetes => {
-                "struct<pod_name:string,pod_namespace:string,namespace_name:string,container_name:string,\
-                 pod_node_name:string,host:string,pod_labels:map<string,string>>"
-            }
-        }
-    }
-}
 
 /// A column of a table.
 #[derive(Clone, Debug, PartialEq, Eq)]

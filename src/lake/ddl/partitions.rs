@@ -1,6 +1,6 @@
 //! The partitions of a layout, and how Athena projects them.
 
-use super::{DdlError, Wishes, columns::Kind};
+use super::{DdlError, Kind, Wishes};
 use crate::name::{LakeLayout, LakePart, LakeSegment, TimePart};
 
 /// Number of years of a partition that is a year.

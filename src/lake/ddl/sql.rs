@@ -1,7 +1,7 @@
 //! Prints the tables as statements for Athena. Tables are Hive's statements, with names in back-quotes; the view is Trino's, with
 //! names in double quotes.
 
-use super::{Stored, Table, Tables, partitions::Partition};
+use super::{JSON, Stored, Table, Tables, partitions::Partition};
 
 impl Tables {
     /// The statements that create the database, the tables and the view, in this order. Athena runs one statement at a time.
@@ -65,7 +65,7 @@ fn table(database: &str, table: &Table) -> String {
                 true => String::new(),
                 false => format!("\nWITH SERDEPROPERTIES (\n{}\n)", pairs(mappings)),
             };
-            format!("ROW FORMAT SERDE '{}'{mappings}\nSTORED AS TEXTFILE", super::template::JSON)
+            format!("ROW FORMAT SERDE '{JSON}'{mappings}\nSTORED AS TEXTFILE")
         }
     };
     format!(

@@ -2,10 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Stored, Table, Tables, columns::Kind, partitions::Partition};
-
-/// The SerDe of JSON.
-pub(super) const JSON: &str = "org.openx.data.jsonserde.JsonSerDe";
+use super::{JSON, Kind, Stored, Table, Tables, partitions::Partition};
 
 impl Tables {
     /// A template with the database, the tables and the view.

@@ -88,9 +88,7 @@ TBLPROPERTIES (
         manifests,
         "CREATE EXTERNAL TABLE IF NOT EXISTS `d`.`t_manifests` (
   `file` string,
-  `state` string,
-  `at` string,
-  `by` string
+  `state` string
 )
 PARTITIONED BY (
   `dt` string,
@@ -250,8 +248,12 @@ fn what_does_not_fit_is_an_error() {
     let parquet = |layout: &str| {
         [("format".to_owned(), "parquet".to_owned()), ("layout".to_owned(), layout.to_owned())]
     };
-    for layout in [format!("message={{pod}}/{time}"), format!("application={{cluster}}/{time}")] {
-        let fields = parquet(&layout);
+    for layout in [
+        &format!("message={{pod}}/{time}"),
+        &format!("application={{cluster}}/{time}"),
+        "state=YYYY-MM-DD/hour=HH/{file}",
+    ] {
+        let fields = parquet(layout);
         let fields: Vec<_> = fields.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         check(&fields, &[], "has the name of a column");
     }
