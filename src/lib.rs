@@ -187,6 +187,7 @@ pub mod records;
 pub mod batch;
 pub mod copy;
 pub mod delivery;
+pub mod lake;
 pub mod ledger;
 pub mod name;
 pub mod pipeline;
