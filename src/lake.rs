@@ -6,3 +6,5 @@ mod known;
 pub mod level;
 pub mod ndjson;
 pub mod record;
+#[cfg(test)]
+mod samples;

@@ -9,11 +9,7 @@ use std::{borrow::Cow, ops::Range};
 
 use memchr::{memchr2, memchr3};
 
-use super::{
-    scan::each_member,
-    strings::escape,
-    unusual,
-};
+use super::{scan::each_member, strings::escape, unusual};
 
 /// A legal JSON object on one line: it is UTF-8, every escape is legal, and no object in it has a name twice. A name is escaped
 /// only where JSON demands it, so two names are the same if their texts are.
@@ -83,7 +79,9 @@ fn mend(json: &[u8]) -> Cow<'_, str> {
         }
     }
     if copied == 0 {
-        return Cow::Borrowed(std::str::from_utf8(json).expect("text that is not UTF-8 is in strings, which are mended"));
+        return Cow::Borrowed(
+            std::str::from_utf8(json).expect("text that is not UTF-8 is in strings, which are mended"),
+        );
     }
     mended.extend_from_slice(&json[copied..]);
     Cow::Owned(String::from_utf8(mended).expect("text that is not UTF-8 is in strings, which are mended"))

@@ -40,7 +40,8 @@ impl<'a> Message<'a> {
         let mut rest = escaped;
         while let Some(at) = memchr(b'\\', rest.as_bytes()) {
             buffer.push_str(&rest[..at]);
-            let (character, len) = unescape(&rest.as_bytes()[at..]).expect("a message is legal by construction");
+            let (character, len) =
+                unescape(&rest.as_bytes()[at..]).expect("a message is legal by construction");
             buffer.push(character);
             rest = &rest[at + len..];
         }

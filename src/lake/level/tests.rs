@@ -20,7 +20,9 @@ fn members_have_words_or_numbers() {
     check("lvl", r#""DBG""#, Some("debug"));
     check("level", "30", Some("info"));
     check("level", "60", Some("fatal"));
-    for value in ["35", "3", "30.0", "null", "true", r#""Metadata""#, r#""""#, r#""30""#, "\"", r#"{"a":"info"}"#] {
+    for value in
+        ["35", "3", "30.0", "null", "true", r#""Metadata""#, r#""""#, r#""30""#, "\"", r#"{"a":"info"}"#]
+    {
         check("level", value, None);
     }
     check("levels", r#""info""#, None);

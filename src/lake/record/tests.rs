@@ -1,10 +1,8 @@
-use std::{fs, path::Path};
-
 use jiff::Timestamp;
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
-use super::*;
+use super::{super::samples::samples, *};
 use crate::records::{Format, More, RecordReader, Step};
 
 /// 2026-11-21T12:00:00Z: the worker's clock, and the object's time.
@@ -128,7 +126,9 @@ fn a_column_that_changes_its_type_is_null_and_stays_in_the_rest() {
     check(
         r#"{"container":null,"kubernetes":[],"message":"m","namespace":{"a":1},"node":5,"stream":2,"level":true}"#,
         LakeRecord {
-            rest: Some(r#"{"container":null,"kubernetes":[],"namespace":{"a":1},"node":5,"stream":2,"level":true}"#),
+            rest: Some(
+                r#"{"container":null,"kubernetes":[],"namespace":{"a":1},"node":5,"stream":2,"level":true}"#,
+            ),
             ..NOTHING
         },
     );
@@ -145,20 +145,29 @@ fn a_column_that_changes_its_type_is_null_and_stays_in_the_rest() {
 
 #[test]
 fn a_message_of_another_type_is_its_json_and_stays_in_the_rest() {
-    check(r#"{"message":{"level":"warn"}}"#, LakeRecord {
-        message: r#"{"level":"warn"}"#,
-        level: Some("warn"),
-        rest: Some(r#"{"message":{"level":"warn"}}"#),
-        ..NOTHING
-    });
-    check(r#"{"message":null}"#, LakeRecord { message: "null", rest: Some(r#"{"message":null}"#), ..NOTHING });
-    check(r#"{"severity":"INFO","stream":"stdout","a":"b"}"#, LakeRecord {
-        message: r#"{"severity":"INFO","a":"b"}"#,
-        stream: Some("stdout"),
-        level: Some("info"),
-        rest: Some(r#"{"severity":"INFO","a":"b"}"#),
-        ..NOTHING
-    });
+    check(
+        r#"{"message":{"level":"warn"}}"#,
+        LakeRecord {
+            message: r#"{"level":"warn"}"#,
+            level: Some("warn"),
+            rest: Some(r#"{"message":{"level":"warn"}}"#),
+            ..NOTHING
+        },
+    );
+    check(
+        r#"{"message":null}"#,
+        LakeRecord { message: "null", rest: Some(r#"{"message":null}"#), ..NOTHING },
+    );
+    check(
+        r#"{"severity":"INFO","stream":"stdout","a":"b"}"#,
+        LakeRecord {
+            message: r#"{"severity":"INFO","a":"b"}"#,
+            stream: Some("stdout"),
+            level: Some("info"),
+            rest: Some(r#"{"severity":"INFO","a":"b"}"#),
+            ..NOTHING
+        },
+    );
     check("{}", LakeRecord { message: "{}", ..NOTHING });
 }
 
@@ -176,41 +185,51 @@ fn a_time_that_is_not_in_the_column_stays_in_the_rest() {
     // The same text around the values, with a time and without.
     let texts = [at("1795248000"), at("\"x\""), at("\"y\""), at("1795248000.5")];
     let [x, y] = [rest("\"x\""), rest("\"y\"")];
-    check_format(&texts.join("\n"), &Format::Json, &[
-        LakeRecord { timestamp: 1_795_248_000_000, ..NOTHING },
-        LakeRecord { rest: Some(&x), ..NOTHING },
-        LakeRecord { rest: Some(&y), ..NOTHING },
-        LakeRecord { timestamp: 1_795_248_000_500, ..NOTHING },
-    ]);
+    check_format(
+        &texts.join("\n"),
+        &Format::Json,
+        &[
+            LakeRecord { timestamp: 1_795_248_000_000, ..NOTHING },
+            LakeRecord { rest: Some(&x), ..NOTHING },
+            LakeRecord { rest: Some(&y), ..NOTHING },
+            LakeRecord { timestamp: 1_795_248_000_500, ..NOTHING },
+        ],
+    );
 }
 
 #[test]
 fn records_that_are_no_json_objects_of_their_own_are_their_message() {
-    check_format("2026-11-21T08:00:00Z WARN x\n", &Format::Lines(None), &[LakeRecord {
-        message: "2026-11-21T08:00:00Z WARN x",
-        level: Some("warn"),
-        ..NOTHING
-    }]);
+    check_format(
+        "2026-11-21T08:00:00Z WARN x\n",
+        &Format::Lines(None),
+        &[LakeRecord { message: "2026-11-21T08:00:00Z WARN x", level: Some("warn"), ..NOTHING }],
+    );
     let event = r#"{"eventTime":"2026-11-21T08:00:00Z","message":"no","stream":"no"}"#;
-    check_format(&format!(r#"{{"Records":[{event}]}}"#), &Format::CloudTrail, &[LakeRecord {
-        timestamp: 1_795_248_000_000,
-        message: event,
-        ..NOTHING
-    }]);
+    check_format(
+        &format!(r#"{{"Records":[{event}]}}"#),
+        &Format::CloudTrail,
+        &[LakeRecord { timestamp: 1_795_248_000_000, message: event, ..NOTHING }],
+    );
     let text = r#"{"logStream":"s","logEvents":[{"id":"1","timestamp":1795248000123,"message":"m"}]}"#;
-    check_format(text, &Format::Subscription, &[LakeRecord {
-        timestamp: 1_795_248_000_123,
-        rest: Some(r#"{"id":"1"}"#),
-        ..NOTHING
-    }]);
+    check_format(
+        text,
+        &Format::Subscription,
+        &[LakeRecord { timestamp: 1_795_248_000_123, rest: Some(r#"{"id":"1"}"#), ..NOTHING }],
+    );
 }
 
 #[test]
 fn a_top_level_member_s_level_comes_first() {
     let text = r#"{"level":30,"message":"ERROR: x"}"#;
-    check(text, LakeRecord { message: "ERROR: x", level: Some("info"), rest: Some(r#"{"level":30}"#), ..NOTHING });
+    check(
+        text,
+        LakeRecord { message: "ERROR: x", level: Some("info"), rest: Some(r#"{"level":30}"#), ..NOTHING },
+    );
     let text = r#"{"level":"x","message":"ERROR: x"}"#;
-    check(text, LakeRecord { message: "ERROR: x", level: Some("error"), rest: Some(r#"{"level":"x"}"#), ..NOTHING });
+    check(
+        text,
+        LakeRecord { message: "ERROR: x", level: Some("error"), rest: Some(r#"{"level":"x"}"#), ..NOTHING },
+    );
 }
 
 #[test]
@@ -230,7 +249,7 @@ fn records_that_alternate_get_their_own_columns() {
 }
 
 /// Puts a record together from its columns.
-fn rebuild(found: &LakeRecord<'_>) -> Map<String, Value> {
+fn rebuild(found: &LakeRecord<'_>, route: &Route) -> Map<String, Value> {
     let mut record: Map<String, Value> =
         found.rest.map_or_else(Map::new, |rest| serde_json::from_str(rest).expect("an object"));
     assert!(found.rest != Some("{}"), "an empty rest is none");
@@ -243,7 +262,7 @@ fn rebuild(found: &LakeRecord<'_>) -> Map<String, Value> {
     if let Some(stream) = found.stream {
         add("stream", json!(stream));
     }
-    let Route { tenant, cluster, application, pod, .. } = route();
+    let Route { tenant, cluster, application, pod, .. } = route;
     for (name, value) in
         [("customer_id", tenant), ("cluster_id", cluster), ("application", application), ("pod_name", pod)]
     {
@@ -253,8 +272,12 @@ fn rebuild(found: &LakeRecord<'_>) -> Map<String, Value> {
 }
 
 /// Checks that every member of the record is in its columns.
-fn check_rebuilt(original: &Map<String, Value>, found: &LakeRecord<'_>) -> Result<(), TestCaseError> {
-    let rebuilt = rebuild(found);
+fn check_rebuilt(
+    original: &Map<String, Value>,
+    found: &LakeRecord<'_>,
+    route: &Route,
+) -> Result<(), TestCaseError> {
+    let rebuilt = rebuild(found, route);
     for (name, value) in original {
         if name == "timestamp" && found.timestamp != MODIFIED {
             // Digits beyond milliseconds are dropped.
@@ -281,8 +304,16 @@ fn record() -> impl Strategy<Value = Map<String, Value>> {
     ];
     let text = prop_oneof![
         prop::sample::select(vec![
-            "acme", "prod-1", "web", "web-0", "stdout", "info", "2026-11-21T08:00:00.123456789Z", "2027-01-01T00:00:00Z",
-        ]).prop_map(str::to_owned),
+            "acme",
+            "prod-1",
+            "web",
+            "web-0",
+            "stdout",
+            "info",
+            "2026-11-21T08:00:00.123456789Z",
+            "2027-01-01T00:00:00Z",
+        ])
+        .prop_map(str::to_owned),
         ".{0,12}",
     ];
     let value = prop_oneof![
@@ -323,7 +354,7 @@ proptest! {
             let mut fresh = Columns::new(&route(), MODIFIED);
             assert_eq!(found, fresh.of(record));
             if result.is_ok() {
-                result = check_rebuilt(&originals[at], &found);
+                result = check_rebuilt(&originals[at], &found, &route());
             }
             at += 1;
         });
@@ -361,9 +392,30 @@ proptest! {
     }
 }
 
-/// Every sample, and every record of it, by serde_json and by us.
 #[test]
-fn samples_keep_all_their_members() {
-    let folder = Path::new("/work/shared/samples/ndjson-plain");
-    let _ = (folder, fs::metadata(folder));
+fn samples_keep_all_their_members_and_have_columns() {
+    for (route, text) in samples() {
+        let originals: Vec<Map<String, Value>> = text
+            .split(|byte| *byte == b'\n')
+            .filter(|line| !line.is_empty())
+            .map(|line| serde_json::from_slice(line).expect("a record"))
+            .collect();
+        let (mut columns, mut at) = (Columns::new(&route, MODIFIED), 0);
+        let mut levels = 0;
+        each_record(&text, &Format::Json, |record| {
+            let found = columns.of(record);
+            check_rebuilt(&originals[at], &found, &route).expect("the members are the same");
+            assert_eq!([found.namespace, found.container], [Some(route.application.as_str()); 2]);
+            assert_eq!(found.node, Some("ip-10-0-1-23.ec2.internal"));
+            let rest: Map<String, Value> = serde_json::from_str(found.rest.expect("a rest")).expect("JSON");
+            assert_eq!(rest.keys().collect::<Vec<_>>(), ["file", "kubernetes", "source_type"]);
+            levels += usize::from(found.level.is_some());
+            at += 1;
+        });
+        assert_eq!((at, originals.len()), (1500, 1500));
+        // Access logs, audit events, words and stack traces have no level. A few messages are empty.
+        let has_levels = ["etcd", "payment-app", "tps-reports"].contains(&route.application.as_str());
+        assert_eq!(levels > 1400, has_levels, "{}: {levels}", route.application);
+        assert!(has_levels || levels == 0, "{}: {levels}", route.application);
+    }
 }

@@ -91,9 +91,12 @@ fn legal_text_stays_as_it_is() {
 #[test]
 fn text_that_is_not_legal_is_mended_as_in_messages() {
     check(b"{\"a\":\"caf\xe9\",\"\xff\":1}", "{\"a\":\"caf\u{fffd}\",\"\u{fffd}\":1}");
-    check(r#"{"a":"\ud800","b":"\q","c":"\ude00x"}"#, "{\"a\":\"\u{fffd}\",\"b\":\"\\\\q\",\"c\":\"\u{fffd}x\"}");
-    check("{\"a\":\"x\u{1}\ty\"}", "{\"a\":\"x\u{fffd}\u{fffd}y\"}");
-    check("{\"a\":\"cut\nhere\"}", "{\"a\":\"cut\u{fffd}here\"}");
+    check(
+        r#"{"a":"\ud800","b":"\q","c":"\ude00x"}"#,
+        "{\"a\":\"\u{fffd}\",\"b\":\"\\\\q\",\"c\":\"\u{fffd}x\"}",
+    );
+    check("{\"a\":\"x\u{1}\ty\"}", "{\"a\":\"x\u{fffd}\\ty\"}");
+    check("{\"a\":\"cut\nhere\"}", "{\"a\":\"cut\\nhere\"}");
     check("{\r\n  \"a\":\n1,\n\"b\" :[\n]\n}", "{  \"a\":1,\"b\" :[]}");
 }
 
@@ -131,11 +134,16 @@ fn hostile_records_take_no_long_time() {
 /// JSON as text, with white space, repeated names and escapes.
 fn json() -> impl Strategy<Value = String> {
     let string = || prop_oneof!["[a-c]", r#"\\u006[1-3]"#, r#"(\\n|\\\\|\\"|é|[{}:,]){0,3}"#];
-    let leaf = prop_oneof![Just("null".to_owned()), Just("12".to_owned()), string().prop_map(|text| format!("\"{text}\""))];
+    let leaf = prop_oneof![
+        Just("null".to_owned()),
+        Just("12".to_owned()),
+        string().prop_map(|text| format!("\"{text}\""))
+    ];
     let space = || "[ \n]{0,1}";
     let value = leaf.prop_recursive(4, 40, 5, move |inner| {
-        let member = (string(), inner.clone(), space(), space())
-            .prop_map(|(name, value, before, behind)| format!("{before}\"{name}\"{behind}:{before}{value}{behind}"));
+        let member = (string(), inner.clone(), space(), space()).prop_map(|(name, value, before, behind)| {
+            format!("{before}\"{name}\"{behind}:{before}{value}{behind}")
+        });
         prop_oneof![
             prop::collection::vec(member, 0..5).prop_map(|members| format!("{{{}}}", members.join(","))),
             prop::collection::vec(inner, 0..4).prop_map(|values| format!("[{}]", values.join(",\n"))),

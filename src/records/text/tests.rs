@@ -22,7 +22,8 @@ fn check(text: &str, expected: Option<([&str; 3], bool)>) {
         assert_eq!(found.bytes(), text.as_bytes());
         assert!(!found.is_message());
         let pieces = found.pieces();
-        let around = pieces.map(|pieces| pieces.around.map(|piece| std::str::from_utf8(piece).expect("UTF-8")));
+        let around =
+            pieces.map(|pieces| pieces.around.map(|piece| std::str::from_utf8(piece).expect("UTF-8")));
         assert_eq!(around, expected.map(|(around, _)| around), "{text}");
         if let (Some(pieces), Some((_, timestamp_first))) = (pieces, expected) {
             assert_eq!(pieces.timestamp_first, timestamp_first);
@@ -36,8 +37,14 @@ fn check(text: &str, expected: Option<([&str; 3], bool)>) {
 
 #[test]
 fn a_record_is_cut_at_its_message_and_its_time() {
-    check(r#"{"a":1,"message":"m","b":2,"timestamp":5,"c":3}"#, Some(([r#"{"a":1,"message":"#, r#","b":2,"timestamp":"#, r#","c":3}"#], false)));
-    check(r#"{"timestamp":"t" , "message": "m" }"#, Some(([r#"{"timestamp":"#, r#" , "message": "#, " }"], true)));
+    check(
+        r#"{"a":1,"message":"m","b":2,"timestamp":5,"c":3}"#,
+        Some(([r#"{"a":1,"message":"#, r#","b":2,"timestamp":"#, r#","c":3}"#], false)),
+    );
+    check(
+        r#"{"timestamp":"t" , "message": "m" }"#,
+        Some(([r#"{"timestamp":"#, r#" , "message": "#, " }"], true)),
+    );
     check(r#"{"message":"m"}"#, Some(([r#"{"message":"#, "}", ""], false)));
 }
 
