@@ -6,14 +6,18 @@
 //! files of the attempt before, and a reader never sees a record twice. [`s3`] is the adapter.
 
 mod file;
+mod known;
 mod lane;
+pub mod level;
 pub mod memory;
-mod ndjson;
+pub mod ndjson;
 #[cfg(feature = "parquet")]
 pub mod parquet;
-mod record;
+pub mod record;
 pub mod row;
 pub mod s3;
+#[cfg(test)]
+mod samples;
 mod stem;
 
 use std::{collections::HashMap, future::Future};

@@ -9,8 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     FileSpec, LakeAccount, LakeWay,
     file::{Encoder, FileError, LakeFile, MIN_PART, content_type, ending},
-    record::RecordFields,
-    row::Row,
+    record::{Columns, timestamp},
     stem::stem,
 };
 use crate::{
@@ -108,7 +107,7 @@ pub struct Lane<A, L> {
     account: A,
     claim: Arc<Claim<L>>,
     plan: Plan,
-    fields: RecordFields,
+    columns: Columns,
     /// The object's time in milliseconds since 1970.
     object_time: i64,
     open: Vec<LakeFile>,
@@ -153,7 +152,7 @@ impl<A: LakeAccount, L: Ledger> Lane<A, L> {
         Ok(Self {
             account,
             claim,
-            fields: RecordFields::new(route, modified),
+            columns: Columns::new(route, object_time),
             plan,
             object_time,
             open: Vec::new(),
@@ -175,26 +174,12 @@ impl<A: LakeAccount, L: Ledger> Lane<A, L> {
     /// A call that is dropped while it waits leaves a lane that can only be abandoned.
     pub async fn push(&mut self, record: &Record<'_>) -> Result<(), LaneError> {
         self.tally.read += 1;
-        let read = self.fields.read(record);
-        self.tally.undated += u64::from(read.undated);
-        self.tally.mended += u64::from(read.mended);
-        let index = self.file_of(hour(read.record.timestamp)).await?;
-        let route = &self.plan.route;
-        let row = Row {
-            timestamp: read.record.timestamp,
-            message: &read.record.message,
-            tenant: &route.tenant,
-            cluster: &route.cluster,
-            application: &route.application,
-            pod: &route.pod,
-            stream: read.record.stream.as_deref(),
-            namespace: read.record.namespace.as_deref(),
-            container: read.record.container.as_deref(),
-            node: read.record.node.as_deref(),
-            level: read.record.level.as_deref(),
-            rest: read.record.rest.as_deref(),
-        };
-        self.open[index].push(&row, &read.text);
+        self.tally.undated += u64::from(record.timestamp.is_none());
+        self.tally.mended += u64::from(record.mended);
+        let timestamp = timestamp(record, self.object_time);
+        let index = self.file_of(hour(timestamp)).await?;
+        let (file, columns) = (&mut self.open[index], &mut self.columns);
+        without_pause(record.message.len(), || file.push(record, timestamp, columns));
         self.tally.written += 1;
         if self.open.iter().map(LakeFile::pending).sum::<usize>() >= MOST_PENDING {
             let largest = self.open.iter_mut().max_by_key(|file| file.pending()).expect("a file is open");

@@ -47,6 +47,13 @@ pub(super) fn read(text: &[u8]) -> Unusual<'_> {
     Unusual { message: escaper.message, timestamp, mended: escaper.mended }
 }
 
+/// Mends the inside of a JSON string.
+pub(super) fn string(inside: &[u8]) -> Message<'static> {
+    let mut escaper = Escaper::with_capacity(inside.len());
+    escaper.string(inside);
+    escaper.message
+}
+
 /// Makes JSON the message as it stands. Returns also whether the message differs from the text.
 pub(super) fn json(text: &[u8]) -> (Message<'static>, bool) {
     let mut escaper = Escaper::with_capacity(3 * text.len());
