@@ -20,7 +20,7 @@ pub(super) const MIN_PART: usize = 5 << 20;
 pub(super) enum Encoder {
     Ndjson(NdjsonWriter),
     #[cfg(feature = "parquet")]
-    Parquet(super::parquet::ParquetWriter),
+    Parquet(Box<super::parquet::ParquetWriter>),
 }
 
 /// Why a file cannot be written.
@@ -35,9 +35,8 @@ impl Encoder {
         match format {
             Format::Ndjson(fields) => Ok(Self::Ndjson(NdjsonWriter::new(fields.clone()))),
             #[cfg(feature = "parquet")]
-            Format::Parquet(compression) => super::parquet::ParquetWriter::new(codec(*compression), &[])
-                .map(Self::Parquet)
-                .map_err(unwritable),
+            Format::Parquet(compression) => let writer = super::parquet::ParquetWriter::new(codec(*compression), &[]).map_err(unwritable)?;
+                Ok(Self::Parquet(Box::new(writer))),
             #[cfg(not(feature = "parquet"))]
             Format::Parquet(_) => {
                 Err(CopyError::Unwritable("Parquet needs a build with the feature parquet".to_owned()))
