@@ -5,6 +5,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use http_body_util::BodyExt;
 use serde_json::json;
 
+mod lock;
 mod multipart;
 
 const PROVIDER: &str = "111111111111";
