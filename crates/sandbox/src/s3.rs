@@ -58,6 +58,7 @@ impl S3 {
             "CreateBucket" => self.create_bucket(cloud, call),
             "CreateMultipartUpload" => self.create_multipart_upload(cloud, call),
             "DeleteObject" => self.delete_object(cloud, call),
+            "DeleteObjects" => self.delete_objects(cloud, call),
             "GetBucketNotificationConfiguration" => self.get_notifications(cloud, call),
             "GetObject" => self.get_object(cloud, call),
             "HeadBucket" => self.head_bucket(cloud, call),
