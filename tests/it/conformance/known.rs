@@ -43,6 +43,18 @@ pub(super) const KNOWN_DIFFERENCES: &[Known] = &[
         reason: "AWS reports a missing object as 404 only to callers that may list the bucket.",
     },
     Known {
+        question: "delete: 1,001",
+        sandbox: "400 MalformedXML",
+        ministack: "ok [], errors []",
+        reason: "ministack does not count the keys; AWS takes 1,000.",
+    },
+    Known {
+        question: "delete: none of several",
+        sandbox: "400 MalformedXML",
+        ministack: "ok [], errors []",
+        reason: "ministack takes an empty list; AWS's schema asks for at least one key.",
+    },
+    Known {
         question: "dynamodb: batch, a key of the wrong type",
         sandbox: "ok ValidationError",
         ministack: "ok made of the table",
@@ -71,6 +83,24 @@ pub(super) const KNOWN_DIFFERENCES: &[Known] = &[
         sandbox: "\"2.1\"",
         ministack: "\"2.6\"",
         reason: "Both are 2.x; a reader must rely only on the major version.",
+    },
+    Known {
+        question: "lock: head of an upload",
+        sandbox: "ok (Some(Compliance), true)",
+        ministack: "ok (None, false)",
+        reason: "ministack forgets the retention of an upload in parts; in AWS the completed object has it.",
+    },
+    Known {
+        question: "lock: put with a date in the past",
+        sandbox: "400 InvalidArgument",
+        ministack: "ok etag Some(\"\\\"9dd4e461268c8034f5c8564e155c67a6\\\"\"), version true",
+        reason: "ministack does not check the date; AWS asks for one in the future.",
+    },
+    Known {
+        question: "lock: put without a date",
+        sandbox: "400 InvalidArgument",
+        ministack: "ok",
+        reason: "ministack takes the mode alone; AWS asks for both headers.",
     },
     Known {
         question: "logs: create a group with a blank in its name",
@@ -137,6 +167,48 @@ pub(super) const KNOWN_DIFFERENCES: &[Known] = &[
         sandbox: "ok a token, too new from None, too old to Some(1), expired to None",
         ministack: "ok a token",
         reason: "ministack keeps every event; AWS rejects events that are older than 14 days.",
+    },
+    Known {
+        question: "parts: a small part before the last",
+        sandbox: "400 EntityTooSmall",
+        ministack: "ok",
+        reason: "ministack does not check sizes; in AWS every part but the last has at least 5 MiB.",
+    },
+    Known {
+        question: "parts: complete",
+        sandbox: "ok etag Some(\"\\\"dc2bc882b07e1e67a48bed8997ce6caf-2\\\"\"), checksum (Some(FullObject), None, Some(\"/sibae8xldY=\")), version true",
+        ministack: "ok etag Some(\"\\\"dc2bc882b07e1e67a48bed8997ce6caf-2\\\"\"), checksum (None, None, None), version true",
+        reason: "ministack computes no checksum that was not asked for; AWS adds CRC-64/NVME.",
+    },
+    Known {
+        question: "parts: complete again",
+        sandbox: "404 NoSuchUpload",
+        ministack: "ok",
+        reason: "AWS documents NoSuchUpload for a completed upload, and is known to answer again instead. A writer must take both.",
+    },
+    Known {
+        question: "parts: complete without the CRC-32 of a part",
+        sandbox: "400 InvalidRequest",
+        ministack: "ok",
+        reason: "ministack does not compare checksums; AWS asks for those of all parts if the upload's is composite.",
+    },
+    Known {
+        question: "parts: create with a type alone",
+        sandbox: "400 InvalidRequest",
+        ministack: "ok",
+        reason: "ministack ignores the type; AWS takes it only with an algorithm.",
+    },
+    Known {
+        question: "parts: none",
+        sandbox: "400 MalformedXML",
+        ministack: "ok",
+        reason: "ministack completes an upload without parts; AWS's schema asks for at least one.",
+    },
+    Known {
+        question: "parts: out of order",
+        sandbox: "400 InvalidPartOrder",
+        ministack: "ok",
+        reason: "ministack sorts the parts; AWS refuses.",
     },
     Known {
         question: "s3: get a version that never existed",
