@@ -55,6 +55,18 @@ pub(super) const KNOWN_DIFFERENCES: &[Known] = &[
         reason: "ministack takes an empty list; AWS's schema asks for at least one key.",
     },
     Known {
+        question: "delete: several in the central role",
+        sandbox: "ok [], errors [(\"central\", \"AccessDenied\")]",
+        ministack: "403 AccessDenied",
+        reason: "ministack judges the call by the bucket; AWS judges each key, and answers with a list of errors.",
+    },
+    Known {
+        question: "delete: several in the customer's role",
+        sandbox: "ok [], errors [(\"theirs\", \"AccessDenied\")]",
+        ministack: "403 AccessDenied",
+        reason: "ministack judges the call by the bucket; AWS judges each key, and answers with a list of errors.",
+    },
+    Known {
         question: "dynamodb: batch, a key of the wrong type",
         sandbox: "ok ValidationError",
         ministack: "ok made of the table",
@@ -169,6 +181,12 @@ pub(super) const KNOWN_DIFFERENCES: &[Known] = &[
         reason: "ministack keeps every event; AWS rejects events that are older than 14 days.",
     },
     Known {
+        question: "parts: a part in the central role",
+        sandbox: "ok",
+        ministack: "403 AccessDenied",
+        reason: "The bucket's policy requires an ACL, which only CreateMultipartUpload can name. Since 2018 AWS judges the parts by it.",
+    },
+    Known {
         question: "parts: a small part before the last",
         sandbox: "400 EntityTooSmall",
         ministack: "ok",
@@ -185,6 +203,12 @@ pub(super) const KNOWN_DIFFERENCES: &[Known] = &[
         sandbox: "404 NoSuchUpload",
         ministack: "ok",
         reason: "AWS documents NoSuchUpload for a completed upload, and is known to answer again instead. A writer must take both.",
+    },
+    Known {
+        question: "parts: complete in the central role",
+        sandbox: "ok",
+        ministack: "403 AccessDenied",
+        reason: "As for a part in the central role.",
     },
     Known {
         question: "parts: complete without the CRC-32 of a part",

@@ -21,6 +21,8 @@ use aws_sdk_s3::{
     },
 };
 
+use logferry_testbed::provision::CustomerSpec;
+
 use super::{Answers, nothing};
 use crate::setup::Setup;
 
@@ -123,6 +125,7 @@ pub(super) async fn ask(setup: &Setup, answers: &mut Answers) {
     ask_conditions(&s3, &bucket, answers).await;
     ask_locks(&s3, &bucket, answers).await;
     ask_deletes(&s3, &bucket, answers).await;
+    ask_roles(setup, answers).await;
 }
 
 async fn ask_parts(s3: &Client, bucket: &str, answers: &mut Answers) {
@@ -296,4 +299,39 @@ async fn ask_deletes(s3: &Client, bucket: &str, answers: &mut Answers) {
     answers.answer("delete: none of several", delete(false, &[]).await, deleted_many);
     answers.answer("delete: 1,001", delete(true, &["deletes/none"; 1_001]).await, deleted_many);
     answers.answer("list: after the deletes", list().send().await, listed);
+}
+
+/// Writes into a customer's bucket, in the central role and in the customer's role. The bucket's policy requires the ACL of the
+/// central role; neither role may abort or delete.
+async fn ask_roles(setup: &Setup, answers: &mut Answers) {
+    let (aws, provider) = (&setup.aws, &setup.provider);
+    let customer = setup.customer_without_row(CustomerSpec::new("writes")).await;
+    let bucket = format!("{}-theirs-written", provider.bucket);
+    customer.create_bucket(aws, provider, &bucket).await.expect("the bucket can be created");
+    customer.let_role_copy(aws, provider, &bucket).await.expect("the policy can be set");
+    let (_, central) = provider.first_hop(aws).await.expect("the worker may take the first hop");
+    let id = [("ExternalId", customer.external_id.as_str())];
+    let theirs = central.assume_role(&customer.role_arn, "theirs", &id).await;
+    let theirs = theirs.expect("the central role may take the second hop");
+    for (role, s3, key) in [("central", central.s3(), "central"), ("customer's", theirs.s3(), "theirs")] {
+        let create = || s3.create_multipart_upload().bucket(&bucket).key(key);
+        let made = create().acl(ObjectCannedAcl::BucketOwnerFullControl).send().await;
+        let id = made.as_ref().ok().and_then(|made| made.upload_id.clone()).unwrap_or_default();
+        answers.answer(&format!("parts: create in the {role} role"), made, nothing);
+        let upload = Uploading { s3: &s3, bucket: &bucket, key, id };
+        let put = upload.put(1, b"x".to_vec()).send().await;
+        let etag = put.as_ref().ok().and_then(|put| put.e_tag.clone()).unwrap_or_default();
+        answers.answer(&format!("parts: a part in the {role} role"), put, nothing);
+        let abort = s3.abort_multipart_upload().bucket(&bucket).key(key).upload_id(&upload.id);
+        answers.answer(&format!("parts: abort in the {role} role"), abort.send().await, nothing);
+        let complete = upload.complete(&[part(1, &etag)]).send().await;
+        answers.answer(&format!("parts: complete in the {role} role"), complete, nothing);
+        answers.answer(&format!("parts: without the ACL in the {role} role"), create().send().await, nothing);
+        let delete = s3.delete_object().bucket(&bucket).key(key);
+        answers.answer(&format!("delete: in the {role} role"), delete.send().await, nothing);
+        let named = ObjectIdentifier::builder().key(key).build().expect("complete");
+        let delete = Delete::builder().objects(named).build().expect("complete");
+        let delete = s3.delete_objects().bucket(&bucket).delete(delete);
+        answers.answer(&format!("delete: several in the {role} role"), delete.send().await, deleted_many);
+    }
 }
