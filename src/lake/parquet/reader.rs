@@ -141,7 +141,8 @@ impl Group {
         footer: &RowGroupMetaData,
         number: usize,
     ) -> Result<Self, ReadError> {
-        let left = usize::try_from(footer.num_rows()).map_err(ParquetError::from).map_err(column(0, number))?;
+        let left =
+            usize::try_from(footer.num_rows()).map_err(ParquetError::from).map_err(column(0, number))?;
         let reader = open_column(file, footer, 0).map_err(column(0, number))?;
         let timestamps = Timestamps { reader, rows: Vec::new() };
         let strings = (1..SCHEMA.num_columns()).map(|index| {
@@ -293,7 +294,9 @@ impl<R: ChunkReader> ChunkReader for PageSizes<R> {
         let mut head = Vec::with_capacity(32);
         self.file.get_read(start)?.take(32).read_to_end(&mut head)?;
         match page_sizes(&head) {
-            Some([decompressed, stored]) if 0 <= decompressed && decompressed <= self.limit && stored >= 0 => {
+            Some([decompressed, stored])
+                if 0 <= decompressed && decompressed <= self.limit && stored >= 0 =>
+            {
                 self.file.get_read(start)
             }
             _ => Err(ParquetError::General(format!("the header of the page at {start} is wrong"))),
