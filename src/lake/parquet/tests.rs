@@ -48,10 +48,10 @@ impl Owned {
 
 fn text() -> impl Strategy<Value = String> {
     prop_oneof![
-        4 => Just(String::new()),
-        4 => "[a-c]{1,3}",
-        4 => any::<String>(),
-        2 => "[\0\u{1}\n\"\\\\\u{7f}\u{fffd}\u{10ffff}]{1,4}",
+        8 => Just(String::new()),
+        16 => "[a-c]{1,3}",
+        8 => any::<String>(),
+        4 => "[\0\u{1}\n\"\\\\\u{7f}\u{fffd}\u{10ffff}]{1,4}",
         1 => (select(vec!["x", "é", "\0"]), 1..300_000_usize).prop_map(|(text, times)| text.repeat(times)),
     ]
 }
