@@ -13,8 +13,9 @@ use crate::{
 
 /// Bytes of lines that are compressed at once.
 const BLOCK: usize = 64 * 1024;
-/// Level of gzip. See the table in `docs/lake.md`.
-const LEVEL: u32 = 1;
+/// Level of gzip. On Vector's samples, level 1 makes files that are 29 to 40 % larger, in 60 % of the CPU time; level 3 makes files
+/// that are 4 to 7 % smaller, in 130 % of it; level 6 makes files that are 12 to 28 % smaller, in twice to nine times of it.
+const LEVEL: u32 = 2;
 
 /// Whether a line has the member of this name.
 fn contains(fields: &Fields, name: &str) -> bool {
@@ -34,7 +35,7 @@ fn contains(fields: &Fields, name: &str) -> bool {
 /// A line is legal JSON that every reader takes: see [`Legal`]. A line of text becomes an object with `timestamp`, in UTC with
 /// milliseconds, and `message`. The file depends on nothing but the records.
 ///
-/// Besides the bytes that were not taken yet, a writer takes about 400 KiB of memory, and for each record that must be mended
+/// Besides the bytes that were not taken yet, a writer takes about 500 KiB of memory, and for each record that must be mended
 /// at most six times the record's bytes.
 #[derive(Debug)]
 pub struct NdjsonWriter {

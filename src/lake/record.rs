@@ -51,8 +51,8 @@ fn own_timestamp(record: &Record<'_>, modified: i64) -> Option<i64> {
 
 /// Makes the columns of the records of one object.
 ///
-/// Besides the record, the columns can take as much memory as the mended record (at most three times its bytes) for `rest`, and
-/// as much as the message for its unescaped text.
+/// Besides the record and its message, this takes at most six times the record's bytes of memory: three times as many for a text
+/// that is mended, or for an unescaped message, and as many for `rest`.
 #[derive(Debug)]
 pub struct Columns {
     modified: i64,
@@ -126,7 +126,8 @@ impl Others {
     /// Reads a record. `own` is its own time, if the column has it.
     fn of(record: &Legal<'_>, labels: &[(&str, String)], own: Option<i64>) -> Self {
         let mut others = Self::default();
-        let mut rest = String::new();
+        // The operating system provides memory only when it is written to, so a large capacity costs nothing.
+        let mut rest = String::with_capacity(record.as_str().len());
         // Where a value for a column was found: the lower, the better.
         let (mut namespace, mut container, mut node) = (Best::default(), Best::default(), Best::default());
         record.each_member(|name, value| {
@@ -156,16 +157,16 @@ impl Others {
                 "host" => node.take(3, value),
                 _ => others.level = others.level.or_else(|| Level::of_member(name, value)),
             }
-            if rest.is_empty() {
-                // Most of the record may be its message.
-                rest.reserve(record.as_str().len().min(1024));
-            }
             for part in [if rest.is_empty() { "{\"" } else { ",\"" }, name, "\":", value] {
                 rest.push_str(part);
             }
         });
         if !rest.is_empty() {
             rest.push('}');
+            // Most of a long record is its message.
+            if rest.len() < rest.capacity() / 2 {
+                rest.shrink_to_fit();
+            }
             others.rest = Some(rest);
         }
         (others.namespace, others.container, others.node) = (namespace.value, container.value, node.value);

@@ -5,11 +5,15 @@
 //! RFC 8259 leaves open what a repeated name means. Most parsers take the last value, as the reader of records does, but DuckDB
 //! and the JSON SerDe of Athena refuse such an object.
 
-use std::{borrow::Cow, ops::Range};
+use std::borrow::Cow;
 
-use memchr::{memchr2, memchr3};
+use memchr::{memchr, memchr2, memchr3};
 
-use super::{scan::each_member, strings::escape, unusual};
+use super::{
+    scan::each_member,
+    strings::{escape, unescape},
+    unusual,
+};
 
 /// A legal JSON object on one line: it is UTF-8, every escape is legal, and no object in it has a name twice. A name is escaped
 /// only where JSON demands it, so two names are the same if their texts are.
@@ -53,38 +57,86 @@ pub(crate) fn each_member_of(json: &str, mut take: impl FnMut(&str, &str)) {
     debug_assert_eq!(scanned, Ok(json.len()), "the structure was checked");
 }
 
+/// Returns the text if there is nothing to mend in it, apart from names that come twice.
+fn as_it_stands(json: &[u8]) -> Option<&str> {
+    if json.iter().fold(false, |found, byte| found | (*byte < 0x20)) {
+        return None;
+    }
+    let text = std::str::from_utf8(json).ok()?;
+    let mut at = 0;
+    while let Some(found) = memchr(b'\\', &json[at..]) {
+        at += found;
+        // The rest of the string that has the escape.
+        while json[at] != b'"' {
+            at += escape(&json[at..])?.0;
+            at += memchr2(b'"', b'\\', &json[at..])?;
+        }
+        at += 1;
+        if is_name(&json[at..]) {
+            return None;
+        }
+    }
+    Some(text)
+}
+
 /// Mends the text of strings, rewrites names that are escaped without need, and removes line breaks between tokens.
 fn mend(json: &[u8]) -> Cow<'_, str> {
-    let (mut mended, mut copied, mut at) = (Vec::new(), 0, 0);
-    let mut replace = |place: Range<usize>, by: &[u8]| {
-        if mended.is_empty() {
-            // The operating system provides memory only when it is written to, so a large capacity costs nothing.
-            mended.reserve(3 * json.len());
-        }
-        mended.extend_from_slice(&json[copied..place.start]);
-        mended.extend_from_slice(by);
-        copied = place.end;
-    };
+    if let Some(text) = as_it_stands(json) {
+        return Cow::Borrowed(text);
+    }
+    // The operating system provides memory only when it is written to, so a large capacity costs nothing.
+    let mut mended = Vec::with_capacity(3 * json.len());
+    let (mut copied, mut at) = (0, 0);
     while let Some(found) = memchr3(b'"', b'\n', b'\r', &json[at..]) {
         let here = at + found;
         at = here + 1;
         if json[here] != b'"' {
-            replace(here..at, b"");
+            mended.extend_from_slice(&json[copied..here]);
+            copied = at;
             continue;
         }
         let inside = at..string_end(json, at);
         at = inside.end + 1;
-        if let Some(legal) = mend_string(&json[inside.clone()], is_name(&json[at..])) {
-            replace(inside, &legal);
+        let is_name = is_name(&json[at..]);
+        let text = &json[inside.clone()];
+        if is_legal(text) && !(is_name && text.contains(&b'\\')) {
+            continue;
         }
-    }
-    if copied == 0 {
-        return Cow::Borrowed(
-            std::str::from_utf8(json).expect("text that is not UTF-8 is in strings, which are mended"),
-        );
+        mended.extend_from_slice(&json[copied..inside.start]);
+        let start = mended.len();
+        unusual::string(text, &mut mended);
+        if is_name && mended[start..].contains(&b'\\') {
+            let name = mended.split_off(start);
+            escape_where_needed(&name, &mut mended);
+        }
+        copied = inside.end;
     }
     mended.extend_from_slice(&json[copied..]);
-    Cow::Owned(String::from_utf8(mended).expect("text that is not UTF-8 is in strings, which are mended"))
+    let mended = String::from_utf8(mended).expect("text that is not UTF-8 is in strings, which are mended");
+    // If all escapes in names are needed, nothing was changed.
+    match std::str::from_utf8(json) {
+        Ok(json) if json == mended => Cow::Borrowed(json),
+        _ => Cow::Owned(mended),
+    }
+}
+
+/// Appends the inside of a legal JSON string. Keeps only the escapes that JSON demands, in their shortest forms.
+fn escape_where_needed(inside: &[u8], to: &mut Vec<u8>) {
+    let mut rest = inside;
+    while let Some(at) = memchr(b'\\', rest) {
+        to.extend_from_slice(&rest[..at]);
+        let (character, len) = unescape(&rest[at..]).expect("the string is legal");
+        match character {
+            '"' | '\\' => to.extend([b'\\', character as u8]),
+            '\0'..'\u{20}' => {
+                let quoted = serde_json::to_string(&character).expect("a character is always JSON");
+                to.extend_from_slice(quoted.trim_matches('"').as_bytes());
+            }
+            _ => to.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes()),
+        }
+        rest = &rest[at + len..];
+    }
+    to.extend_from_slice(rest);
 }
 
 /// Finds the closing quote of the string whose text begins at `start`. The string is whole, because the structure was checked.
@@ -104,45 +156,18 @@ fn is_name(behind: &[u8]) -> bool {
     behind.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b':')
 }
 
-/// Returns the legal text of a string if its text is not legal, or if it is a name that is escaped without need.
-fn mend_string(inside: &[u8], is_name: bool) -> Option<Vec<u8>> {
-    let escaped = match legality(inside) {
-        Legality::Plain => return None,
-        Legality::Escaped if !is_name => return None,
-        Legality::Escaped => inside.to_vec(),
-        Legality::Illegal => unusual::string(inside).escaped().to_vec(),
-    };
-    if !is_name {
-        return Some(escaped);
-    }
-    let quoted = [b"\"", &escaped[..], b"\""].concat();
-    let name: String = serde_json::from_slice(&quoted).expect("the string is legal");
-    let quoted = serde_json::to_string(&name).expect("a string is always JSON");
-    let needed = quoted.as_bytes()[1..quoted.len() - 1].to_vec();
-    (needed != inside).then_some(needed)
-}
-
-enum Legality {
-    /// Legal, without escapes.
-    Plain,
-    /// Legal, with escapes.
-    Escaped,
-    Illegal,
-}
-
-fn legality(inside: &[u8]) -> Legality {
+/// Whether a string's text is legal.
+fn is_legal(inside: &[u8]) -> bool {
     if inside.iter().any(|byte| *byte < 0x20) || std::str::from_utf8(inside).is_err() {
-        return Legality::Illegal;
+        return false;
     }
-    let (mut legality, mut at) = (Legality::Plain, 0);
-    while let Some(found) = memchr::memchr(b'\\', &inside[at..]) {
+    let mut at = 0;
+    while let Some(found) = memchr(b'\\', &inside[at..]) {
         at += found;
-        match escape(&inside[at..]) {
-            Some((len, _)) => (legality, at) = (Legality::Escaped, at + len),
-            None => return Legality::Illegal,
-        }
+        let Some((len, _)) = escape(&inside[at..]) else { return false };
+        at += len;
     }
-    legality
+    true
 }
 
 /// A member of an object that is not closed yet: where it begins, and where the next one does.

@@ -37,6 +37,7 @@ impl<'a> Message<'a> {
             return escaped;
         }
         buffer.clear();
+        buffer.reserve(self.len);
         let mut rest = escaped;
         while let Some(at) = memchr(b'\\', rest.as_bytes()) {
             buffer.push_str(&rest[..at]);

@@ -85,6 +85,7 @@ fn members_by<'a, S: Simd>(
         let value = cursor.value();
         let end = if value.is_ok() { cursor.at } else { cursor.bytes.len() };
         take(name, &cursor.bytes[start..end]);
+        cursor.strings.clear();
         value?;
         if cursor.ends_object()? {
             return Ok(cursor.at);
