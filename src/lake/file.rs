@@ -35,8 +35,11 @@ impl Encoder {
         match format {
             Format::Ndjson(fields) => Ok(Self::Ndjson(NdjsonWriter::new(fields.clone()))),
             #[cfg(feature = "parquet")]
-            Format::Parquet(compression) => let writer = super::parquet::ParquetWriter::new(codec(*compression), &[]).map_err(unwritable)?;
-                Ok(Self::Parquet(Box::new(writer))),
+            Format::Parquet(compression) => {
+                let writer =
+                    super::parquet::ParquetWriter::new(codec(*compression), &[]).map_err(unwritable)?;
+                Ok(Self::Parquet(Box::new(writer)))
+            }
             #[cfg(not(feature = "parquet"))]
             Format::Parquet(_) => {
                 Err(CopyError::Unwritable("Parquet needs a build with the feature parquet".to_owned()))
