@@ -16,11 +16,15 @@ use crate::{
 pub(super) const MIN_PART: usize = 5 << 20;
 
 /// Encodes rows in a file's format.
+#[cfg_attr(
+    feature = "parquet",
+    expect(clippy::large_enum_variant, reason = "a lane has few of them, and each has megabytes of buffers")
+)]
 #[derive(Debug)]
 pub(super) enum Encoder {
     Ndjson(NdjsonWriter),
     #[cfg(feature = "parquet")]
-    Parquet(Box<super::parquet::ParquetWriter>),
+    Parquet(super::parquet::ParquetWriter),
 }
 
 /// Why a file cannot be written.
@@ -35,11 +39,9 @@ impl Encoder {
         match format {
             Format::Ndjson(fields) => Ok(Self::Ndjson(NdjsonWriter::new(fields.clone()))),
             #[cfg(feature = "parquet")]
-            Format::Parquet(compression) => {
-                let writer =
-                    super::parquet::ParquetWriter::new(codec(*compression), &[]).map_err(unwritable)?;
-                Ok(Self::Parquet(Box::new(writer)))
-            }
+            Format::Parquet(compression) => super::parquet::ParquetWriter::new(codec(*compression), &[])
+                .map(Self::Parquet)
+                .map_err(unwritable),
             #[cfg(not(feature = "parquet"))]
             Format::Parquet(_) => {
                 Err(CopyError::Unwritable("Parquet needs a build with the feature parquet".to_owned()))
