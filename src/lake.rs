@@ -150,6 +150,4 @@ pub struct Part {
     pub number: i32,
     /// The part's eTag.
     pub etag: Option<String>,
-    /// The part's CRC-32, as S3 returned it.
-    pub crc32: Option<String>,
 }

@@ -300,7 +300,7 @@ fn a_page_cannot_be_larger_than_its_column() {
 fn the_file_may_be_on_disk() -> io::Result<()> {
     let rows = sample(700);
     let path = std::env::temp_dir().join(format!("logferry-lake-{}.parquet", std::process::id()));
-    std::fs::write(&path, write(Compression::Zstd, &[rows.clone()]))?;
+    std::fs::write(&path, write(Compression::Zstd, std::slice::from_ref(&rows)))?;
     let mut reader = ParquetReader::new(std::fs::File::open(&path)?).expect("a sound file");
     std::fs::remove_file(&path)?;
     for row in &rows {

@@ -159,7 +159,8 @@ async fn hours_out_of_order_have_several_files_and_very_many_hours_share_the_obj
         let found = messages(&world);
         let mut all: Vec<_> = found.values().flatten().cloned().collect();
         let mut expected: Vec<_> = times.iter().map(|(message, _)| (*message).to_owned()).collect();
-        (all.sort(), expected.sort());
+        all.sort();
+        expected.sort();
         assert_eq!(all, expected, "every record once");
         assert_eq!((found.len(), files(&world).len()), (most_folders, most_files));
     };
@@ -329,7 +330,8 @@ async fn a_worker_that_is_killed_at_any_moment_leaves_a_lake_that_the_next_one_c
             }
         }
         let mut seen: Vec<_> = super::lakes::messages(&world).into_values().flatten().collect();
-        (seen.sort(), seen.dedup());
+        seen.sort();
+        seen.dedup();
         assert_eq!(
             seen.len(),
             files(&world).values().map(|file| lines(file).len()).sum::<usize>(),
@@ -339,7 +341,8 @@ async fn a_worker_that_is_killed_at_any_moment_leaves_a_lake_that_the_next_one_c
         assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack, "after {polls} polls");
         let mut all: Vec<_> = super::lakes::messages(&world).into_values().flatten().collect();
         let mut expected = messages.clone();
-        (all.sort(), expected.sort());
+        all.sort();
+        expected.sort();
         assert_eq!(all, expected, "after {polls} polls");
     }
 }
