@@ -18,6 +18,7 @@ pub mod row;
 pub mod s3;
 #[cfg(test)]
 mod samples;
+mod shares;
 mod stem;
 
 use std::{collections::HashMap, future::Future};
@@ -26,7 +27,8 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 pub use self::{
-    lane::{LANE_BYTES, Lane, Tally},
+    lane::{Lane, Tally},
+    shares::{ObjectShare, Shares, memory as memory_bound},
     stem::{COMPACTED, stem},
 };
 use crate::{

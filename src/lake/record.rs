@@ -85,6 +85,11 @@ impl Columns {
         Self { modified, labels, known: Known::default(), message: String::new() }
     }
 
+    /// Frees the memory of the last record's columns.
+    pub fn free(&mut self) {
+        (self.known, self.message) = (Known::default(), String::new());
+    }
+
     /// The columns of the next record.
     pub fn of<'a>(&'a mut self, record: &'a Record<'_>) -> Row<'a> {
         let Self { modified, labels, known, message } = self;
