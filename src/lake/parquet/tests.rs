@@ -283,6 +283,40 @@ fn errors_name_what_is_wrong() {
     assert!(matches!(error(other), ReadError::Columns(first) if first == "timestamp"));
 }
 
+/// Rows are neither lost nor invented if the footer has a wrong number of rows.
+#[test]
+fn a_wrong_number_of_rows_is_an_error() {
+    let file = write(Compression::Zstd, &[sample(50)]);
+    let start = file.len()
+        - 8
+        - u32::from_le_bytes(file[file.len() - 8..][..4].try_into().expect("four bytes")) as usize;
+    // 50 as a Thrift number of 64 bits, behind the header of its field: the rows of the file and of the row group, and the
+    // values of each column.
+    let places: Vec<_> = (start..file.len() - 8).filter(|at| file[*at..at + 2] == [0x16, 100]).collect();
+    assert_eq!(places.len(), 14);
+    let error = |places: &[usize], rows: u8| {
+        let mut broken = file.to_vec();
+        for at in places {
+            broken[at + 1] = 2 * rows;
+        }
+        read(broken.into(), |_, _| {}).expect_err("a wrong number of rows")
+    };
+    for rows in [0, 49, 51] {
+        let one = error(&places[..1], rows);
+        assert!(matches!(one, ReadError::Footer(_)), "{one:?}");
+        let all = error(&places, rows);
+        assert!(matches!(all, ReadError::Column { column: "timestamp", group: 0, .. }), "{all:?}");
+    }
+}
+
+/// Both move between threads.
+#[test]
+fn writer_and_reader_are_send() {
+    fn check<T: Send>() {}
+    check::<ParquetWriter>();
+    check::<ParquetReader<Bytes>>();
+}
+
 /// A page that claims to be larger than its column is refused before the decoder makes room for it.
 #[test]
 fn a_page_cannot_be_larger_than_its_column() {
