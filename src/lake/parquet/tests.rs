@@ -151,6 +151,20 @@ proptest! {
         check_round_trip(compression, &groups);
     }
 
+    /// Few values, so that a value often is a part of the memory around it.
+    #[test]
+    fn short_values_come_back(
+        values in vec(prop::option::of(select(vec!["", "a", "aa", "b"])), 0..60),
+    ) {
+        let mut template = sample(1).swap_remove(0);
+        let rows = values.into_iter().map(|value| {
+            template.required[0] = value.unwrap_or("none").to_owned();
+            template.optional[5] = value.map(str::to_owned);
+            template.clone()
+        });
+        check_round_trip(Compression::Snappy, &[rows.collect()]);
+    }
+
     #[test]
     fn a_broken_file_is_an_error_and_no_panic(
         changes in vec((any::<prop::sample::Index>(), 1..=255_u8), 1..4),
@@ -283,16 +297,20 @@ fn errors_name_what_is_wrong() {
     assert!(matches!(error(other), ReadError::Columns(first) if first == "timestamp"));
 }
 
+/// Positions in a file's footer.
+fn in_footer(file: &[u8], bytes: &[u8]) -> Vec<usize> {
+    let length = u32::from_le_bytes(file[file.len() - 8..][..4].try_into().expect("four bytes")) as usize;
+    let places = file.len() - 8 - length..file.len() - 8;
+    places.filter(|at| file[*at..].starts_with(bytes)).collect()
+}
+
 /// Rows are neither lost nor invented if the footer has a wrong number of rows.
 #[test]
 fn a_wrong_number_of_rows_is_an_error() {
     let file = write(Compression::Zstd, &[sample(50)]);
-    let start = file.len()
-        - 8
-        - u32::from_le_bytes(file[file.len() - 8..][..4].try_into().expect("four bytes")) as usize;
     // 50 as a Thrift number of 64 bits, behind the header of its field: the rows of the file and of the row group, and the
     // values of each column.
-    let places: Vec<_> = (start..file.len() - 8).filter(|at| file[*at..at + 2] == [0x16, 100]).collect();
+    let places = in_footer(&file, &[0x16, 100]);
     assert_eq!(places.len(), 14);
     let error = |places: &[usize], rows: u8| {
         let mut broken = file.to_vec();
@@ -307,6 +325,18 @@ fn a_wrong_number_of_rows_is_an_error() {
         let all = error(&places, rows);
         assert!(matches!(all, ReadError::Column { column: "timestamp", group: 0, .. }), "{all:?}");
     }
+}
+
+/// The crate panics if a column begins before the file.
+#[test]
+fn a_panic_of_the_decoder_is_an_error() {
+    let mut file = write(Compression::Zstd, &[sample(50)]).to_vec();
+    // The first column begins at 4.
+    let places = in_footer(&file, &[0x26, 8]);
+    file[places[0] + 1] = 7;
+    let error = read(file.into(), |_, _| {}).expect_err("a broken footer");
+    let ReadError::Column { column: "timestamp", group: 0, source } = error else { panic!("{error:?}") };
+    assert!(source.to_string().contains("the decoder panicked: column start"), "{source}");
 }
 
 /// Both move between threads.
@@ -334,7 +364,7 @@ fn a_page_cannot_be_larger_than_its_column() {
 fn the_file_may_be_on_disk() -> io::Result<()> {
     let rows = sample(700);
     let path = std::env::temp_dir().join(format!("logferry-lake-{}.parquet", std::process::id()));
-    std::fs::write(&path, write(Compression::Zstd, &[rows.clone()]))?;
+    std::fs::write(&path, write(Compression::Zstd, std::slice::from_ref(&rows)))?;
     let mut reader = ParquetReader::new(std::fs::File::open(&path)?).expect("a sound file");
     std::fs::remove_file(&path)?;
     for row in &rows {
