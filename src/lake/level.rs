@@ -164,9 +164,6 @@ fn of_text(text: &[u8]) -> Option<Level> {
         if let Some(level) = of_word(word, &WORDS[..WORDS_IN_TEXT]) {
             return Some(level);
         }
-        if !is_timed {
-            return None;
-        }
         rest = inside[end + 1..].trim_ascii_start();
     }
     let (word, behind) = word(rest)?;
@@ -260,7 +257,6 @@ fn time(text: &[u8]) -> Option<&[u8]> {
         (None, Some(len)) => Some(&rest[1 + len..]),
         (None, None) => Some(rest),
     }
-    .filter(|rest| !rest.first().is_some_and(u8::is_ascii_alphanumeric))
 }
 
 /// Returns the text behind `08:00:00`, with any fraction.
