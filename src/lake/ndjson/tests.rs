@@ -61,11 +61,7 @@ fn a_record_keeps_its_own_text() {
 fn a_record_over_several_lines_becomes_one_line() {
     let text =
         "[\n  {\n    \"a\": [\r\n      1\n    ],\n    \"message\": \"m\"\n  },\n  {\n    \"a\":\n 2}\n]";
-    check(
-        text,
-        &Fields::All,
-        "{\"a\":[      1    ],\"message\":\"m\"}\n{    \"a\": 2}\n".replace("{\"a\":[", "{\"a\":[").as_str(),
-    );
+    check(text, &Fields::All, "{\"a\":[      1    ],\"message\":\"m\"}\n{    \"a\": 2}\n");
 }
 
 #[test]
