@@ -5,12 +5,10 @@ use std::io::Read;
 use flate2::read::GzDecoder;
 use jiff::Timestamp;
 use logferry::{
-    lake::{
-        ndjson::{Fields, NdjsonWriter},
-        record::Columns,
-    },
+    lake::{ndjson::NdjsonWriter, record::Columns},
     records::{More, RecordReader, Step},
     route::Route,
+    tenant::Fields,
 };
 use serde_json::{Map, Value};
 
