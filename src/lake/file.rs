@@ -3,10 +3,11 @@
 use bytes::Bytes;
 use tracing::Instrument;
 
-use super::{FileSpec, LakeAccount, Part, Upload, ndjson::NdjsonWriter, row::Row};
+use super::{FileSpec, LakeAccount, Part, Upload, ndjson::NdjsonWriter, record::Columns};
 use crate::{
     copy::CopyError,
     ledger::{Ledger, LedgerError, claim::Claim},
+    records::Record,
     tenant::Format,
     trace,
 };
@@ -15,6 +16,10 @@ use crate::{
 pub(super) const MIN_PART: usize = 5 << 20;
 
 /// Encodes rows in a file's format.
+#[cfg_attr(
+    feature = "parquet",
+    expect(clippy::large_enum_variant, reason = "a lane has few of them, and each has megabytes of buffers")
+)]
 #[derive(Debug)]
 pub(super) enum Encoder {
     Ndjson(NdjsonWriter),
@@ -44,15 +49,15 @@ impl Encoder {
         }
     }
 
-    /// Adds a record: as a row, or as its text.
-    fn push(&mut self, row: &Row<'_>, text: &[u8]) {
+    /// Adds a record: its own text, or its columns.
+    fn push(&mut self, record: &Record<'_>, timestamp: i64, columns: &mut Columns) {
         match self {
-            Self::Ndjson(writer) => writer.push(text),
+            Self::Ndjson(writer) => writer.push(record, timestamp),
             #[cfg(feature = "parquet")]
-            Self::Parquet(writer) => writer.push(row),
+            Self::Parquet(writer) => writer.push(&columns.of(record)),
         }
         #[cfg(not(feature = "parquet"))]
-        let _ = row;
+        let _ = columns;
     }
 
     fn finish(self) -> Result<Vec<u8>, CopyError> {
@@ -113,8 +118,8 @@ impl LakeFile {
         Self { hour, spec, encoder, upload: None, written: 0 }
     }
 
-    pub(super) fn push(&mut self, row: &Row<'_>, text: &[u8]) {
-        self.encoder.push(row, text);
+    pub(super) fn push(&mut self, record: &Record<'_>, timestamp: i64, columns: &mut Columns) {
+        self.encoder.push(record, timestamp, columns);
     }
 
     /// Bytes of rows that are not encoded yet.
@@ -176,19 +181,18 @@ impl LakeFile {
     }
 
     async fn finish_in_span<A: LakeAccount, L: Ledger>(
-        mut self,
+        self,
         account: &A,
         claim: &Claim<L>,
     ) -> Result<u64, FileError> {
-        let mut upload = self.upload.take();
+        let Self { spec, encoder, mut upload, written, .. } = self;
         let finished = async {
-            let encoder = std::mem::replace(&mut self.encoder, Encoder::Ndjson(NdjsonWriter::empty()));
             let rest: Bytes = encoder.finish().map_err(FileError::Bucket)?.into();
-            let length = self.written + rest.len() as u64;
+            let length = written + rest.len() as u64;
             match &mut upload {
                 None => {
                     claim.hold().await.map_err(FileError::Ledger)?;
-                    account.put(&self.spec, rest).await.map_err(FileError::Bucket)?;
+                    account.put(&spec, rest).await.map_err(FileError::Bucket)?;
                 }
                 Some((upload, parts)) => {
                     let number = parts.len() as i32 + 1;

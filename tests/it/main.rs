@@ -36,6 +36,7 @@ mod healthcheck;
 mod hostile;
 mod isolation;
 mod lake_tables;
+mod lakes;
 mod lambda;
 mod layers;
 mod ledger_command;

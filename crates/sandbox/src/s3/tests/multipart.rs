@@ -188,6 +188,9 @@ async fn checksums_of_parts_make_the_checksum_of_the_object() {
     assert_eq!(head.header("x-amz-checksum-crc32"), done.elements("ChecksumCRC32")[0]);
     assert_eq!(head.header("x-amz-checksum-type"), "COMPOSITE");
 
+    let copy = Request::new("CopyObject", "/staging/copy").header("x-amz-copy-source", "staging/k");
+    assert_eq!(copy.ok(&cloud).await.elements("ChecksumCRC32"), ["y/Q5Jg=="], "a copy has no parts");
+
     let upload = Uploading::start(&cloud, typed(with("CRC32"), "FULL_OBJECT"), "/staging/k").await;
     let etag = upload.put(&cloud, 3, "123456789").await;
     let complete = |sum| upload.complete(&[(3, &etag, "")]).header("x-amz-checksum-crc32", sum);
@@ -215,7 +218,12 @@ async fn an_upload_needs_put_object_and_its_abort_another_permission() {
     let cloud = with_bucket("theirs").await;
     cloud.iam.record();
     let allowed = json!({"Version": "2012-10-17", "Statement": [
-        {"Effect": "Allow", "Action": ["s3:PutObject", "s3:PutObjectAcl"], "Resource": "arn:aws:s3:::theirs/in/*"},
+        {
+            "Effect": "Allow",
+            "Action": ["s3:PutObject", "s3:PutObjectAcl"],
+            "Resource": "arn:aws:s3:::theirs/in/*",
+            "Condition": {"StringEquals": {"s3:x-amz-acl": "bucket-owner-full-control"}},
+        },
     ]});
     let writer = role_session(&cloud, CUSTOMER, "writer", &allowed).await;
     let make = |path: &'static str| Request::by(writer.clone(), "CreateMultipartUpload", path);
