@@ -5,6 +5,7 @@
 //! and the hour (`stem` and the row's layout), and a file appears whole or not at all. So an attempt that comes again replaces the
 //! files of the attempt before, and a reader never sees a record twice. [`s3`] is the adapter.
 
+pub mod ddl;
 mod file;
 mod known;
 mod lane;
