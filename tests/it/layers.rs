@@ -25,6 +25,7 @@ const ADAPTERS: &[&str] = &[
     "credentials/identity.rs",
     "demo.rs",
     "ledger/dynamodb.rs",
+    "lake/s3.rs",
     "ledger/dynamodb/entries.rs",
     "ledger/dynamodb/places.rs",
     "ledger/dynamodb/together.rs",
