@@ -41,7 +41,7 @@ fn lake_row(
     name: &str,
     fields: &[(&str, &str)],
 ) -> HashMap<String, AttributeValue> {
-    let mut row = customer.bucket_row(bucket, true);
+    let mut row = customer.lake_row(bucket, "ndjson");
     row.insert("type".to_owned(), text(name));
     for (field, value) in fields {
         row.insert((*field).to_owned(), text(value));

@@ -188,6 +188,7 @@ pub(crate) mod tests {
             ledger: true,
             cold: false,
             observed: None,
+            lake: None,
         };
         let calls = [("logs:PutLogEvents", 8), ("s3:GetObject", 4), ("sqs:ReceiveMessage", 2)];
         Report {

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, bail, ensure};
 use bytes::Bytes;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use logferry_sandbox::Totals;
 use logferry_testbed::worker::WorkerProcess;
 
@@ -91,6 +91,9 @@ pub(crate) struct Options {
     /// Observe the worker: export this fraction of its traces, read its /metrics and keep its status page open.
     #[arg(long, value_name = "FRACTION")]
     observed: Option<f64>,
+    /// Write the records into a lake of each tenant too.
+    #[arg(long, value_enum)]
+    lake: Option<LakeFormat>,
     /// Seed of the objects.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -125,6 +128,27 @@ pub(crate) struct Load {
     pub(crate) cold: bool,
     /// Fraction of the traces that the worker exports while its endpoint is read; `None`: nobody observes the worker.
     pub(crate) observed: Option<f64>,
+    /// Format of the tenants' lakes; `None`: they have none.
+    pub(crate) lake: Option<LakeFormat>,
+}
+
+/// Format of a lake's files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LakeFormat {
+    /// gzip.
+    Ndjson,
+    /// zstd.
+    Parquet,
+}
+
+impl LakeFormat {
+    /// The format as rows name it.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Ndjson => "ndjson",
+            Self::Parquet => "parquet",
+        }
+    }
 }
 
 /// Sizes of the objects, and how the tenants share them.
@@ -161,6 +185,7 @@ impl Load {
             ledger: true,
             cold: false,
             observed: None,
+            lake: None,
         }
     }
 }
@@ -215,6 +240,7 @@ impl Options {
             ledger: !self.no_ledger,
             cold: self.cold,
             observed: self.observed,
+            lake: self.lake,
             ..usual
         })
     }
@@ -273,6 +299,9 @@ pub(crate) async fn measure(load: &Load, through: &Through) -> anyhow::Result<Re
     let stage = Stage::set_up(sandbox.endpoint(), load.tenants).await?;
     let all: Vec<Parcel> = warm_up.parcels.iter().chain(&main.parcels).cloned().collect();
     stage.create_streams(&all).await?;
+    if let Some(format) = load.lake {
+        stage.create_lakes(format).await?;
+    }
     let mut warm_up_events = stage.upload(&all).await?;
     drop(all);
     let events = warm_up_events.split_off(warm_up.parcels.len());

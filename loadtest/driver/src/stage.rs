@@ -15,7 +15,7 @@ use logferry_testbed::provision::{
 };
 use serde_json::json;
 
-use crate::{ordinary::MARK, parallel};
+use crate::{ordinary::MARK, parallel, run::LakeFormat};
 
 const REGION: &str = "us-east-1";
 /// Number of pods of a tenant whose objects go to one pod after the other. It is usually larger than the number of objects in
@@ -113,6 +113,23 @@ impl Stage {
                 let create = logs.create_log_stream().log_group_name(&customer.log_group);
                 create.log_stream_name(stream).send().await.context("cannot create a log stream")?;
                 Ok(())
+            }
+        })
+        .await
+        .map(drop)
+    }
+
+    /// Gives each tenant a lake in a bucket of its own.
+    pub(crate) async fn create_lakes(self: &Arc<Self>, format: LakeFormat) -> anyhow::Result<()> {
+        parallel::for_each(CALLS, 0..self.customers.len() as u64, |number| {
+            let stage = Arc::clone(self);
+            async move {
+                let customer = &stage.customers[usize::try_from(number).expect("the number is an index")];
+                let bucket = format!("load-lake-{number}");
+                customer.create_bucket(&stage.aws, &stage.provider, &bucket).await?;
+                customer.let_role_write_lake(&stage.aws, &bucket).await?;
+                let row = customer.lake_row(&bucket, format.word());
+                Ok(stage.provider.put_tenant(&stage.aws, row).await?)
             }
         })
         .await

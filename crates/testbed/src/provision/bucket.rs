@@ -116,6 +116,15 @@ impl Customer {
         row
     }
 
+    /// Row `s3#lake` of the tenant for a lake in a bucket, which the customer's role writes.
+    pub fn lake_row(&self, bucket: &str, format: &str) -> HashMap<String, AttributeValue> {
+        let mut row = self.bucket_row(bucket, true);
+        for (field, value) in [("type", "s3#lake"), ("format", format)] {
+            row.insert(field.to_owned(), AttributeValue::S(value.to_owned()));
+        }
+        row
+    }
+
     /// All objects in a bucket of the customer, by key.
     ///
     /// # Errors
