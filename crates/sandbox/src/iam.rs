@@ -79,6 +79,17 @@ impl Iam {
         if let Some(needed) = self.needed().as_mut() {
             needed.insert(Needed::by(call, action, resource));
         }
+        self.decide(call, action, resource, context)
+    }
+
+    /// Does the same without a record: for what the call does not need.
+    pub(crate) fn decide(
+        &self,
+        call: &Call,
+        action: &str,
+        resource: &str,
+        context: &Context,
+    ) -> Result<(), AwsError> {
         let Principal::Session { role_arn, session_policy, .. } = &call.principal else {
             return Ok(());
         };

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use jiff::Timestamp;
 
-use super::{checksum::Checksum, multipart::Upload, notification::Rule};
+use super::{checksum::Checksum, lock::Retention, multipart::Upload, notification::Rule};
 use crate::policy::Policy;
 
 /// Version id of objects written without versioning.
@@ -19,6 +19,8 @@ pub(super) struct Bucket {
     pub(super) region: String,
     /// Whether the bucket is versioned.
     pub(super) versioned: bool,
+    /// Whether versions can have a retention.
+    pub(super) lockable: bool,
     pub(super) policy: Option<Policy>,
     pub(super) rules: Arc<Vec<Rule>>,
     pub(super) keys: BTreeMap<String, Vec<Version>>,
@@ -30,7 +32,8 @@ pub(super) struct Bucket {
 pub(super) struct Version {
     pub(super) id: String,
     pub(super) modified: Timestamp,
-    pub(super) object: Arc<Object>,
+    /// `None` for a delete marker.
+    pub(super) object: Option<Arc<Object>>,
 }
 
 /// Body and headers of an object.
@@ -42,6 +45,7 @@ pub(super) struct Object {
     pub(super) checksum: Checksum,
     /// Content headers, user metadata, encryption and storage class.
     pub(super) headers: Vec<(HeaderName, HeaderValue)>,
+    pub(super) retention: Option<Retention>,
 }
 
 impl Object {
@@ -56,8 +60,8 @@ impl Bucket {
         format!("arn:aws:s3:::{}", self.name)
     }
 
-    /// Stores an object as the key's latest version and returns that version.
-    pub(super) fn put(&mut self, key: &str, object: Object) -> Version {
+    /// Adds an object or a delete marker as the key's latest version and returns that version.
+    pub(super) fn add(&mut self, key: &str, object: Option<Object>) -> Version {
         let versions = self.keys.entry(key.to_owned()).or_default();
         let id = if self.versioned {
             version_id()
@@ -65,30 +69,40 @@ impl Bucket {
             versions.retain(|version| version.id != NULL_VERSION);
             NULL_VERSION.to_owned()
         };
-        let version = Version { id, modified: Timestamp::now(), object: Arc::new(object) };
+        let version = Version { id, modified: Timestamp::now(), object: object.map(Arc::new) };
         versions.push(version.clone());
         version
     }
 
-    /// Removes an object. In a bucket without versions, its bytes are gone.
-    pub(super) fn remove(&mut self, key: &str) {
-        self.keys.remove(key);
+    /// Removes a version. Its bytes are gone.
+    pub(super) fn remove_version(&mut self, key: &str, id: &str) {
+        if let Some(versions) = self.keys.get_mut(key) {
+            versions.retain(|version| version.id != id);
+            if versions.is_empty() {
+                self.keys.remove(key);
+            }
+        }
     }
 
     pub(super) fn latest(&self, key: &str) -> Option<&Version> {
         self.keys.get(key)?.last()
     }
 
+    /// ETag of the object that a read gets without a version id.
+    pub(super) fn current_etag(&self, key: &str) -> Option<&str> {
+        self.latest(key)?.object.as_deref().map(|object| object.etag.as_str())
+    }
+
     pub(super) fn version(&self, key: &str, id: &str) -> Option<&Version> {
         self.keys.get(key)?.iter().find(|version| version.id == id)
     }
 
-    /// Latest versions of the keys from `start` on, in order.
+    /// Current objects of the keys from `start` on, in order.
     pub(super) fn objects_from(&self, start: &str) -> impl Iterator<Item = (&str, &Version, &Object)> {
         let from = (Bound::Included(start), Bound::Unbounded);
         self.keys.range::<str, _>(from).filter_map(|(key, versions)| {
             let version = versions.last()?;
-            Some((key.as_str(), version, &*version.object))
+            Some((key.as_str(), version, version.object.as_deref()?))
         })
     }
 }

@@ -17,6 +17,7 @@ use super::{
     checksum::{self, Algorithm, Checksum, Kind, Plan},
     conditions,
     event::Happening,
+    lock::{self, Retention},
     notification::{invalid, malformed},
     object::{
         add_checksum, authorize_write, check_content_md5, check_key, complete, digest_of, encryption_headers,
@@ -43,6 +44,7 @@ pub(super) struct Upload {
     /// `x-amz-acl` of the creation.
     acl: Option<String>,
     checksum: Option<Plan>,
+    retention: Option<Retention>,
     parts: BTreeMap<u16, Part>,
 }
 
@@ -74,10 +76,12 @@ impl S3 {
         check_key(&key)?;
         let headers = complete(object_headers(call)?, call);
         let checksum = Plan::of(call)?;
+        let retention = Retention::of(call)?;
         let mut buckets = self.buckets();
         let bucket = open(&mut buckets, call, &name)?;
         check_owner(call, "x-amz-expected-bucket-owner", bucket)?;
         authorize_write(cloud, call, bucket, &key)?;
+        lock::check_bucket(retention, bucket)?;
         let id: String = std::iter::repeat_with(fastrand::alphanumeric).take(64).collect();
         let mut reply = Reply::xml(format!(
             "{XML_HEAD}<InitiateMultipartUploadResult xmlns=\"{NAMESPACE}\">{}{}{}</InitiateMultipartUploadResult>",
@@ -92,7 +96,7 @@ impl S3 {
                 .with_header("x-amz-checksum-type", plan.kind.name());
         }
         let acl = call.header("x-amz-acl").map(str::to_owned);
-        bucket.uploads.insert(id, Upload { key, headers, acl, checksum, parts: BTreeMap::new() });
+        bucket.uploads.insert(id, Upload { key, headers, acl, checksum, retention, parts: BTreeMap::new() });
         Ok(reply)
     }
 
@@ -109,6 +113,7 @@ impl S3 {
 
         let mut buckets = self.buckets();
         let upload = find_upload(cloud, call, &mut buckets, &name, &key)?;
+        lock::check_digest(upload.retention, call, "Put Part")?;
         check_algorithm(upload.checksum, sent.as_ref())?;
         let part =
             Part { body: call.body.clone(), digest: digest_of(plain, &upload.headers), checksum: sent };
@@ -136,8 +141,7 @@ impl S3 {
 
         let mut buckets = self.buckets();
         let bucket = open(&mut buckets, call, &name)?;
-        let there = bucket.latest(&key).map(|version| version.object.etag.as_str());
-        conditions::check_put(&call.headers, there)?;
+        conditions::check_put(&call.headers, bucket.current_etag(&key))?;
         bucket.uploads.remove(upload_id(call)).ok_or_else(no_such_upload)?;
         let mut reply = Reply::xml(format!(
             "{XML_HEAD}<CompleteMultipartUploadResult xmlns=\"{NAMESPACE}\">{}{}{}{}{}</CompleteMultipartUploadResult>",
@@ -293,7 +297,13 @@ impl Upload {
         let checksum = self.checksum(call, named, &parts, &body)?;
         let digests: Vec<u8> = parts.iter().flat_map(|part| part.digest).collect();
         let etag = format!("{}-{}", hex(&Md5::digest(digests)), parts.len());
-        Ok(Object { body: body.into(), etag, checksum, headers: self.headers.clone() })
+        Ok(Object {
+            body: body.into(),
+            etag,
+            checksum,
+            headers: self.headers.clone(),
+            retention: self.retention,
+        })
     }
 
     /// The part that was uploaded as the caller names it.

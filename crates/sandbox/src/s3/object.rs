@@ -1,9 +1,9 @@
-//! Writes and deletes objects, and finds the object of a request.
+//! Writes objects, and finds the object of a request.
 
 use std::sync::Arc;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use http::{HeaderName, HeaderValue, StatusCode};
+use http::{HeaderName, HeaderValue};
 use md5::{Digest, Md5};
 
 use super::{
@@ -13,6 +13,7 @@ use super::{
     checksum::Checksum,
     conditions,
     event::{Happening, Source, Subject},
+    lock::{self, Retention},
     notification::invalid,
     open, target,
 };
@@ -41,9 +42,10 @@ const KEPT: [&str; 9] = [
 ];
 
 /// Prefixes of headers for features that are not implemented.
-const REFUSED: [&str; 7] = [
+const REFUSED: [&str; 8] = [
     "x-amz-grant-",
-    "x-amz-object-lock-",
+    "x-amz-object-lock-event-hold",
+    "x-amz-object-lock-legal-hold",
     "x-amz-server-side-encryption-context",
     "x-amz-server-side-encryption-customer-",
     "x-amz-tagging",
@@ -66,17 +68,19 @@ impl S3 {
         let (name, key) = target(call);
         check_key(&key)?;
         let headers = complete(object_headers(call)?, call);
+        let retention = Retention::of(call)?;
+        lock::check_digest(retention, call, "Put Object")?;
         check_content_md5(call)?;
         let checksum = Checksum::of_put(&call.headers, &call.body)?;
         let etag = etag_of(&call.body, &headers);
-        let object = Object { body: call.body.clone(), etag, checksum, headers };
+        let object = Object { body: call.body.clone(), etag, checksum, headers, retention };
 
         let mut buckets = self.buckets();
         let bucket = open(&mut buckets, call, &name)?;
         check_owner(call, "x-amz-expected-bucket-owner", bucket)?;
         authorize_write(cloud, call, bucket, &key)?;
-        let there = bucket.latest(&key).map(|version| &version.object);
-        conditions::check_put(&call.headers, there.map(|object| object.etag.as_str()))?;
+        lock::check_bucket(retention, bucket)?;
+        conditions::check_put(&call.headers, bucket.current_etag(&key))?;
         let mut reply = Reply::empty().with_header("etag", &format!("\"{}\"", object.etag));
         reply.headers.extend(encryption_headers(&object.headers).cloned());
         add_checksum(&mut reply, &object.checksum);
@@ -91,6 +95,7 @@ impl S3 {
         check_key(&key)?;
         let (from_name, from_key, from_version) = copy_source(call)?;
         let given = object_headers(call)?;
+        let retention = Retention::of(call)?;
         let replace = match call.header("x-amz-metadata-directive") {
             None | Some("COPY") => false,
             Some("REPLACE") => true,
@@ -112,8 +117,8 @@ impl S3 {
         let bucket = open(&mut buckets, call, &name)?;
         check_owner(call, "x-amz-expected-bucket-owner", bucket)?;
         authorize_write(cloud, call, bucket, &key)?;
-        let there = bucket.latest(&key).map(|version| &version.object);
-        conditions::check_put(&call.headers, there.map(|object| object.etag.as_str()))?;
+        lock::check_bucket(retention, bucket)?;
+        conditions::check_put(&call.headers, bucket.current_etag(&key))?;
         let changed = replace || given.iter().any(|(name, _)| is_storage_header(name.as_str()));
         if (&from_name, &from_key) == (&name, &key) && from_version.is_none() && !changed {
             return Err(AwsError::new(
@@ -126,7 +131,7 @@ impl S3 {
         let headers = copied_headers(call, &source, given, replace);
         let etag = etag_of(&source.body, &headers);
         let checksum = source.checksum.of_copy(&source.body);
-        let object = Object { body: source.body.clone(), etag, checksum, headers };
+        let object = Object { body: source.body.clone(), etag, checksum, headers, retention };
         let checksum = object.checksum.xml();
         let etag = element("ETag", &format!("\"{}\"", object.etag));
         let encryption: Vec<_> = encryption_headers(&object.headers).cloned().collect();
@@ -145,24 +150,10 @@ impl S3 {
         Ok(written.name_version(reply))
     }
 
-    /// Deletes an object. A delete of a missing object succeeds, as in S3.
-    pub(super) fn delete_object(&self, cloud: &Cloud, call: &Call) -> Answer {
-        let (name, key) = target(call);
-        let mut buckets = self.buckets();
-        let bucket = open(&mut buckets, call, &name)?;
-        check_owner(call, "x-amz-expected-bucket-owner", bucket)?;
-        authorize(cloud, call, bucket, "s3:DeleteObject", &object_arn(bucket, &key), &[])?;
-        if bucket.versioned || call.query_value("versionId").is_some() {
-            return Err(AwsError::not_implemented("s3", "DeleteObject in a bucket with versions"));
-        }
-        bucket.remove(&key);
-        Ok(Reply { status: StatusCode::NO_CONTENT, ..Reply::empty() })
-    }
-
     /// Stores an object and collects the data for its event.
     pub(super) fn write(&self, bucket: &mut Bucket, key: &str, object: Object) -> Written {
         let (size, etag) = (object.body.len() as u64, object.etag.clone());
-        let version = bucket.put(key, object);
+        let version = bucket.add(key, Some(object));
         let version_id = bucket.versioned.then(|| version.id.clone());
         let subject =
             Subject { key: key.to_owned(), size, etag, version_id, sequencer: self.next_sequencer() };
@@ -205,22 +196,28 @@ pub(super) fn find<'a>(
     authorize(cloud, call, bucket, action, &object_arn(bucket, key), &[])?;
     let (version, missing) = match version_id {
         Some(id) => {
-            let legal = id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_alphanumeric());
-            if !legal && id != NULL_VERSION {
-                return Err(invalid("Invalid version id specified"));
-            }
+            check_version_id(id)?;
             let missing = ("NoSuchVersion", "The specified version does not exist.");
             (bucket.version(key, id), missing)
         }
         None => (bucket.latest(key), ("NoSuchKey", "The specified key does not exist.")),
     };
-    match version {
-        Some(version) => Ok((version, version.object.clone())),
-        None => {
+    match version.map(|version| (version, version.object.clone())) {
+        Some((version, Some(object))) => Ok((version, object)),
+        Some((_, None)) if version_id.is_some() => {
+            let message = "The specified method is not allowed against this resource.";
+            Err(AwsError::new(405, "MethodNotAllowed", message))
+        }
+        Some((_, None)) | None => {
             authorize(cloud, call, bucket, "s3:ListBucket", &bucket.arn(), &[("s3:prefix", key)])?;
             Err(AwsError::new(404, missing.0, missing.1))
         }
     }
+}
+
+pub(super) fn check_version_id(id: &str) -> Result<(), AwsError> {
+    let legal = id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    if legal || id == NULL_VERSION { Ok(()) } else { Err(invalid("Invalid version id specified")) }
 }
 
 pub(super) fn add_checksum(reply: &mut Reply, checksum: &Checksum) {
@@ -234,8 +231,9 @@ pub(super) fn object_arn(bucket: &Bucket, key: &str) -> String {
     format!("{}/{key}", bucket.arn())
 }
 
-/// Checks the permissions of a write: PutObject, with an ACL also PutObjectAcl, and with a condition on an ETag also GetObject.
-/// Source: S3 User Guide, "How to prevent object overwrites with conditional writes".
+/// Checks the permissions of a write: PutObject, with an ACL also PutObjectAcl, with a retention also PutObjectRetention, and with a
+/// condition on an ETag also GetObject.
+/// Source: S3 User Guide, "How to prevent object overwrites with conditional writes", and API Reference, "PutObject".
 pub(super) fn authorize_write(
     cloud: &Cloud,
     call: &Call,
@@ -246,17 +244,18 @@ pub(super) fn authorize_write(
     if call.headers.contains_key("if-match") {
         authorize(cloud, call, bucket, "s3:GetObject", &arn, &[])?;
     }
-    let Some(acl) = call.header("x-amz-acl") else {
-        return authorize(cloud, call, bucket, "s3:PutObject", &arn, &[]);
-    };
-    for action in ["s3:PutObject", "s3:PutObjectAcl"] {
-        authorize(cloud, call, bucket, action, &arn, &[("s3:x-amz-acl", acl)])?;
+    let (acl, mode) = (call.header("x-amz-acl"), call.header("x-amz-object-lock-mode"));
+    let context = [("s3:x-amz-acl", acl), ("s3:object-lock-mode", mode)];
+    let context: Vec<_> = context.into_iter().filter_map(|(key, value)| Some((key, value?))).collect();
+    let acl_action = acl.map(|_| "s3:PutObjectAcl");
+    let retention_action = mode.map(|_| "s3:PutObjectRetention");
+    for action in ["s3:PutObject"].into_iter().chain(acl_action).chain(retention_action) {
+        authorize(cloud, call, bucket, action, &arn, &context)?;
     }
     // Default of S3 since 2023: the bucket's owner owns the objects, and ACLs are disabled.
-    if acl == "bucket-owner-full-control" {
-        Ok(())
-    } else {
-        Err(AwsError::new(400, "AccessControlListNotSupported", "The bucket does not allow ACLs"))
+    match acl {
+        None | Some("bucket-owner-full-control") => Ok(()),
+        Some(_) => Err(AwsError::new(400, "AccessControlListNotSupported", "The bucket does not allow ACLs")),
     }
 }
 

@@ -11,8 +11,8 @@ use hyper::body::{Body, Frame, SizeHint};
 use jiff::fmt::rfc2822::DateTimePrinter;
 
 use super::{
-    S3, check_owner, conditions,
-    object::{add_checksum, find},
+    S3, check_owner, conditions, is_allowed,
+    object::{add_checksum, find, object_arn},
     open, target,
 };
 use crate::{
@@ -56,6 +56,10 @@ impl S3 {
         check_owner(call, "x-amz-expected-bucket-owner", bucket)?;
         let (version, object) = find(cloud, call, bucket, &key, call.query_value("versionId"))?;
         let (version, versioned) = (version.clone(), bucket.versioned);
+        // Only callers with the permission learn of the retention.
+        let arn = object_arn(bucket, &key);
+        let retention =
+            object.retention.filter(|_| is_allowed(cloud, call, bucket, "s3:GetObjectRetention", &arn));
         drop(buckets);
 
         let modified = DateTimePrinter::new()
@@ -66,6 +70,9 @@ impl S3 {
             .with_header("last-modified", &modified);
         if versioned {
             reply = reply.with_header("x-amz-version-id", &version.id);
+        }
+        if let Some(retention) = retention {
+            reply = retention.add_to(reply);
         }
         conditions::check_read(call, "", &object.etag)?;
         let length = object.body.len();

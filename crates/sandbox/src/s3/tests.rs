@@ -1,10 +1,13 @@
 use super::*;
+use crate::encoding::element;
 use crate::requests::{role_session, root};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use http_body_util::BodyExt;
 use serde_json::json;
 
+mod deletion;
+mod lock;
 mod multipart;
 
 const PROVIDER: &str = "111111111111";

@@ -1,11 +1,11 @@
 use aws_sdk_s3::{
     error::ProvideErrorMetadata,
-    primitives::{ByteStream, SdkBody},
+    primitives::{ByteStream, DateTime, SdkBody},
     types::{
         BucketVersioningStatus, ChecksumAlgorithm, ChecksumMode, ChecksumType, CompletedMultipartUpload,
-        CompletedPart, Event, FilterRule, FilterRuleName, NotificationConfiguration,
-        NotificationConfigurationFilter, ObjectCannedAcl, QueueConfiguration, S3KeyFilter,
-        VersioningConfiguration,
+        CompletedPart, Delete, Event, FilterRule, FilterRuleName, NotificationConfiguration,
+        NotificationConfigurationFilter, ObjectCannedAcl, ObjectIdentifier, ObjectLockMode,
+        QueueConfiguration, S3KeyFilter, VersioningConfiguration,
     },
 };
 use aws_sdk_sqs::types::QueueAttributeName;
@@ -215,4 +215,41 @@ async fn the_sdk_aborts_and_sees_faults_of_uploads() {
     s3.abort_multipart_upload().bucket("faulty").key("k").upload_id(id).send().await.expect("aborted");
     assert_eq!(complete().await.expect_err("the upload is gone").code(), Some("NoSuchUpload"));
     assert!(sandbox.open_uploads("faulty").is_empty());
+}
+
+#[tokio::test]
+async fn the_sdk_locks_objects_and_deletes_several() {
+    let (_sandbox, aws) = sandbox().await;
+    let account = aws.account("111111111111");
+    let s3 = account.s3();
+    s3.create_bucket().bucket("kept").object_lock_enabled_for_bucket(true).send().await.expect("made");
+    let until = DateTime::from_secs(jiff::Timestamp::now().as_second() + 3_600);
+    let put = s3.put_object().bucket("kept").key("locked").body(ByteStream::from_static(b"x"));
+    let put = put.object_lock_mode(ObjectLockMode::Compliance).object_lock_retain_until_date(until);
+    let locked = put.send().await.expect("the SDK sends a checksum").version_id.expect("versions are on");
+    let upload =
+        s3.create_multipart_upload().bucket("kept").key("parts").object_lock_retain_until_date(until);
+    upload.object_lock_mode(ObjectLockMode::Governance).send().await.expect("made");
+    s3.put_object().bucket("kept").key("a b&<c>").send().await.expect("put");
+    let head = s3.head_object().bucket("kept").key("locked").send().await.expect("there");
+    assert_eq!(head.object_lock_mode(), Some(&ObjectLockMode::Compliance));
+    assert_eq!(head.object_lock_retain_until_date().map(DateTime::secs), Some(until.secs()));
+    let refused = s3.delete_object().bucket("kept").key("locked").version_id(&locked).send().await;
+    assert_eq!(refused.expect_err("locked").code(), Some("AccessDenied"));
+
+    let named = |key: &str, version: Option<&str>| {
+        let object = ObjectIdentifier::builder().key(key).set_version_id(version.map(str::to_owned));
+        object.build().expect("complete")
+    };
+    let objects = [named("locked", Some(&locked)), named("a b&<c>", None), named("locked", None)];
+    let delete = Delete::builder().set_objects(Some(objects.into())).build().expect("complete");
+    let done = s3.delete_objects().bucket("kept").delete(delete).send().await.expect("answered");
+    let deleted: Vec<_> = done.deleted().iter().filter_map(|deleted| deleted.key()).collect();
+    assert_eq!(deleted, ["a b&<c>", "locked"]);
+    let [error] = done.errors() else { panic!("not one error: {done:?}") };
+    assert_eq!((error.key(), error.code()), (Some("locked"), Some("AccessDenied")));
+    assert_eq!(error.version_id(), Some(locked.as_str()));
+    assert!(account.objects("kept").await.expect("listed").is_empty());
+    let kept = s3.get_object().bucket("kept").key("locked").version_id(&locked).send().await.expect("kept");
+    assert_eq!(kept.body.collect().await.expect("read").into_bytes(), "x");
 }

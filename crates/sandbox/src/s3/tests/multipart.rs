@@ -188,6 +188,9 @@ async fn checksums_of_parts_make_the_checksum_of_the_object() {
     assert_eq!(head.header("x-amz-checksum-crc32"), done.elements("ChecksumCRC32")[0]);
     assert_eq!(head.header("x-amz-checksum-type"), "COMPOSITE");
 
+    let copy = Request::new("CopyObject", "/staging/copy").header("x-amz-copy-source", "staging/k");
+    assert_eq!(copy.ok(&cloud).await.elements("ChecksumCRC32"), ["y/Q5Jg=="], "a copy has no parts");
+
     let upload = Uploading::start(&cloud, typed(with("CRC32"), "FULL_OBJECT"), "/staging/k").await;
     let etag = upload.put(&cloud, 3, "123456789").await;
     let complete = |sum| upload.complete(&[(3, &etag, "")]).header("x-amz-checksum-crc32", sum);
