@@ -27,7 +27,10 @@ pub trait CompactStore: LakeStore<Account: CompactAccount> {
     ///
     /// # Errors
     /// [`CopyError::Session`].
-    fn enter_compaction(&self, row: &LakeRow<'_>) -> impl Future<Output = Result<Self::Account, CopyError>> + Send;
+    fn enter_compaction(
+        &self,
+        row: &LakeRow<'_>,
+    ) -> impl Future<Output = Result<Self::Account, CopyError>> + Send;
 }
 
 /// One customer's bucket, as the compaction uses it.
@@ -36,7 +39,11 @@ pub trait CompactAccount: LakeAccount {
     ///
     /// # Errors
     /// See [`CopyError`].
-    fn list(&self, prefix: &str, token: Option<String>) -> impl Future<Output = Result<Listing, CopyError>> + Send;
+    fn list(
+        &self,
+        prefix: &str,
+        token: Option<String>,
+    ) -> impl Future<Output = Result<Listing, CopyError>> + Send;
 
     /// Reads a whole object, and its eTag. With `etag`, only if the object still has it. `None`: there is no such object.
     ///

@@ -145,7 +145,17 @@ pub struct Report {
 
 impl Report {
     fn add(&mut self, other: Self) {
-        let Self { folders, merged_folders, merged, bytes_before, written, bytes_after, removed, busy, failures } = other;
+        let Self {
+            folders,
+            merged_folders,
+            merged,
+            bytes_before,
+            written,
+            bytes_after,
+            removed,
+            busy,
+            failures,
+        } = other;
         self.folders += folders;
         self.merged_folders += merged_folders;
         self.merged += merged;

@@ -143,8 +143,14 @@ impl Manifest {
     pub fn text(&self) -> Vec<u8> {
         let mut text = Vec::new();
         for (file, Entry { at, state }) in &self.lines {
-            let mut line =
-                Line { file: file.clone(), state: Word::Merged, at: *at, by: None, merge: None, sources: None };
+            let mut line = Line {
+                file: file.clone(),
+                state: Word::Merged,
+                at: *at,
+                by: None,
+                merge: None,
+                sources: None,
+            };
             match state {
                 State::Merging { merge, sources } => {
                     line.state = Word::Merging;
@@ -238,15 +244,30 @@ mod tests {
 
     fn sample() -> Manifest {
         let mut manifest = Manifest::default();
-        manifest.begin("s3://b/f/compacted-1.gz".into(), "m1", vec!["s3://b/f/a".into()], at("2026-01-02T00:00:00Z"));
+        manifest.begin(
+            "s3://b/f/compacted-1.gz".into(),
+            "m1",
+            vec!["s3://b/f/a".into()],
+            at("2026-01-02T00:00:00Z"),
+        );
         manifest.abandon(at("2026-01-02T01:00:00Z"));
-        manifest.begin("s3://b/f/compacted-2.gz".into(), "m2", vec!["s3://b/f/a".into()], at("2026-01-02T01:00:00Z"));
+        manifest.begin(
+            "s3://b/f/compacted-2.gz".into(),
+            "m2",
+            vec!["s3://b/f/a".into()],
+            at("2026-01-02T01:00:00Z"),
+        );
         manifest.replace(
             ["s3://b/f/a".into(), "s3://b/f/b".into()],
             "s3://b/f/compacted-2.gz",
             at("2026-01-02T01:10:00Z"),
         );
-        manifest.begin("s3://b/f/compacted-3.gz".into(), "m3", vec!["s3://b/f/c".into()], at("2026-01-02T02:00:00Z"));
+        manifest.begin(
+            "s3://b/f/compacted-3.gz".into(),
+            "m3",
+            vec!["s3://b/f/c".into()],
+            at("2026-01-02T02:00:00Z"),
+        );
         manifest
     }
 
@@ -257,7 +278,10 @@ mod tests {
             [("a", false), ("b", false), ("c", true), ("d", true), ("x-compacted-1.gz", true)]
                 .into_iter()
                 .chain([1, 2, 3, 4].map(|number| {
-                    (["compacted-1.gz", "compacted-2.gz", "compacted-3.gz", "compacted-4.gz"][number - 1], number == 2)
+                    (
+                        ["compacted-1.gz", "compacted-2.gz", "compacted-3.gz", "compacted-4.gz"][number - 1],
+                        number == 2,
+                    )
                 }))
         {
             assert_eq!(manifest.counts(&url("b", &format!("f/{file}"))), counts, "{file}");
@@ -288,7 +312,11 @@ mod tests {
     #[test]
     fn a_merged_file_that_is_merged_again_passes_its_sources_on() {
         let mut manifest = sample();
-        manifest.replace(["s3://b/f/compacted-2.gz".into()], "s3://b/f/compacted-5.gz", at("2026-01-02T03:00:00Z"));
+        manifest.replace(
+            ["s3://b/f/compacted-2.gz".into()],
+            "s3://b/f/compacted-5.gz",
+            at("2026-01-02T03:00:00Z"),
+        );
         for file in ["a", "b", "compacted-2.gz"] {
             let by = "s3://b/f/compacted-5.gz".to_owned();
             assert_eq!(manifest.state(&format!("s3://b/f/{file}")), Some(&State::Replaced { by }), "{file}");

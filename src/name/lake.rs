@@ -142,7 +142,9 @@ impl LakeLayout {
         if let [LakeSegment { partition: None, parts }, ..] = &*segments
             && parts.iter().eq([&LakePart::Text(MANIFESTS.to_owned())])
         {
-            return Err(format!("{text:?} begins with {MANIFESTS}/, where the compaction keeps its manifests"));
+            return Err(format!(
+                "{text:?} begins with {MANIFESTS}/, where the compaction keeps its manifests"
+            ));
         }
         let layout = Self { segments };
         let times = layout.parts().filter_map(|part| match part {

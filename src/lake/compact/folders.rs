@@ -49,7 +49,10 @@ impl<'a> Folders<'a> {
     }
 
     /// Returns the next folder.
-    pub(super) async fn next<A: CompactAccount>(&mut self, account: &A) -> Result<Option<Folder>, CompactError> {
+    pub(super) async fn next<A: CompactAccount>(
+        &mut self,
+        account: &A,
+    ) -> Result<Option<Folder>, CompactError> {
         while let Some(level) = self.stack.pop() {
             let Some(segment) = self.rules.layout.segments().get(level.segments) else {
                 let folder = &level.key[self.rules.prefix.len()..];

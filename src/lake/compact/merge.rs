@@ -146,9 +146,13 @@ impl Reader {
         match format {
             Format::Ndjson(_) => Ok(Self::Ndjson(MultiGzDecoder::new(body.reader()), false, vec![0; CHUNK])),
             #[cfg(feature = "parquet")]
-            Format::Parquet(_) => ParquetReader::new(body).map(Self::Parquet).map_err(|error| unreadable(&error)),
+            Format::Parquet(_) => {
+                ParquetReader::new(body).map(Self::Parquet).map_err(|error| unreadable(&error))
+            }
             #[cfg(not(feature = "parquet"))]
-            Format::Parquet(_) => Err(format!("Parquet needs a build with the feature parquet, {} bytes", body.len())),
+            Format::Parquet(_) => {
+                Err(format!("Parquet needs a build with the feature parquet, {} bytes", body.len()))
+            }
         }
     }
 }

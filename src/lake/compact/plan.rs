@@ -41,7 +41,9 @@ pub(super) fn plan(
     for file in listing {
         let at = url(bucket, &file.key);
         match manifest.state(&at) {
-            Some(State::Replaced { by }) => plan.replaced.entry(by.clone()).or_default().push(file.key.clone()),
+            Some(State::Replaced { by }) => {
+                plan.replaced.entry(by.clone()).or_default().push(file.key.clone())
+            }
             Some(State::Abandoned) => plan.abandoned.push(file.key.clone()),
             Some(State::Merging { .. }) => {}
             None if is_compacted(&file.key) => plan.unknown.push(at),
@@ -103,7 +105,12 @@ mod tests {
         check(&[("a", 1), ("b", 50)], &nothing, "", &[]);
         check(&[("a", 0), ("b", 49)], &nothing, "", &[&["a", "b"]]);
         check(&[("c", 49), ("a", 49), ("b", 2), ("d", 1)], &nothing, "", &[&["a", "b", "c"]]);
-        check(&[("a", 40), ("b", 40), ("c", 40), ("d", 40), ("e", 1)], &nothing, "", &[&["a", "b"], &["c", "d", "e"]]);
+        check(
+            &[("a", 40), ("b", 40), ("c", 40), ("d", 40), ("e", 1)],
+            &nothing,
+            "",
+            &[&["a", "b"], &["c", "d", "e"]],
+        );
         check(&[("a", 1), ("b", 1), ("c", 1)], &nothing, "b", &[&["a", "c"]]);
     }
 

@@ -1,9 +1,6 @@
 //! One turn at a folder.
 
-use std::{
-    collections::BTreeSet,
-    fmt::Write,
-};
+use std::{collections::BTreeSet, fmt::Write};
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -26,7 +23,12 @@ use crate::{
 };
 
 /// Takes turns at the folder until nothing is left to merge.
-pub(super) async fn take<A: CompactAccount>(setup: &Setup, account: &A, rules: &Rules, folder: &Folder) -> Report {
+pub(super) async fn take<A: CompactAccount>(
+    setup: &Setup,
+    account: &A,
+    rules: &Rules,
+    folder: &Folder,
+) -> Report {
     let mut turn = Turn {
         setup,
         account,

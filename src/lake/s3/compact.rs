@@ -51,7 +51,9 @@ fn incomplete(what: &str) -> CopyError {
 fn absent<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> bool {
     let status = error.raw_response().map(|response| response.status().as_u16());
     match error.code() {
-        Some(code) => matches!(code, "NoSuchKey" | "NotFound" | "PreconditionFailed" | "ConditionalRequestConflict"),
+        Some(code) => {
+            matches!(code, "NoSuchKey" | "NotFound" | "PreconditionFailed" | "ConditionalRequestConflict")
+        }
         None => matches!(status, Some(404 | 412)),
     }
 }
@@ -76,7 +78,11 @@ impl CompactAccount for S3Lake {
         let encoded = page.encoding_type == Some(EncodingType::Url);
         let decoded = |key: Option<String>| {
             let key = key.ok_or_else(|| incomplete("key of an object"))?;
-            if encoded { decode_key(&key).map_err(|error| CopyError::Unavailable(error.to_string())) } else { Ok(key) }
+            if encoded {
+                decode_key(&key).map_err(|error| CopyError::Unavailable(error.to_string()))
+            } else {
+                Ok(key)
+            }
         };
         let files = page.contents.unwrap_or_default().into_iter().map(|object| {
             Ok(ListedFile {
@@ -85,7 +91,8 @@ impl CompactAccount for S3Lake {
                 key: decoded(object.key)?,
             })
         });
-        let folders = page.common_prefixes.unwrap_or_default().into_iter().map(|folder| decoded(folder.prefix));
+        let folders =
+            page.common_prefixes.unwrap_or_default().into_iter().map(|folder| decoded(folder.prefix));
         Ok(Listing {
             files: files.collect::<Result<_, CopyError>>()?,
             folders: folders.collect::<Result<_, _>>()?,
@@ -112,7 +119,8 @@ impl CompactAccount for S3Lake {
         };
         let etag = object.e_tag.ok_or_else(|| incomplete("eTag"))?;
         let body = object.body.collect().await;
-        let body = body.map_err(|error| CopyError::Unavailable(format!("the body of {key:?} broke: {error}")))?;
+        let body =
+            body.map_err(|error| CopyError::Unavailable(format!("the body of {key:?} broke: {error}")))?;
         Ok(Some((etag, body.into_bytes())))
     }
 
@@ -128,7 +136,9 @@ impl CompactAccount for S3Lake {
                 .send()
         };
         match self.role.call(head).await {
-            Ok(head) => Ok(Some(head.content_length.and_then(|size| size.try_into().ok()).unwrap_or_default())),
+            Ok(head) => {
+                Ok(Some(head.content_length.and_then(|size| size.try_into().ok()).unwrap_or_default()))
+            }
             Err(error) if absent(&error) => Ok(None),
             Err(error) => Err(refused(error)),
         }
@@ -167,7 +177,8 @@ impl CompactAccount for S3Lake {
         for keys in keys.chunks(MAX_DELETED) {
             let objects = keys.iter().map(|key| ObjectIdentifier::builder().key(key).build());
             let objects = objects.collect::<Result<Vec<_>, _>>().expect("each has a key");
-            let delete = Delete::builder().set_objects(Some(objects)).quiet(true).build().expect("it has objects");
+            let delete =
+                Delete::builder().set_objects(Some(objects)).quiet(true).build().expect("it has objects");
             let call = || {
                 self.client
                     .delete_objects()
@@ -181,7 +192,8 @@ impl CompactAccount for S3Lake {
             let deleted = self.role.call(call).await.map_err(refused)?;
             if let Some(error) = deleted.errors.unwrap_or_default().into_iter().next() {
                 let text = |value: Option<String>| value.unwrap_or_default();
-                let problem = format!("{}: {} ({:?})", text(error.code.clone()), text(error.message), text(error.key));
+                let problem =
+                    format!("{}: {} ({:?})", text(error.code.clone()), text(error.message), text(error.key));
                 return Err(match error.code.as_deref() {
                     Some("AccessDenied") => CopyError::Denied(problem),
                     _ => CopyError::Unavailable(problem),

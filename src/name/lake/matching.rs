@@ -65,7 +65,9 @@ impl LakeSegment {
                     }
                     LakePart::Text(text) => rest.strip_prefix(text.as_str())?,
                     // The layout has no names beside a time.
-                    LakePart::Tenant | LakePart::Cluster | LakePart::Application | LakePart::Pod => return None,
+                    LakePart::Tenant | LakePart::Cluster | LakePart::Application | LakePart::Pod => {
+                        return None;
+                    }
                 };
             }
             return rest.is_empty().then_some(time);
