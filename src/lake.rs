@@ -9,16 +9,21 @@
 pub mod bucket;
 pub mod compact;
 mod file;
+mod known;
 mod lane;
+pub mod level;
 pub mod manifest;
 pub mod memory;
-mod ndjson;
+pub mod ndjson;
 #[cfg(feature = "parquet")]
 pub mod parquet;
 mod parts;
-mod record;
+pub mod record;
 pub mod row;
 pub mod s3;
+#[cfg(test)]
+mod samples;
+mod shares;
 mod stem;
 
 use std::{collections::HashMap, future::Future};
@@ -27,7 +32,8 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 pub use self::{
-    lane::{LANE_BYTES, Lane, Tally},
+    lane::{Lane, Tally},
+    shares::{ObjectShare, Shares, memory as memory_bound},
     stem::{COMPACTED, stem},
 };
 use crate::{
@@ -151,6 +157,4 @@ pub struct Part {
     pub number: i32,
     /// The part's eTag.
     pub etag: Option<String>,
-    /// The part's CRC-32, as S3 returned it.
-    pub crc32: Option<String>,
 }

@@ -34,7 +34,7 @@ use crate::{
     delivery::{self, Streams, Tally},
     event::{self, Event, Ignored, ObjectRef},
     fairness::{Pass, Shares, book::Limits},
-    lake::LakeStore,
+    lake::{self, LakeStore},
     ledger::{
         Ledger,
         claim::{Claim, Claimed, Claims},
@@ -122,6 +122,7 @@ pub struct Pipeline<O, D, S, C, L> {
     lanes: delivery::Shared,
     /// For objects that share a slot.
     small_lanes: delivery::Shared,
+    lakes: lake::Shares,
     shares: Shares,
     windows: Windows,
     grown: Grown,
@@ -158,6 +159,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: Buckets, L: Ledger> Pipeline<
             ports,
             lanes,
             small_lanes,
+            lakes: lake::Shares::default(),
             shares,
             windows,
             grown,

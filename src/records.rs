@@ -17,6 +17,7 @@ mod flow_logs;
 mod foreign;
 mod format;
 mod json;
+mod legal;
 mod line_time;
 mod lines;
 mod message;
@@ -24,6 +25,7 @@ mod nesting;
 mod scan;
 mod skip;
 mod strings;
+mod text;
 mod timestamp;
 mod unusual;
 
@@ -36,7 +38,14 @@ use self::{
     json::{BadLines, JsonReader},
     lines::LineReader,
 };
-pub use self::{format::Format, line_time::TimestampFormat, message::Message};
+pub use self::{
+    format::Format,
+    legal::Legal,
+    line_time::TimestampFormat,
+    message::Message,
+    text::{Pieces, Text},
+};
+pub(crate) use self::{legal::each_member_of, scan::each_member};
 
 /// One record, borrowed from the window.
 #[derive(Debug)]
@@ -51,6 +60,8 @@ pub struct Record<'a> {
     pub mended: bool,
     /// The log stream that the record comes from, if the object names one.
     pub log_stream: Option<Arc<str>>,
+    /// The record's own JSON. `None` for a line of text.
+    pub text: Option<Text<'a>>,
 }
 
 /// What the reader found at the start of the window.

@@ -1,7 +1,7 @@
 //! How much memory a worker can take.
 
 use crate::{
-    config::Config, delivery::MAX_STREAMS, sink::cloudwatch::SERVED_LATELY, status,
+    config::Config, delivery::MAX_STREAMS, lake, room, sink::cloudwatch::SERVED_LATELY, status,
     worker::settle::bodies_bound,
 };
 
@@ -44,6 +44,7 @@ pub fn memory_bound(config: &Config) -> MemoryBound {
         worst: slots
             * (steps + read_ahead + 8192 * KIB + mended + 2 * 8192 * KIB + set_aside + message + counts)
             + config.source.zstd_windows.as_u64()
+            + lake::memory_bound(slots, u64::from(room::UNITS), config.source.max_record.as_u64())
             + status::MOST_BYTES
             + caches
             + bodies_bound(config.worker.concurrency) as u64,

@@ -117,6 +117,7 @@ fn record(timestamp: i64, text: &str) -> Record<'static> {
         message: Message::escape(text),
         mended: false,
         log_stream: None,
+        text: None,
     }
 }
 

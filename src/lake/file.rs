@@ -3,15 +3,20 @@
 use bytes::Bytes;
 use tracing::Instrument;
 
-use super::{FileSpec, LakeAccount, ndjson::NdjsonWriter, parts::Parts, row::Row};
+use super::{FileSpec, LakeAccount, ndjson::NdjsonWriter, parts::Parts, record::Columns};
 use crate::{
     copy::CopyError,
     ledger::{Ledger, LedgerError, claim::Claim},
+    records::Record,
     tenant::Format,
     trace,
 };
 
 /// Encodes rows in a file's format.
+#[cfg_attr(
+    feature = "parquet",
+    expect(clippy::large_enum_variant, reason = "a lane has few of them, and each has megabytes of buffers")
+)]
 #[derive(Debug)]
 pub(super) enum Encoder {
     Ndjson(NdjsonWriter),
@@ -47,15 +52,15 @@ impl Encoder {
         }
     }
 
-    /// Adds a record: as a row, or as its text.
-    fn push(&mut self, row: &Row<'_>, text: &[u8]) {
+    /// Adds a record: its own text, or its columns.
+    fn push(&mut self, record: &Record<'_>, timestamp: i64, columns: &mut Columns) {
         match self {
-            Self::Ndjson(writer) => writer.push(text),
+            Self::Ndjson(writer) => writer.push(record, timestamp),
             #[cfg(feature = "parquet")]
-            Self::Parquet(writer) => writer.push(row),
+            Self::Parquet(writer) => writer.push(&columns.of(record)),
         }
         #[cfg(not(feature = "parquet"))]
-        let _ = row;
+        let _ = columns;
     }
 
     fn finish(self) -> Result<Vec<u8>, CopyError> {
@@ -112,8 +117,8 @@ impl LakeFile {
         Self { hour, encoder, parts: Parts::new(spec) }
     }
 
-    pub(super) fn push(&mut self, row: &Row<'_>, text: &[u8]) {
-        self.encoder.push(row, text);
+    pub(super) fn push(&mut self, record: &Record<'_>, timestamp: i64, columns: &mut Columns) {
+        self.encoder.push(record, timestamp, columns);
     }
 
     /// Bytes of rows that are not encoded yet.

@@ -10,8 +10,8 @@ use super::{
     FileSpec, LakeAccount, LakeWay,
     file::{Encoder, FileError, LakeFile, content_type, ending},
     parts::MIN_PART,
-    record::RecordFields,
-    row::Row,
+    record::{Columns, timestamp},
+    shares::ObjectShare,
     stem::stem,
 };
 use crate::{
@@ -36,9 +36,9 @@ const MOST_FILES: u32 = 100;
 const MOST_PENDING: usize = 4 << 20;
 /// Encoded bytes of all files at which the largest file ends, if no file has enough for a part.
 const MOST_ENCODED: usize = 8 << 20;
-/// Memory of one lane: open row groups and the encoder's own buffers, encoded bytes with room to double, and a part that is being
-/// written.
-pub const LANE_BYTES: u64 = 32 << 20;
+/// Bytes of rows and of encoded bytes, of one record, and number of open files, up to which a lane is not large.
+const SMALL: usize = 1 << 20;
+const SMALL_OPEN: usize = 2;
 
 /// Length of an hour in milliseconds.
 const HOUR: i64 = 3_600_000;
@@ -109,7 +109,9 @@ pub struct Lane<A, L> {
     account: A,
     claim: Arc<Claim<L>>,
     plan: Plan,
-    fields: RecordFields,
+    columns: Columns,
+    /// `None`: the lane has ended.
+    share: Option<ObjectShare>,
     /// The object's time in milliseconds since 1970.
     object_time: i64,
     open: Vec<LakeFile>,
@@ -125,7 +127,8 @@ pub struct Lane<A, L> {
 }
 
 impl<A: LakeAccount, L: Ledger> Lane<A, L> {
-    /// Opens a lane for the object of `way`, which was stored at `modified`. Unreadable records go onto `shelf`.
+    /// Opens a lane for the object of `way`, which was stored at `modified`. Unreadable records go onto `shelf`. A lane that becomes
+    /// large takes its object's `share`.
     ///
     /// # Errors
     /// The key of a file would be too long.
@@ -135,6 +138,7 @@ impl<A: LakeAccount, L: Ledger> Lane<A, L> {
         way: &LakeWay<'_>,
         modified: Timestamp,
         shelf: Option<Shelf>,
+        share: ObjectShare,
     ) -> Result<Self, CopyError> {
         let LakeWay { destination, lake, route, object, .. } = *way;
         let metadata = copy::metadata(object, route, object.version_id.as_deref());
@@ -154,7 +158,8 @@ impl<A: LakeAccount, L: Ledger> Lane<A, L> {
         Ok(Self {
             account,
             claim,
-            fields: RecordFields::new(route, modified),
+            columns: Columns::new(route, object_time),
+            share: Some(share),
             plan,
             object_time,
             open: Vec::new(),
@@ -176,32 +181,51 @@ impl<A: LakeAccount, L: Ledger> Lane<A, L> {
     /// A call that is dropped while it waits leaves a lane that can only be abandoned.
     pub async fn push(&mut self, record: &Record<'_>) -> Result<(), LaneError> {
         self.tally.read += 1;
-        let read = self.fields.read(record);
-        self.tally.undated += u64::from(read.undated);
-        self.tally.mended += u64::from(read.mended);
-        let index = self.file_of(hour(read.record.timestamp)).await?;
-        let route = &self.plan.route;
-        let row = Row {
-            timestamp: read.record.timestamp,
-            message: &read.record.message,
-            tenant: &route.tenant,
-            cluster: &route.cluster,
-            application: &route.application,
-            pod: &route.pod,
-            stream: read.record.stream.as_deref(),
-            namespace: read.record.namespace.as_deref(),
-            container: read.record.container.as_deref(),
-            node: read.record.node.as_deref(),
-            level: read.record.level.as_deref(),
-            rest: read.record.rest.as_deref(),
-        };
-        self.open[index].push(&row, &read.text);
+        self.tally.undated += u64::from(record.timestamp.is_none());
+        self.tally.mended += u64::from(record.mended);
+        let timestamp = timestamp(record, self.object_time);
+        let index = self.file_of(hour(timestamp)).await?;
+        let length = record.text.map_or(record.message.escaped().len(), |text| text.bytes().len());
+        self.enlarge(length).await;
+        let file = &mut self.open[index];
+        if length > SMALL
+            && let Some(share) = &self.share
+        {
+            let permit = share.long_record().await;
+            let columns = &mut self.columns;
+            // The record's copies are freed with its row group, and before the permit.
+            without_pause(length, || {
+                file.push(record, timestamp, columns);
+                columns.free();
+                file.end_group()
+            })?;
+            drop(permit);
+        } else {
+            file.push(record, timestamp, &mut self.columns);
+        }
         self.tally.written += 1;
-        if self.open.iter().map(LakeFile::pending).sum::<usize>() >= MOST_PENDING {
+        if self.pending() >= MOST_PENDING {
             let largest = self.open.iter_mut().max_by_key(|file| file.pending()).expect("a file is open");
             without_pause(largest.pending(), || largest.end_group())?;
         }
         self.write_parts().await
+    }
+
+    /// Waits until the lane may be large, if a record of `length` bytes makes it large.
+    async fn enlarge(&mut self, length: usize) {
+        let is_large =
+            length > SMALL || self.open.len() > SMALL_OPEN || self.pending() + self.encoded() > SMALL;
+        if is_large && let Some(share) = &self.share {
+            share.enlarge().await;
+        }
+    }
+
+    fn pending(&self) -> usize {
+        self.open.iter().map(LakeFile::pending).sum()
+    }
+
+    fn encoded(&self) -> usize {
+        self.open.iter().map(LakeFile::encoded).sum()
     }
 
     /// Takes an unreadable record, for the quarantine. Without a quarantine, the final [`Lane::flush`] fails.
@@ -245,6 +269,7 @@ impl<A: LakeAccount, L: Ledger> Lane<A, L> {
         while !self.open.is_empty() {
             self.finish(0).await?;
         }
+        self.share = None;
         self.account.count(self.tally.written, self.tally.bytes).await?;
         match self.first_unkept.take() {
             Some(error) => Err(LaneError::Unkept(error)),
@@ -273,6 +298,7 @@ impl<A: LakeAccount, L: Ledger> Lane<A, L> {
             () = abort => {}
             () = stop.cancelled() => {}
         }
+        self.share = None;
         self.claim.release(self.claim.from()).await;
     }
 
@@ -317,7 +343,7 @@ impl<A: LakeAccount, L: Ledger> Lane<A, L> {
         if self.open[largest].encoded() >= MIN_PART {
             self.open[largest].write_part(&self.account).await?;
             self.putting += began.elapsed();
-        } else if self.open.iter().map(LakeFile::encoded).sum::<usize>() >= MOST_ENCODED {
+        } else if self.encoded() >= MOST_ENCODED {
             self.finish(largest).await?;
         }
         Ok(())

@@ -1,21 +1,225 @@
-//! stub
-#[derive(Debug)]
-pub(super) struct NdjsonWriter;
-impl NdjsonWriter {
-    pub(super) fn new(_: crate::tenant::Fields) -> Self {
-        Self
-    }
-    pub(super) fn empty() -> Self {
-        Self
-    }
-    pub(super) fn push(&mut self, _: &[u8]) {}
-    pub(super) fn encoded(&self) -> usize {
-        0
-    }
-    pub(super) fn take_encoded(&mut self) -> Vec<u8> {
-        Vec::new()
-    }
-    pub(super) fn finish(self) -> Vec<u8> {
-        Vec::new()
+//! Writes a file of NDJSON, compressed with gzip: one record a line.
+
+use std::{fmt::Write as _, io::Write as _, mem};
+
+use flate2::{Compression, write::GzEncoder};
+use jiff::Timestamp;
+
+use super::known::Known;
+use crate::{
+    records::{Legal, Pieces, Record},
+    tenant::Fields,
+};
+
+/// Bytes of lines that are compressed at once.
+const BLOCK: usize = 64 * 1024;
+/// Level of gzip. On Vector's samples, level 1 makes files that are 29 to 40 % larger, in 60 % of the CPU time; level 3 makes files
+/// that are 4 to 7 % smaller, in 130 % of it; level 6 makes files that are 12 to 28 % smaller, in twice to nine times of it.
+const LEVEL: u32 = 2;
+
+/// Whether a line has the member of this name.
+fn contains(fields: &Fields, name: &str) -> bool {
+    let Fields::Named(names) = fields else { return true };
+    // A name in the text of a record is escaped where JSON demands it.
+    match name.contains('\\') {
+        false => names.iter().any(|known| known == name),
+        true => {
+            let name: Option<String> = serde_json::from_str(&format!("\"{name}\"")).ok();
+            name.is_some_and(|name| names.contains(&name))
+        }
     }
 }
+
+/// Writes records into a file. The file's bytes can be taken in pieces while it grows.
+///
+/// A line is legal JSON that every reader takes: see [`Legal`]. A line of text becomes an object with `timestamp`, in UTC with
+/// milliseconds, and `message`. The file depends on nothing but the records.
+///
+/// Besides the bytes that were not taken yet, a writer takes about 500 KiB of memory, and for each record that must be mended
+/// at most six times the record's bytes.
+#[derive(Debug)]
+pub struct NdjsonWriter {
+    fields: Fields,
+    known: Known<Template>,
+    lines: Lines,
+    rows: u64,
+}
+
+/// Lines on their way into the file.
+#[derive(Debug)]
+struct Lines {
+    /// Lines that are not compressed yet: less than [`BLOCK`] bytes.
+    pending: Vec<u8>,
+    encoder: GzEncoder<Vec<u8>>,
+}
+
+/// A line without the values that differ from record to record.
+#[derive(Debug, Default)]
+struct Template {
+    /// The text before the first value.
+    start: String,
+    /// The values, each with the text behind it.
+    values: Vec<(Value, String)>,
+}
+
+/// A value that differs from record to record.
+#[derive(Clone, Copy, Debug)]
+enum Value {
+    Message,
+    Timestamp,
+}
+
+impl NdjsonWriter {
+    /// Begins a file.
+    pub fn new(fields: Fields) -> Self {
+        let encoder = GzEncoder::new(Vec::new(), Compression::new(LEVEL));
+        let lines = Lines { pending: Vec::with_capacity(BLOCK), encoder };
+        Self { fields, known: Known::default(), lines, rows: 0 }
+    }
+
+    /// Appends a record. `timestamp` is its time in milliseconds since 1970, for a line of text.
+    pub fn push(&mut self, record: &Record<'_>, timestamp: i64) {
+        let Self { fields, known, lines, rows } = self;
+        *rows += 1;
+        match record.text {
+            None => lines.put_text(fields, record.message.escaped(), timestamp),
+            Some(text) => match text.pieces().filter(has_plain_timestamp) {
+                Some(pieces) => {
+                    let template = known.find(&pieces, || Template::of(&text.legal(), fields));
+                    lines.put_filled(template, &pieces);
+                }
+                None => lines.put_members(fields, &text.legal()),
+            },
+        }
+        lines.put(b"\n");
+    }
+
+    /// Number of records.
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// Bytes of lines that are not compressed yet.
+    pub fn pending_bytes(&self) -> usize {
+        self.lines.pending.len()
+    }
+
+    /// Bytes of the file that can be taken.
+    pub fn encoded(&self) -> usize {
+        self.lines.encoder.get_ref().len()
+    }
+
+    /// Takes the next bytes of the file.
+    pub fn take_encoded(&mut self) -> Vec<u8> {
+        mem::take(self.lines.encoder.get_mut())
+    }
+
+    /// Ends the file, and returns its last bytes.
+    pub fn finish(mut self) -> Vec<u8> {
+        self.lines.compress_pending();
+        self.lines.encoder.finish().expect("a vector takes all bytes")
+    }
+}
+
+/// Whether the timestamp, if there is one, is a number or a string without escapes, so that its text is legal.
+fn has_plain_timestamp(pieces: &Pieces<'_>) -> bool {
+    let Some(value) = pieces.timestamp else { return true };
+    let is_plain = |byte: &u8| matches!(byte, 0x20..0x7f) && *byte != b'\\';
+    !matches!(value.first(), Some(b'{' | b'[')) && value.iter().all(is_plain)
+}
+
+impl Template {
+    fn of(record: &Legal<'_>, fields: &Fields) -> Self {
+        let mut template = Self { start: "{".to_owned(), values: Vec::new() };
+        let mut is_first = true;
+        record.each_member(|name, value| {
+            if !contains(fields, name) {
+                return;
+            }
+            let between = if mem::take(&mut is_first) { "\"" } else { ",\"" };
+            for part in [between, name, "\":"] {
+                template.end().push_str(part);
+            }
+            match name {
+                "message" => template.values.push((Value::Message, String::new())),
+                "timestamp" => template.values.push((Value::Timestamp, String::new())),
+                _ => template.end().push_str(value),
+            }
+        });
+        template.end().push('}');
+        template
+    }
+
+    /// The text behind the last value.
+    fn end(&mut self) -> &mut String {
+        self.values.last_mut().map_or(&mut self.start, |(_, behind)| behind)
+    }
+}
+
+impl Lines {
+    fn put_filled(&mut self, template: &Template, pieces: &Pieces<'_>) {
+        self.put(template.start.as_bytes());
+        for (value, behind) in &template.values {
+            self.put(match value {
+                Value::Message => pieces.message,
+                Value::Timestamp => pieces.timestamp.unwrap_or(b"null"),
+            });
+            self.put(behind.as_bytes());
+        }
+    }
+
+    fn put_members(&mut self, fields: &Fields, record: &Legal<'_>) {
+        if *fields == Fields::All {
+            return self.put(record.as_str().as_bytes());
+        }
+        let mut before = "{\"";
+        record.each_member(|name, value| {
+            if contains(fields, name) {
+                for part in [before, name, "\":", value] {
+                    self.put(part.as_bytes());
+                }
+                before = ",\"";
+            }
+        });
+        self.put(if before == "{\"" { b"{}" } else { b"}" });
+    }
+
+    fn put_text(&mut self, fields: &Fields, message: &[u8], timestamp: i64) {
+        let latest = if timestamp < 0 { Timestamp::MIN } else { Timestamp::MAX };
+        let timestamp = Timestamp::from_millisecond(timestamp).unwrap_or(latest);
+        let (has_timestamp, has_message) = (contains(fields, "timestamp"), contains(fields, "message"));
+        let mut start = "{".to_owned();
+        if has_timestamp {
+            let written = write!(start, "\"timestamp\":\"{timestamp:.3}\"");
+            written.expect("a string takes all text");
+        }
+        if has_message {
+            start.push_str(if has_timestamp { ",\"message\":\"" } else { "\"message\":\"" });
+        }
+        self.put(start.as_bytes());
+        if has_message {
+            self.put(message);
+            self.put(b"\"");
+        }
+        self.put(b"}");
+    }
+
+    fn put(&mut self, bytes: &[u8]) {
+        if self.pending.len() + bytes.len() > BLOCK {
+            self.compress_pending();
+        }
+        if bytes.len() >= BLOCK {
+            self.encoder.write_all(bytes).expect("a vector takes all bytes");
+        } else {
+            self.pending.extend_from_slice(bytes);
+        }
+    }
+
+    fn compress_pending(&mut self) {
+        self.encoder.write_all(&self.pending).expect("a vector takes all bytes");
+        self.pending.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests;

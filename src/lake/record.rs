@@ -1,30 +1,210 @@
-//! stub
-use crate::{records::Record, route::Route};
-use jiff::Timestamp;
+//! Makes the columns of the lake's table of a record.
+//!
+//! | Column | Value |
+//! |---|---|
+//! | `timestamp` | The record's time, or else the object's. Milliseconds: further digits are dropped. |
+//! | `message` | The text that CloudWatch Logs would get. |
+//! | `stream` | The member `stream`. |
+//! | `namespace` | `kubernetes.pod_namespace`, `kubernetes.namespace_name` or `namespace`. |
+//! | `container` | `kubernetes.container_name`, `container_name` or `container`. |
+//! | `node` | `kubernetes.pod_node_name`, `kubernetes.host`, `node` or `host`. |
+//! | `level` | See [`Level`]. |
+//! | `rest` | A JSON object with all members of the record that other columns do not have exactly. |
+//!
+//! Nothing of a record is lost: each of its members is in `rest`, unless it is
+//!
+//! - `message`, and a string;
+//! - `timestamp`, and the time in the column: further digits, and how the time was written, are dropped;
+//! - `stream`, and a string;
+//! - `customer_id`, `cluster_id`, `application` or `pod_name`, and the same as in the object's key, which has columns of its own.
+//!
+//! So a member whose type is not the usual one is no error. A `message` that is not a string stays in `rest`, and the column has
+//! its JSON text; a record without `message` stays in `rest` as a whole. Another member that is not a string stays in `rest`, and
+//! its column is null. A record that is its own message (of CloudTrail, for example) is in `message` alone.
+//!
+//! The members of `rest` have the order of the record. What JSON or UTF-8 does not allow is mended, and of a repeated name the
+//! last value counts, as in messages for CloudWatch Logs.
+
 use std::borrow::Cow;
+
+use super::{known::Known, level::Level, row::Row};
+use crate::{
+    records::{Legal, Record, each_member_of},
+    route::Route,
+};
+
+/// Longest time in milliseconds that a record may be younger than its object. Wrong clocks and time zones explain a day at most.
+const AHEAD: i64 = 24 * 3600 * 1000;
+/// Longest message in bytes for which a buffer is kept.
+const KEPT_BUFFER: usize = 1 << 20;
+
+/// The record's time in milliseconds since 1970. A record without a time, or with one that lies more than a day after the
+/// object's LastModified, has the object's time, `modified`. The reader of records compares times with the worker's clock; this
+/// comparison gives the same result in every attempt.
+pub fn timestamp(record: &Record<'_>, modified: i64) -> i64 {
+    own_timestamp(record, modified).unwrap_or(modified)
+}
+
+fn own_timestamp(record: &Record<'_>, modified: i64) -> Option<i64> {
+    record.timestamp.filter(|timestamp| *timestamp <= modified.saturating_add(AHEAD))
+}
+
+/// Makes the columns of the records of one object.
+///
+/// Besides the record and its message, this takes at most six times the record's bytes of memory: three times as many for a text
+/// that is mended, or for an unescaped message, and as many for `rest`.
 #[derive(Debug)]
-pub(super) struct RecordFields;
-pub(super) struct LakeRecord<'a> {
-    pub timestamp: i64,
-    pub message: Cow<'a, str>,
-    pub stream: Option<Cow<'a, str>>,
-    pub namespace: Option<Cow<'a, str>>,
-    pub container: Option<Cow<'a, str>>,
-    pub node: Option<Cow<'a, str>>,
-    pub level: Option<Cow<'a, str>>,
-    pub rest: Option<Cow<'a, str>>,
+pub struct Columns {
+    modified: i64,
+    /// Members that are the same in every record of the object, with the values of the object's key.
+    labels: [(&'static str, String); 4],
+    known: Known<Others>,
+    message: String,
 }
-pub(super) struct Fields<'a> {
-    pub record: LakeRecord<'a>,
-    pub undated: bool,
-    pub mended: bool,
-    pub text: Cow<'a, [u8]>,
+
+/// What a record's members give besides its message and its time.
+#[derive(Debug, Default)]
+struct Others {
+    stream: Option<String>,
+    namespace: Option<String>,
+    container: Option<String>,
+    node: Option<String>,
+    level: Option<Level>,
+    rest: Option<String>,
 }
-impl RecordFields {
-    pub(super) fn new(_: &Route, _: Timestamp) -> Self {
-        Self
+
+impl Columns {
+    /// `route` has the names in the object's key; `modified` is the object's LastModified in milliseconds since 1970.
+    pub fn new(route: &Route, modified: i64) -> Self {
+        let labels = [
+            ("customer_id", route.tenant.clone()),
+            ("cluster_id", route.cluster.clone()),
+            ("application", route.application.clone()),
+            ("pod_name", route.pod.clone()),
+        ];
+        Self { modified, labels, known: Known::default(), message: String::new() }
     }
-    pub(super) fn read<'a>(&mut self, _: &'a Record<'_>) -> Fields<'a> {
-        todo!()
+
+    /// Frees the memory of the last record's columns.
+    pub fn free(&mut self) {
+        (self.known, self.message) = (Known::default(), String::new());
+    }
+
+    /// The columns of the next record.
+    pub fn of<'a>(&'a mut self, record: &'a Record<'_>) -> Row<'a> {
+        let Self { modified, labels, known, message } = self;
+        let own = own_timestamp(record, *modified);
+        let others = match record.text.filter(|text| !text.is_message()) {
+            None => known.other(Others::default()),
+            Some(text) => {
+                let make = || Others::of(&text.legal(), labels, own);
+                // A timestamp that is not in the column is in `rest`, so `rest` differs from record to record.
+                match text.pieces().filter(|pieces| own.is_some() || pieces.timestamp.is_none()) {
+                    Some(pieces) => known.find(&pieces, make),
+                    None => known.other(make()),
+                }
+            }
+        };
+        if message.capacity() > KEPT_BUFFER {
+            *message = String::new();
+        }
+        let message = record.message.text(message);
+        let [tenant, cluster, application, pod] = labels.each_ref().map(|(_, value)| value.as_str());
+        Row {
+            timestamp: own.unwrap_or(*modified),
+            message,
+            tenant,
+            cluster,
+            application,
+            pod,
+            stream: others.stream.as_deref(),
+            namespace: others.namespace.as_deref(),
+            container: others.container.as_deref(),
+            node: others.node.as_deref(),
+            level: others.level.or_else(|| Level::of_message(message)).map(Level::as_str),
+            rest: others.rest.as_deref(),
+        }
     }
 }
+
+impl Others {
+    /// Reads a record. `own` is its own time, if the column has it.
+    fn of(record: &Legal<'_>, labels: &[(&str, String)], own: Option<i64>) -> Self {
+        let mut others = Self::default();
+        // The operating system provides memory only when it is written to, so a large capacity costs nothing.
+        let mut rest = String::with_capacity(record.as_str().len());
+        // Where a value for a column was found: the lower, the better.
+        let (mut namespace, mut container, mut node) = (Best::default(), Best::default(), Best::default());
+        record.each_member(|name, value| {
+            let is_label = |(label, expected): &(&str, String)| {
+                *label == name && string(value).is_some_and(|value| value == *expected)
+            };
+            match name {
+                "message" if value.starts_with('"') => return,
+                "timestamp" if own.is_some() => return,
+                "stream" if value.starts_with('"') => {
+                    others.stream = string(value).map(Cow::into_owned);
+                    return;
+                }
+                _ if labels.iter().any(is_label) => return,
+                "kubernetes" if value.starts_with('{') => each_member_of(value, |name, value| match name {
+                    "pod_namespace" => namespace.take(0, value),
+                    "namespace_name" => namespace.take(1, value),
+                    "container_name" => container.take(0, value),
+                    "pod_node_name" => node.take(0, value),
+                    "host" => node.take(1, value),
+                    _ => {}
+                }),
+                "namespace" => namespace.take(2, value),
+                "container_name" => container.take(1, value),
+                "container" => container.take(2, value),
+                "node" => node.take(2, value),
+                "host" => node.take(3, value),
+                _ => others.level = others.level.or_else(|| Level::of_member(name, value)),
+            }
+            for part in [if rest.is_empty() { "{\"" } else { ",\"" }, name, "\":", value] {
+                rest.push_str(part);
+            }
+        });
+        if !rest.is_empty() {
+            rest.push('}');
+            // Most of a long record is its message.
+            if rest.len() < rest.capacity() / 2 {
+                rest.shrink_to_fit();
+            }
+            others.rest = Some(rest);
+        }
+        (others.namespace, others.container, others.node) = (namespace.value, container.value, node.value);
+        others
+    }
+}
+
+/// The value of a column that may have one of several members.
+#[derive(Default)]
+struct Best {
+    value: Option<String>,
+    place: usize,
+}
+
+impl Best {
+    /// Takes a member's value if it is a text, and no member with a lower place has one.
+    fn take(&mut self, place: usize, value: &str) {
+        if let Some(text) = string(value).filter(|text| !text.is_empty())
+            && (self.value.is_none() || place < self.place)
+        {
+            (self.value, self.place) = (Some(text.into_owned()), place);
+        }
+    }
+}
+
+/// The text of a value that is a string.
+fn string(value: &str) -> Option<Cow<'_, str>> {
+    let text = value.strip_prefix('"')?.strip_suffix('"')?;
+    match text.contains('\\') {
+        false => Some(Cow::Borrowed(text)),
+        true => serde_json::from_str(value).ok().map(Cow::Owned),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -5,15 +5,15 @@ mod compact;
 use aws_sdk_s3::{
     Client,
     config::Builder,
+    error::ProvideErrorMetadata,
     primitives::DateTime,
-    types::{
-        CompletedMultipartUpload, CompletedPart, ObjectCannedAcl, ObjectLockMode, ObjectLockMode as Mode,
-    },
+    types::{CompletedMultipartUpload, CompletedPart, ObjectCannedAcl, ObjectLockMode},
 };
 use bytes::Bytes;
 
 use super::{FileSpec, LakeAccount, LakeStore, LakeWay, Part, Upload};
 use crate::{
+    aws::describe,
     copy::{
         CopyError,
         s3::{S3Copier, refused, session},
@@ -85,8 +85,8 @@ impl S3Lake {
 fn lock(file: &FileSpec) -> Option<(ObjectLockMode, DateTime)> {
     let (mode, until) = file.lock?;
     let mode = match mode {
-        LockMode::Governance => Mode::Governance,
-        LockMode::Compliance => Mode::Compliance,
+        LockMode::Governance => ObjectLockMode::Governance,
+        LockMode::Compliance => ObjectLockMode::Compliance,
     };
     Some((mode, DateTime::from_millis(until.as_millisecond())))
 }
@@ -149,16 +149,13 @@ impl LakeAccount for S3Lake {
                 .send()
         };
         let part = self.role.call(part).await.map_err(refused)?;
-        Ok(Part { number, etag: part.e_tag, crc32: part.checksum_crc32 })
+        Ok(Part { number, etag: part.e_tag })
     }
 
     async fn complete(&self, upload: &Upload, parts: Vec<Part>) -> Result<(), CopyError> {
         let parts = parts.into_iter().map(|part| {
-            CompletedPart::builder()
-                .part_number(part.number)
-                .set_e_tag(part.etag)
-                .set_checksum_crc32(part.crc32)
-                .build()
+            // S3 has checked the part's checksum already. It takes none here, unless the upload was begun with its algorithm.
+            CompletedPart::builder().part_number(part.number).set_e_tag(part.etag).build()
         });
         let parts = CompletedMultipartUpload::builder().set_parts(Some(parts.collect())).build();
         let complete = || {
@@ -173,7 +170,12 @@ impl LakeAccount for S3Lake {
                 .config_override(self.customer())
                 .send()
         };
-        self.role.call(complete).await.map(drop).map_err(refused)
+        self.role.call(complete).await.map(drop).map_err(|error| match error.code() {
+            // The upload was completed before, by a call whose answer was lost, or a lifecycle rule removed it. The next attempt
+            // writes the file again.
+            Some("NoSuchUpload") => CopyError::Unavailable(describe(&error)),
+            _ => refused(error),
+        })
     }
 
     async fn abort(&self, upload: &Upload) {

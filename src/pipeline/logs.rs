@@ -79,6 +79,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: Buckets, L: Ledger> Pipeline<
         let before = ready.iter().flat_map(|ready| ready.claim.from().fingerprints.iter().copied());
         let body = TrailedBody::new(body, trail.clone(), before.collect());
         let shared = if place.units() < room::UNITS { &self.small_lanes } else { &self.lanes };
+        let share = self.lakes.of_object(pass.tenant_id());
         let mut lanes: Lanes<'_, S::Sink, C::Account, L> = Vec::new();
         for Ready { delivery, entered, claim } in ready {
             let shelf = self.quarantine(delivery.mode);
@@ -87,7 +88,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: Buckets, L: Ledger> Pipeline<
                 Entered::Logs(destination, sink) => (destination, sink),
                 Entered::Lake(destination, lake, account) => {
                     let way = LakeWay { delivery, destination, lake, route, object };
-                    match lake::Lane::new(account, Arc::clone(&claim), &way, modified, shelf) {
+                    match lake::Lane::new(account, Arc::clone(&claim), &way, modified, shelf, share.clone()) {
                         Ok(lane) => lanes.push((delivery, AnyLane::Lake(lane))),
                         Err(error) => {
                             claim.release(claim.from()).await;

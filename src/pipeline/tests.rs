@@ -5,6 +5,7 @@ mod content;
 mod copies;
 mod fates;
 mod formats;
+mod lakes;
 mod ledger;
 mod quarantine;
 mod requests;

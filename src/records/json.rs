@@ -7,6 +7,7 @@ use super::{
     document::{self, Document, Kind, LONGEST_EVENT, SPACE_BEHIND, recognise},
     scan::{Around, Member, Scan, ScanError, member, scan, whole},
     skip::{Ends, Skip},
+    text::Text,
     timestamp::Timestamps,
     unusual,
 };
@@ -315,19 +316,22 @@ impl JsonReader {
             self.counted();
             return Ok(Step::Skipped { consumed });
         }
-        let (message, timestamp, mended) = match (self.shape, as_it_stands(&found)) {
-            (Shape::Message, Some((message, timestamp))) => (message, timestamp, false),
+        let json = &text[..found.len];
+        let (message, timestamp, mended, own) = match (self.shape, as_it_stands(&found)) {
+            (Shape::Message, Some((message, timestamp))) => {
+                (message, timestamp, false, Text::around(json, found.message, timestamp))
+            }
             (Shape::Message, None) => {
-                let unusual = unusual::read(&text[..found.len]);
-                (unusual.message, unusual.timestamp, unusual.mended)
+                let unusual = unusual::read(json);
+                (unusual.message, unusual.timestamp, unusual.mended, Text::of(json))
             }
             (Shape::Whole(_), _) => {
-                let (message, mended) = unusual::json(&text[..found.len]);
-                (message, found.timestamp, mended)
+                let (message, mended) = unusual::json(json);
+                (message, found.timestamp, mended, Text::whole(json))
             }
         };
         if self.framing == Framing::Unknown && self.index == 0 {
-            let spread = text[..found.len].contains(&b'\n');
+            let spread = json.contains(&b'\n');
             match (spread, self.place) {
                 (true, _) => self.framing = Framing::Spread,
                 (false, Place::Top) => self.framing = Framing::Lines,
@@ -337,7 +341,7 @@ impl JsonReader {
         }
         let timestamp = timestamp.and_then(|value| self.timestamps.parse(value));
         let log_stream = self.document.log_stream.clone();
-        let record = Record { index: self.index, timestamp, message, mended, log_stream };
+        let record = Record { index: self.index, timestamp, message, mended, log_stream, text: Some(own) };
         let consumed = at + found.len;
         self.counted();
         Ok(Step::Record { record, consumed })

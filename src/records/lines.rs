@@ -132,7 +132,7 @@ impl LineReader {
         }
         let timestamp = self.time(line);
         let (message, mended) = unusual::line(line);
-        let record = Record { index, timestamp, message, mended, log_stream: None };
+        let record = Record { index, timestamp, message, mended, log_stream: None, text: None };
         Step::Record { record, consumed }
     }
 

@@ -2,7 +2,9 @@
 
 use std::borrow::Cow;
 
-use super::strings::escape;
+use memchr::memchr;
+
+use super::strings::{escape, unescape};
 
 /// A message as the inside of a JSON string: escaped, legal and ready to be copied into a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +28,26 @@ impl<'a> Message<'a> {
     /// Whether the message is empty. CloudWatch Logs refuses an empty event.
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// The unescaped text, in `buffer` if it differs from the escaped text.
+    pub fn text<'b>(&'b self, buffer: &'b mut String) -> &'b str {
+        let escaped = std::str::from_utf8(&self.escaped).expect("a message is UTF-8 by construction");
+        if escaped.len() == self.len {
+            return escaped;
+        }
+        buffer.clear();
+        buffer.reserve(self.len);
+        let mut rest = escaped;
+        while let Some(at) = memchr(b'\\', rest.as_bytes()) {
+            buffer.push_str(&rest[..at]);
+            let (character, len) =
+                unescape(&rest.as_bytes()[at..]).expect("a message is legal by construction");
+            buffer.push(character);
+            rest = &rest[at + len..];
+        }
+        buffer.push_str(rest);
+        buffer
     }
 
     /// Cuts the message into pieces of at most `max_bytes` unescaped bytes, between characters.
@@ -105,6 +127,18 @@ mod tests {
             let pieces: Vec<_> = message.pieces(max).map(|piece| (piece.unescape(), piece.len())).collect();
             prop_assert!(pieces.iter().all(|(text, len)| text.len() == *len && (1..=max).contains(len)));
             prop_assert_eq!(pieces.into_iter().map(|(text, _)| text).collect::<String>(), text);
+        }
+
+        #[test]
+        fn escapes_are_read(text in prop::collection::vec(prop_oneof![
+            Just(r#"\""#), Just(r"\\"), Just(r"\/"), Just(r"\b\f\n\r\t"), Just(r"\u0000\u001B\u00e9\u20AC\uFFFF"),
+            Just(r"\ud83d\ude00"), Just(r"\uDBFF\uDFFF"), Just("a"), Just("é😀"),
+        ], 0..20)) {
+            let text = text.concat();
+            let plain: String = serde_json::from_str(&format!("\"{text}\"")).expect("a legal message");
+            let message = Message { escaped: Cow::Borrowed(text.as_bytes()), len: plain.len() };
+            let mut buffer = "what was there before".to_owned();
+            prop_assert_eq!(message.text(&mut buffer), plain);
         }
     }
 }

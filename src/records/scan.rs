@@ -36,7 +36,7 @@ pub(super) struct Scan<'a> {
 
 /// Why the scan stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ScanError {
+pub(crate) enum ScanError {
     /// The record continues after the given bytes.
     Incomplete,
     /// The text is not JSON at this position, counted from the opening brace. The string says what JSON needs there.
@@ -58,7 +58,7 @@ pub(super) struct Around {
 /// Calls `take` with each member of an object: the JSON text of its name, without quotes, and of its value. `bytes` begins with
 /// the opening brace. If the bytes end within a value, or the value is not JSON, `take` gets the rest of the bytes, which begin
 /// with the value, before the error is returned. Returns the object's length.
-pub(super) fn each_member<'a>(
+pub(crate) fn each_member<'a>(
     bytes: &'a [u8],
     mut take: impl FnMut(&'a [u8], &'a [u8]),
 ) -> Result<usize, ScanError> {
@@ -85,6 +85,7 @@ fn members_by<'a, S: Simd>(
         let value = cursor.value();
         let end = if value.is_ok() { cursor.at } else { cursor.bytes.len() };
         take(name, &cursor.bytes[start..end]);
+        cursor.strings.clear();
         value?;
         if cursor.ends_object()? {
             return Ok(cursor.at);

@@ -137,6 +137,27 @@ pub(super) fn escape(text: &[u8]) -> Option<(usize, usize)> {
     }
 }
 
+/// Returns the character of the escape at the start of `text`, and the escape's length. `None` if the escape is not legal.
+pub(super) fn unescape(text: &[u8]) -> Option<(char, usize)> {
+    let character = match text.get(1)? {
+        byte @ (b'"' | b'\\' | b'/') => char::from(*byte),
+        b'b' => '\u{8}',
+        b'f' => '\u{c}',
+        b'n' => '\n',
+        b'r' => '\r',
+        b't' => '\t',
+        b'u' => {
+            let unit = |at: usize| hex(text.get(at + 2..at + 6)?);
+            let (len, _) = escape(text)?;
+            let units = [unit(0), (len == 12).then(|| unit(6)).flatten()];
+            let character = char::decode_utf16(units.into_iter().flatten()).next()?.ok()?;
+            return Some((character, len));
+        }
+        _ => return None,
+    };
+    Some((character, 2))
+}
+
 /// Reads four hexadecimal digits as a number.
 pub(super) fn hex(digits: &[u8]) -> Option<u16> {
     digits.iter().try_fold(0_u16, |value, digit| {

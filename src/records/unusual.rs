@@ -47,6 +47,14 @@ pub(super) fn read(text: &[u8]) -> Unusual<'_> {
     Unusual { message: escaper.message, timestamp, mended: escaper.mended }
 }
 
+/// Mends the inside of a JSON string, and appends it to `to`.
+pub(super) fn string(inside: &[u8], to: &mut Vec<u8>) {
+    let escaped = Cow::Owned(std::mem::take(to));
+    let mut escaper = Escaper { message: Message { escaped, len: 0 }, mended: false };
+    escaper.string(inside);
+    *to = escaper.message.escaped.into_owned();
+}
+
 /// Makes JSON the message as it stands. Returns also whether the message differs from the text.
 pub(super) fn json(text: &[u8]) -> (Message<'static>, bool) {
     let mut escaper = Escaper::with_capacity(3 * text.len());

@@ -84,7 +84,7 @@ static ADVICE: &[Advice] = &[
     ),
     refused(
         "key_too_long",
-        "Shorten bucket_prefix or bucket_key in the tenant's row, then move the dead letter back.",
+        "Shorten bucket_prefix, bucket_key or layout in the tenant's row, then move the dead letter back.",
     ),
     refused(
         "copy_collision",
@@ -99,6 +99,10 @@ static ADVICE: &[Advice] = &[
     refused(
         "object_refused",
         "S3 refuses to read the object: check the bucket's Region and the worker's settings for S3, then move the dead letter back.",
+    ),
+    refused(
+        "lake_encoding",
+        "This is a defect of logferry: please report it with the log, and keep the dead letter.",
     ),
     refused("object_archived", "Restore the object from its archive, then move the dead letter back."),
     refused(

@@ -12,6 +12,7 @@ mod s3;
 mod sns;
 mod sqs;
 mod sts;
+mod writes;
 
 use std::collections::BTreeMap;
 
@@ -73,6 +74,7 @@ async fn ask(target: Target) -> BTreeMap<String, String> {
     copy::ask(&setup, &mut answers).await;
     sqs::ask(&setup, &mut answers).await;
     dynamodb::ask(&setup, &mut answers).await;
+    writes::ask(&setup, &mut answers).await;
     answers.0
 }
 

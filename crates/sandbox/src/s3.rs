@@ -1,8 +1,8 @@
 //! S3: buckets with versions, policies and notifications, with path-style addresses.
 //!
-//! Tagging, ACLs and lifecycle are not implemented; further gaps stand at the head of each module. A caller from another account needs
-//! permission from the bucket's policy and from its own policies. Within the owner's account the caller's own policies
-//! decide. A Deny of the bucket's policy applies to everyone.
+//! Tagging, ACLs and lifecycle are not implemented; each module says what else is missing. A caller from another account
+//! needs permission from the bucket's policy and from its own policies. Within the owner's account the caller's own
+//! policies decide. A Deny of the bucket's policy applies to everyone.
 
 mod bucket;
 mod checksum;

@@ -83,6 +83,14 @@ impl<R: ChunkReader + 'static> ParquetReader<R> {
                 return Err(ReadError::Columns(first.unwrap_or_default()));
             }
         }
+        let mut rows = footer.file_metadata().num_rows();
+        for group in footer.row_groups() {
+            rows = rows.saturating_sub(group.num_rows());
+        }
+        if rows != 0 {
+            let wrong = "the numbers of rows of the file and of its row groups differ";
+            return Err(ReadError::Footer(ParquetError::General(wrong.to_owned())));
+        }
         Ok(Self { file: Arc::new(file), footer, groups: 0, open: None })
     }
 

@@ -1,1 +1,311 @@
+//! Files are read back with [`ParquetReader`]. tests/lake/read_back.py reads files with other programs.
 
+use std::io;
+
+use ::parquet::{
+    basic::{Encoding, Repetition, Type},
+    file::{
+        metadata::{ParquetMetaData, ParquetMetaDataReader},
+        properties::WriterProperties,
+        writer::SerializedFileWriter,
+    },
+};
+use bytes::Bytes;
+use proptest::{collection::vec, prelude::*, sample::select};
+
+use super::*;
+use crate::lake::row::Row;
+
+/// A row that owns its values.
+#[derive(Clone, Debug)]
+struct Owned {
+    timestamp: i64,
+    required: [String; 5],
+    optional: [Option<String>; 6],
+}
+
+impl Owned {
+    fn row(&self) -> Row<'_> {
+        let [message, tenant, cluster, application, pod] = self.required.each_ref().map(String::as_str);
+        let [stream, namespace, container, node, level, rest] =
+            self.optional.each_ref().map(Option::as_deref);
+        Row {
+            timestamp: self.timestamp,
+            message,
+            tenant,
+            cluster,
+            application,
+            pod,
+            stream,
+            namespace,
+            container,
+            node,
+            level,
+            rest,
+        }
+    }
+}
+
+fn text() -> impl Strategy<Value = String> {
+    prop_oneof![
+        8 => Just(String::new()),
+        16 => "[a-c]{1,3}",
+        8 => any::<String>(),
+        4 => "[\0\u{1}\n\"\\\\\u{7f}\u{fffd}\u{10ffff}]{1,4}",
+        1 => (select(vec!["x", "é", "\0"]), 1..300_000_usize).prop_map(|(text, times)| text.repeat(times)),
+    ]
+}
+
+fn owned() -> impl Strategy<Value = Owned> {
+    let timestamp =
+        prop_oneof![any::<i64>(), Just(i64::MIN), Just(i64::MAX), 1_795_000_000_000..1_795_000_000_009_i64];
+    let required = [text(), text(), text(), text(), text()];
+    let optional = [text(), text(), text(), text(), text(), text()].map(proptest::option::of);
+    (timestamp, required, optional).prop_map(|(timestamp, required, optional)| Owned {
+        timestamp,
+        required,
+        optional,
+    })
+}
+
+/// Writes rows in groups, and takes the encoded bytes after each group.
+fn write(compression: Compression, groups: &[Vec<Owned>]) -> Bytes {
+    let mut writer = ParquetWriter::new(compression, &[("source", "s3://bucket/key")]).expect("a writer");
+    let mut file = Vec::new();
+    for group in groups {
+        for row in group {
+            writer.push(&row.row());
+        }
+        writer.end_group().expect("the group is encoded");
+        assert_eq!(writer.pending_bytes(), 0);
+        let encoded = writer.encoded();
+        let part = writer.take_encoded();
+        assert_eq!((part.len(), writer.encoded()), (encoded, 0));
+        file.extend(part);
+    }
+    assert_eq!(writer.rows(), groups.iter().map(|group| group.len() as u64).sum::<u64>());
+    file.extend(writer.finish().expect("the footer is written"));
+    file.into()
+}
+
+/// Reads a file to its end or to an error. Returns the number of rows.
+fn read(file: Bytes, mut check: impl FnMut(usize, Row<'_>)) -> Result<usize, ReadError> {
+    let mut reader = ParquetReader::new(file)?;
+    let mut rows = 0;
+    while let Some(row) = reader.next_row()? {
+        check(rows, row);
+        rows += 1;
+    }
+    assert!(reader.next_row()?.is_none(), "the end stays the end");
+    assert_eq!(reader.rows(), rows as u64);
+    Ok(rows)
+}
+
+fn check_round_trip(compression: Compression, groups: &[Vec<Owned>]) {
+    let all: Vec<_> = groups.iter().flatten().collect();
+    let rows =
+        read(write(compression, groups), |at, row| assert_eq!(row, all[at].row())).expect("a sound file");
+    assert_eq!(rows, all.len());
+}
+
+fn footer(file: &Bytes) -> ParquetMetaData {
+    ParquetMetaDataReader::new().parse_and_finish(file).expect("a footer")
+}
+
+/// Rows of one pod, each with its own message.
+fn sample(rows: usize) -> Vec<Owned> {
+    let levels = [None, Some("info".to_owned()), Some("error".to_owned())];
+    let row = |index: usize| Owned {
+        timestamp: 1_795_000_000_000 + index as i64,
+        required: [&format!("message {index}"), "acme", "c1", "web", "web-1"].map(str::to_owned),
+        optional: [
+            Some("stdout".to_owned()),
+            Some("shop".to_owned()),
+            None,
+            Some(String::new()),
+            levels[index % 3].clone(),
+            Some(format!(r#"{{"file":"/var/log/{}.log"}}"#, index / 1000)),
+        ],
+    };
+    (0..rows).map(row).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    #[test]
+    fn all_rows_come_back(
+        runs in vec((owned(), prop_oneof![4 => Just(1_usize), 1 => 1..700_usize], any::<bool>()), 0..12),
+        compression in select(vec![Compression::Zstd, Compression::Snappy]),
+    ) {
+        let mut groups = vec![Vec::new()];
+        for (row, times, ends) in runs {
+            let group = groups.last_mut().expect("at least one");
+            // A large value may repeat; its copies are compared, and take time.
+            let times = if row.required[0].len() > 10_000 { times.min(3) } else { times };
+            group.extend(std::iter::repeat_n(row, times));
+            if ends {
+                groups.push(Vec::new());
+            }
+        }
+        check_round_trip(compression, &groups);
+    }
+
+    #[test]
+    fn a_broken_file_is_an_error_and_no_panic(
+        changes in vec((any::<prop::sample::Index>(), 1..=255_u8), 1..4),
+        length in prop::option::of(any::<prop::sample::Index>()),
+        compression in select(vec![Compression::Zstd, Compression::Snappy]),
+    ) {
+        let mut file = write(compression, &[sample(50), sample(30)]).to_vec();
+        for (at, bits) in changes {
+            let at = at.index(file.len());
+            file[at] ^= bits;
+        }
+        if let Some(length) = length {
+            file.truncate(length.index(file.len()));
+        }
+        // The format has no checksums, so some changes of values are not noticed.
+        let _ = read(file.into(), |_, _| {});
+    }
+}
+
+/// Runs of equal values that end before, at and after the end of a batch.
+#[test]
+fn runs_of_all_lengths_come_back() {
+    let [first, second, third] = [0, 1, 2].map(|index| sample(3).swap_remove(index));
+    for length in [1, 2, 255, 256, 257, 511, 512, 513, 1100, 20_001] {
+        for before in [0, 1, 255, 256] {
+            let runs = [(&first, before), (&second, length), (&third, length), (&first, 1)];
+            let rows = runs.iter().flat_map(|(row, times)| std::iter::repeat_n((*row).clone(), *times));
+            check_round_trip(Compression::Snappy, &[rows.collect()]);
+        }
+    }
+}
+
+#[test]
+fn a_file_without_rows_is_a_file() {
+    check_round_trip(Compression::Zstd, &[]);
+    check_round_trip(Compression::Zstd, &[vec![], vec![]]);
+}
+
+#[test]
+fn values_that_repeat_need_no_memory() {
+    let mut writer = ParquetWriter::new(Compression::Zstd, &[]).expect("a writer");
+    let rest = "x".repeat(10_000);
+    let row = Row { message: "message", rest: Some(&rest), ..Row::default() };
+    writer.push(&row);
+    let first = writer.pending_bytes();
+    for _ in 0..1000 {
+        writer.push(&row);
+    }
+    // Timestamps alone.
+    assert!(writer.pending_bytes() - first < 1000 * 8 * 5 / 4, "{first} and {}", writer.pending_bytes());
+    let message = "y".repeat(5000);
+    let before = writer.pending_bytes();
+    for message in [message.as_str(), "z", &message, "z", &message] {
+        writer.push(&Row { message, ..row });
+    }
+    assert!(writer.pending_bytes() - before >= 3 * message.len(), "values that change do");
+}
+
+#[test]
+fn the_file_has_the_layout_that_queries_expect() {
+    let file = write(Compression::Zstd, &[sample(3000), sample(10)]);
+    let footer = footer(&file);
+    assert_eq!(footer.file_metadata().version(), 1);
+    assert_eq!(footer.num_row_groups(), 2);
+    for group in footer.row_groups() {
+        for (index, column) in group.columns().iter().enumerate() {
+            let name = column.column_descr().name();
+            let dictionary = column.encodings().any(|encoding| encoding == Encoding::RLE_DICTIONARY);
+            assert_eq!(dictionary, !["timestamp", "message"].contains(&name), "{name}");
+            assert!(matches!(column.compression(), ::parquet::basic::Compression::ZSTD(_)), "{name}");
+            let statistics = column.statistics().expect("statistics");
+            let empty = statistics.null_count_opt() == Some(group.num_rows() as u64);
+            assert!(statistics.min_bytes_opt().is_some() != empty, "{name}");
+            assert!(statistics.max_bytes_opt().is_some() != empty, "{name}");
+            let optional =
+                column.column_descr().self_type().get_basic_info().repetition() == Repetition::OPTIONAL;
+            assert_eq!(optional, index > 5, "{name}");
+            let physical = if index == 0 { Type::INT64 } else { Type::BYTE_ARRAY };
+            assert_eq!(column.column_type(), physical, "{name}");
+        }
+    }
+    let statistics = footer.row_group(0).column(0).statistics().expect("statistics");
+    assert_eq!(statistics.min_bytes_opt(), Some(&1_795_000_000_000_i64.to_le_bytes()[..]));
+    assert_eq!(statistics.max_bytes_opt(), Some(&1_795_000_002_999_i64.to_le_bytes()[..]));
+
+    let reader = ParquetReader::new(file).expect("a sound file");
+    assert_eq!(reader.metadata(VERSION_KEY), Some(env!("CARGO_PKG_VERSION")));
+    assert_eq!(reader.metadata("source"), Some("s3://bucket/key"));
+    assert_eq!(reader.metadata("other"), None);
+}
+
+/// A long value must not make the footer long.
+#[test]
+fn statistics_are_cut() {
+    let long = "é".repeat(100_000);
+    let mut row = sample(1).swap_remove(0);
+    row.required = [(); 5].map(|()| long.clone());
+    row.optional = [(); 6].map(|()| Some(long.clone()));
+    let footer = footer(&write(Compression::Zstd, &[vec![row]]));
+    for column in &footer.row_group(0).columns()[1..] {
+        let statistics = column.statistics().expect("statistics");
+        let (smallest, largest) = (statistics.min_bytes_opt(), statistics.max_bytes_opt());
+        let (smallest, largest) = (smallest.expect("a smallest"), largest.expect("a largest"));
+        assert!(smallest.len() <= 64 && largest.len() <= 64);
+        assert!(smallest <= long.as_bytes() && long.as_bytes() <= largest);
+    }
+}
+
+#[test]
+fn errors_name_what_is_wrong() {
+    let file = write(Compression::Snappy, &[sample(50)]);
+    let error = |file: Vec<u8>| read(file.into(), |_, _| {}).expect_err("a broken file");
+
+    assert!(matches!(error(Vec::new()), ReadError::Footer(_)));
+    assert!(matches!(error(file[..file.len() - 1].to_vec()), ReadError::Footer(_)));
+
+    // The page of a column of optional strings: behind its header stand its levels and its values.
+    let footer = footer(&file);
+    let level = footer.row_group(0).column(10);
+    let (start, length) = level.byte_range();
+    let mut broken = file.to_vec();
+    broken[start as usize + 20..(start + length) as usize].fill(0xff);
+    assert!(matches!(error(broken), ReadError::Column { column: "level", group: 0, .. }));
+
+    let mut other = Vec::new();
+    let schema = parser::parse_message_type("message other { required int64 timestamp; }").expect("a schema");
+    let properties = WriterProperties::builder().build();
+    let writer = SerializedFileWriter::new(&mut other, schema.into(), properties.into()).expect("a writer");
+    writer.close().expect("a file");
+    assert!(matches!(error(other), ReadError::Columns(first) if first == "timestamp"));
+}
+
+/// A page that claims to be larger than its column is refused before the decoder makes room for it.
+#[test]
+fn a_page_cannot_be_larger_than_its_column() {
+    let file = write(Compression::Snappy, &[sample(50)]);
+    // The first page begins behind the file's first four bytes: its type, and its size in two bytes.
+    assert_eq!((file[4], file[6], file[7] & 0x80, file[8] & 0x80), (0x15, 0x15, 0x80, 0));
+    let mut broken = file.to_vec();
+    broken[7..9].copy_from_slice(&[0xfe, 0x7f]);
+    let error = read(broken.into(), |_, _| {}).expect_err("a broken page");
+    let ReadError::Column { column: "timestamp", group: 0, source } = error else { panic!("{error:?}") };
+    assert!(source.to_string().contains("the page at 4"), "{source}");
+}
+
+#[test]
+fn the_file_may_be_on_disk() -> io::Result<()> {
+    let rows = sample(700);
+    let path = std::env::temp_dir().join(format!("logferry-lake-{}.parquet", std::process::id()));
+    std::fs::write(&path, write(Compression::Zstd, std::slice::from_ref(&rows)))?;
+    let mut reader = ParquetReader::new(std::fs::File::open(&path)?).expect("a sound file");
+    std::fs::remove_file(&path)?;
+    for row in &rows {
+        assert_eq!(reader.next_row().expect("a sound file"), Some(row.row()));
+    }
+    assert_eq!(reader.next_row().expect("a sound file"), None);
+    Ok(())
+}

@@ -212,6 +212,12 @@ async fn the_sdk_aborts_and_sees_faults_of_uploads() {
     s3.put_object().bucket("faulty").key("k").if_none_match("*").send().await.expect("the key is free");
     let taken = s3.put_object().bucket("faulty").key("k").if_none_match("*").send().await;
     assert_eq!(taken.expect_err("the key is taken").code(), Some("PreconditionFailed"));
+    // S3 sends the status of CompleteMultipartUpload before it knows the result, so an error can have status 200.
+    sandbox.faults().add(Fault {
+        times: Some(1),
+        ..Fault::new("s3", "CompleteMultipartUpload", Effect::Error(ErrorAnswer::new(200, "MalformedXML")))
+    });
+    assert_eq!(complete().await.expect_err("the fault is active").code(), Some("MalformedXML"));
     s3.abort_multipart_upload().bucket("faulty").key("k").upload_id(id).send().await.expect("aborted");
     assert_eq!(complete().await.expect_err("the upload is gone").code(), Some("NoSuchUpload"));
     assert!(sandbox.open_uploads("faulty").is_empty());

@@ -71,7 +71,7 @@ fn rows_with_a_bucket_are_read_and_shown() {
         row["log_distribution_role_arn"] = "arn:aws:iam::222222222222:role/customer-logs".into();
     });
     let bad = bucket(|row| row["bucket_name"] = "192.168.5.4".into());
-    let target = |account: Value| json!({ "account": account, "region": "us-east-1", "bucket_name": "acme-logs", "bucket_prefix": "logs/" });
+    let target = |account: Value| json!({ "account": account, "region": "us-east-1", "bucket_name": "acme-logs", "bucket_prefix": "logs/", "format": "copy" });
     assert_eq!(plain.report(None)["target"], target(Value::Null));
     assert_eq!(with_role.report(None)["target"], target("222222222222".into()));
     assert!(plain.is_valid() && plain.ignored().is_empty() && !bad.is_valid());

@@ -230,7 +230,7 @@ impl LakeAccount for Handle {
             parts.insert(number, body.clone());
         })
         .await?;
-        Ok(Part { number, etag: None, crc32: None })
+        Ok(Part { number, etag: None })
     }
 
     async fn complete(&self, upload: &Upload, parts: Vec<Part>) -> Result<(), CopyError> {

@@ -1,0 +1,124 @@
+//! Remembers what was made of the text around a record's message and time.
+//!
+//! Nearly all records of an object differ only in both values, and in a few members that alternate, such as `stream`. So what is
+//! made of the other members is made once and found again by a comparison of the text.
+
+use crate::records::Pieces;
+
+/// Number of texts that are remembered: a pod writes to two streams, and may have two containers.
+const MOST: usize = 4;
+/// Longest text that is remembered. The metadata of a Kubernetes record takes about 1 KiB.
+const LONGEST: usize = 16 * 1024;
+
+/// Texts around the values of earlier records, and what was made of each.
+#[derive(Debug)]
+pub(super) struct Known<T> {
+    entries: Vec<Entry<T>>,
+    /// The entry that was found last.
+    last: usize,
+    /// What was made of a text that is not remembered.
+    other: Option<T>,
+}
+
+#[derive(Debug)]
+struct Entry<T> {
+    around: Vec<u8>,
+    lens: [usize; 3],
+    made: T,
+}
+
+impl<T> Entry<T> {
+    fn is_of(&self, pieces: &Pieces<'_>) -> bool {
+        let [first, second, third] = pieces.around;
+        let (one, rest) = self.around.split_at(self.lens[0]);
+        let (two, three) = rest.split_at(self.lens[1]);
+        pieces.around.map(<[u8]>::len) == self.lens && one == first && two == second && three == third
+    }
+}
+
+impl<T> Known<T> {
+    /// What was made of the text around the values of an earlier record, or `make` makes now.
+    pub(super) fn find(&mut self, pieces: &Pieces<'_>, make: impl FnOnce() -> T) -> &T {
+        let found = match self.entries.get(self.last) {
+            Some(last) if last.is_of(pieces) => Some(self.last),
+            _ => self.entries.iter().position(|entry| entry.is_of(pieces)),
+        };
+        if let Some(found) = found {
+            self.last = found;
+            return &self.entries[found].made;
+        }
+        let lens = pieces.around.map(<[u8]>::len);
+        if lens.iter().sum::<usize>() > LONGEST {
+            return self.other(make());
+        }
+        let entry = Entry { around: pieces.around.concat(), lens, made: make() };
+        if self.entries.len() < MOST {
+            self.last = self.entries.len();
+            self.entries.push(entry);
+        } else {
+            self.last = (self.last + 1) % MOST;
+            self.entries[self.last] = entry;
+        }
+        &self.entries[self.last].made
+    }
+
+    /// Keeps what was made of a text that is not remembered, until the next record.
+    pub(super) fn other(&mut self, made: T) -> &T {
+        self.other.insert(made)
+    }
+}
+
+impl<T> Default for Known<T> {
+    fn default() -> Self {
+        Self { entries: Vec::new(), last: 0, other: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The record `{"a":A,"message":"m"}`.
+    fn find(known: &mut Known<String>, a: &str, make: Option<&str>) -> String {
+        let (before, behind) = (format!(r#"{{"a":{a},"message":"#), "}");
+        let pieces = Pieces {
+            around: [before.as_bytes(), behind.as_bytes(), b""],
+            message: b"\"m\"",
+            timestamp: None,
+            timestamp_first: false,
+        };
+        known.find(&pieces, || make.expect("the text is known").to_owned()).clone()
+    }
+
+    #[test]
+    fn texts_are_found_again() {
+        let mut known = Known::default();
+        for (number, a) in ["1", "2", "3", "4"].into_iter().enumerate() {
+            assert_eq!(find(&mut known, a, Some(&number.to_string())), number.to_string());
+        }
+        for (number, a) in [(0, "1"), (2, "3"), (1, "2"), (3, "4"), (3, "4")] {
+            assert_eq!(find(&mut known, a, None), number.to_string());
+        }
+        find(&mut known, "5", Some("new"));
+        assert_eq!(find(&mut known, "5", None), "new");
+        assert_eq!(known.entries.len(), MOST);
+    }
+
+    #[test]
+    fn the_same_bytes_in_other_pieces_are_another_text() {
+        let mut known = Known::default();
+        let mut made = |around: [&[u8]; 3]| {
+            let pieces = Pieces { around, message: b"\"m\"", timestamp: None, timestamp_first: false };
+            known.find(&pieces, || around.len() + around[0].len()).to_owned()
+        };
+        assert_eq!([made([b"ab", b"c", b""]), made([b"a", b"bc", b""]), made([b"ab", b"c", b""])], [5, 4, 5]);
+    }
+
+    #[test]
+    fn a_long_text_is_not_remembered() {
+        let mut known = Known::default();
+        let long = format!("\"{}\"", "x".repeat(LONGEST));
+        assert_eq!(find(&mut known, &long, Some("one")), "one");
+        assert_eq!(find(&mut known, &long, Some("two")), "two");
+    }
+}

@@ -1,0 +1,142 @@
+//! Memory for lanes whose files do not fit into their object's place: long files, many hours, and long records.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore, SemaphorePermit};
+
+/// Number of objects of a worker whose lanes may be large at once. More would not be faster: encoding uses a processor.
+const LARGE_OBJECTS: usize = 4;
+/// Number of such objects of one tenant. A tenant whose bucket hangs keeps them for minutes.
+const OF_ONE_TENANT: usize = 2;
+
+/// Memory of a lane that is not large, in bytes: two files with the buffers of their encoders, and a mebibyte of rows or
+/// encoded bytes.
+const SMALL_LANE: u64 = 5 << 19;
+/// Memory of a large lane in bytes, besides one encoded record of `source.max_record`: row groups, the encoder's own
+/// buffers, and encoded bytes with a part that is being written.
+const LARGE_LANE: u64 = 24 << 20;
+/// Memory that encoding a record takes, in lengths of the record: its mended text (three), its columns (two), the row group, a page,
+/// and the compressed page.
+const COPIES_OF_A_RECORD: u64 = 8;
+
+/// The most memory that all lanes of a worker with so many slots take, in bytes, with one lake for each object. A slot is for one object, or for
+/// `sharing` small ones; `max_record` is `source.max_record`.
+pub fn memory(slots: u64, sharing: u64, max_record: u64) -> u64 {
+    // Small objects have at most an eighth of a slot of text each.
+    let small = slots * sharing * (SMALL_LANE / 2);
+    small + LARGE_OBJECTS as u64 * (LARGE_LANE + max_record) + COPIES_OF_A_RECORD * max_record
+}
+
+/// Shares of the memory. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Shares {
+    lanes: Arc<Semaphore>,
+    /// What each tenant may still take. Tenants without a share are forgotten.
+    tenants: Arc<Mutex<HashMap<String, Arc<Semaphore>>>>,
+    long_record: Arc<Semaphore>,
+}
+
+/// Permission for an object's lanes to be large. The lanes have it together: if each waited for its own, two objects with two
+/// lanes each could wait for each other.
+#[derive(Clone, Debug)]
+pub struct ObjectShare {
+    shares: Shares,
+    tenant_id: Arc<str>,
+    share: Arc<OnceCell<Share>>,
+}
+
+impl ObjectShare {
+    /// Waits until the object's lanes may be large. Until all of them have dropped this share, no further call waits.
+    ///
+    /// # Cancel safety
+    /// Safe: a call that is dropped while it waits holds nothing.
+    pub(super) async fn enlarge(&self) {
+        self.share.get_or_init(|| self.shares.share(&self.tenant_id)).await;
+    }
+
+    /// Waits for the memory to encode one long record. The caller waits for nothing else while it holds the permit.
+    ///
+    /// # Cancel safety
+    /// Safe: a call that is dropped while it waits holds nothing.
+    pub(super) async fn long_record(&self) -> SemaphorePermit<'_> {
+        self.shares.long_record.acquire().await.expect(OPEN)
+    }
+}
+
+/// A share of one object, until it drops.
+#[derive(Debug)]
+struct Share {
+    _of_tenant: OwnedSemaphorePermit,
+    _of_all: OwnedSemaphorePermit,
+}
+
+impl Default for Shares {
+    fn default() -> Self {
+        Self {
+            lanes: Arc::new(Semaphore::new(LARGE_OBJECTS)),
+            tenants: Arc::default(),
+            long_record: Arc::new(Semaphore::new(1)),
+        }
+    }
+}
+
+const OPEN: &str = "the semaphore is never closed";
+
+impl Shares {
+    /// The share of one object of a tenant. Its lanes take it when the first of them becomes large.
+    pub fn of_object(&self, tenant_id: &Arc<str>) -> ObjectShare {
+        ObjectShare { shares: self.clone(), tenant_id: Arc::clone(tenant_id), share: Arc::default() }
+    }
+
+    /// Waits until an object of the tenant may be large. An object with a share never waits for another one, or for a slot.
+    async fn share(&self, tenant_id: &str) -> Share {
+        let of_tenant = {
+            let mut tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
+            tenants.retain(|_, free| Arc::strong_count(free) > 1);
+            let new = || Arc::new(Semaphore::new(OF_ONE_TENANT));
+            Arc::clone(tenants.entry(tenant_id.to_owned()).or_insert_with(new))
+        };
+        // Waiting for the tenant's own objects takes nothing from other tenants.
+        let of_tenant = of_tenant.acquire_owned().await.expect(OPEN);
+        let of_all = Arc::clone(&self.lanes).acquire_owned().await.expect(OPEN);
+        Share { _of_tenant: of_tenant, _of_all: of_all }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_tenant_that_hangs_leaves_shares_for_others() {
+        let (shares, moment) = (Shares::default(), Duration::from_secs(60));
+        let [one, two] = [shares.share("hangs").await, shares.share("hangs").await];
+        let mut third = std::pin::pin!(shares.share("hangs"));
+        assert!(timeout(moment, &mut third).await.is_err(), "the tenant has its half");
+        let others = [shares.share("b").await, shares.share("c").await];
+        assert!(timeout(moment, shares.share("d")).await.is_err(), "all are taken");
+        drop(others);
+        let _others = [shares.share("d").await, shares.share("d").await];
+        assert!(timeout(moment, &mut third).await.is_err());
+        drop(one);
+        timeout(moment, third).await.expect("the tenant's own share came back");
+        drop((two, _others));
+        let _other = shares.share("e").await;
+        let object = shares.of_object(&"f".into());
+        for lane in [object.clone(), object.clone(), object] {
+            timeout(moment, lane.enlarge()).await.expect("an object's lanes have one share");
+        }
+        assert_eq!(
+            shares.tenants.lock().expect("no test panics with it").len(),
+            1,
+            "idle tenants are forgotten"
+        );
+    }
+}
