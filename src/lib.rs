@@ -15,7 +15,7 @@
 //! records.
 //!
 //! **Delivering**, from records to accounted records: [`pipeline`] processes one message; [`batch`] gathers events into
-//! requests; [`name`] names streams and copies; [`delivery`] puts batches into a [`sink`]; [`copy`] copies whole objects; the
+//! requests; [`name`] names streams and copies; [`delivery`] puts batches into a [`sink`]; [`copy`] copies whole objects; [`lake`] writes files that SQL reads; the
 //! [`ledger`] stores the position of each delivery; [`quarantine`] keeps records that cannot be delivered; [`shadow`] counts
 //! instead of putting; [`verdict`] decides what happens to the message.
 //!

@@ -10,6 +10,8 @@ mod decode;
 mod event;
 #[path = "../../tests/it/fuzz/formats.rs"]
 mod formats;
+#[path = "../../tests/it/fuzz/lake.rs"]
+mod lake;
 #[path = "../../tests/it/fuzz/records.rs"]
 mod records;
 #[path = "../../tests/it/fuzz/route.rs"]
@@ -30,7 +32,7 @@ pub fn decode(data: &[u8]) {
     decode::check(data);
 }
 
-/// Checks the text of an object: see [`logferry::records`].
+/// Checks the text of an object: see [`logferry::records`] and [`logferry::lake`].
 pub fn records(data: &[u8]) {
     records::check(data);
 }

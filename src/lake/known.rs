@@ -32,7 +32,7 @@ impl<T> Entry<T> {
         let [first, second, third] = pieces.around;
         let (one, rest) = self.around.split_at(self.lens[0]);
         let (two, three) = rest.split_at(self.lens[1]);
-        pieces.around.map(<[u8]>::len) == self.lens && one == first && two == second && three == third
+        one == first && two == second && three == third
     }
 }
 
@@ -99,19 +99,32 @@ mod tests {
         for (number, a) in [(0, "1"), (2, "3"), (1, "2"), (3, "4"), (3, "4")] {
             assert_eq!(find(&mut known, a, None), number.to_string());
         }
+        find(&mut known, "2", None);
+        // The texts that were found last stay.
         find(&mut known, "5", Some("new"));
-        assert_eq!(find(&mut known, "5", None), "new");
+        for a in ["5", "2", "1"] {
+            find(&mut known, a, None);
+        }
         assert_eq!(known.entries.len(), MOST);
     }
 
     #[test]
     fn the_same_bytes_in_other_pieces_are_another_text() {
         let mut known = Known::default();
+        let mut count = 0;
         let mut made = |around: [&[u8]; 3]| {
             let pieces = Pieces { around, message: b"\"m\"", timestamp: None, timestamp_first: false };
-            known.find(&pieces, || around.len() + around[0].len()).to_owned()
+            let make = || {
+                count += 1;
+                count - 1
+            };
+            known.find(&pieces, make).to_owned()
         };
-        assert_eq!([made([b"ab", b"c", b""]), made([b"a", b"bc", b""]), made([b"ab", b"c", b""])], [5, 4, 5]);
+        assert_eq!([made([b"ab", b"c", b""]), made([b"a", b"bc", b""]), made([b"ab", b"c", b""])], [0, 1, 0]);
+        assert_eq!(
+            [made([b"ab", b"c", b"d"]), made([b"ab", b"", b"c"]), made([b"a", b"bc", b""])],
+            [2, 3, 1]
+        );
     }
 
     #[test]

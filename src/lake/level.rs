@@ -164,9 +164,6 @@ fn of_text(text: &[u8]) -> Option<Level> {
         if let Some(level) = of_word(word, &WORDS[..WORDS_IN_TEXT]) {
             return Some(level);
         }
-        if !is_timed {
-            return None;
-        }
         rest = inside[end + 1..].trim_ascii_start();
     }
     let (word, behind) = word(rest)?;
@@ -244,23 +241,18 @@ fn time(text: &[u8]) -> Option<&[u8]> {
         return None;
     }
     let rest = time_of_day(&text[11..])?;
-    let zone = |text: &'_ [u8]| -> Option<usize> {
-        for name in [&b"Z"[..], b"UTC", b"GMT"] {
-            if text.starts_with(name) {
-                return Some(name.len());
-            }
-        }
+    let unspaced = rest.strip_prefix(b" ").unwrap_or(rest);
+    Some(zone(unspaced).unwrap_or(rest))
+}
+
+/// Returns the text behind an offset from UTC, or behind the name of UTC.
+fn zone(text: &[u8]) -> Option<&[u8]> {
+    let named = [&b"Z"[..], b"UTC", b"GMT"].into_iter().find_map(|name| text.strip_prefix(name));
+    named.or_else(|| {
         let offset = text.strip_prefix(b"+").or_else(|| text.strip_prefix(b"-"))?;
         let digits = offset.iter().take_while(|byte| byte.is_ascii_digit() || **byte == b':').count();
-        matches!(digits, 4 | 5).then_some(1 + digits)
-    };
-    let spaced = rest.strip_prefix(b" ");
-    match (zone(rest), spaced.and_then(zone)) {
-        (Some(len), _) => Some(&rest[len..]),
-        (None, Some(len)) => Some(&rest[1 + len..]),
-        (None, None) => Some(rest),
-    }
-    .filter(|rest| !rest.first().is_some_and(u8::is_ascii_alphanumeric))
+        matches!(digits, 4 | 5).then_some(&offset[digits..])
+    })
 }
 
 /// Returns the text behind `08:00:00`, with any fraction.

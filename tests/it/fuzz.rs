@@ -8,6 +8,7 @@ mod choices;
 mod decode;
 mod event;
 mod formats;
+mod lake;
 mod records;
 mod route;
 

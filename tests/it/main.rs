@@ -35,6 +35,7 @@ mod fuzz;
 mod healthcheck;
 mod hostile;
 mod isolation;
+mod lakes;
 mod lambda;
 mod layers;
 mod ledger_command;

@@ -6,7 +6,8 @@ FOLDER has files whose names end in `.parquet` or `.json.gz` (NDJSON), below fol
 EXPECTED has a JSON object on each line, one for each record. All lines have the same members:
 
     timestamp, message, tenant, ...    columns of the Parquet files: `timestamp` in milliseconds, the others strings or null.
-                                       `rest` may be an object: then it is compared as JSON. Columns may be missing; those are not compared
+                                       `rest` may be an object: then it is compared as JSON. Columns that are missing are not
+                                       compared
     record                             the object that the line of an NDJSON file has
     partition                          the names and values of Hive partitions, as strings
 
@@ -81,7 +82,7 @@ def without(record, *names):
     return {name: value for name, value in record.items() if name not in names}
 
 
-expected = [json.loads(line) for line in options.expected.read_text("utf-8").splitlines() if line]
+expected = [json.loads(line) for line in options.expected.read_text("utf-8").split("\n") if line]
 members = set(expected[0]) if expected else set()
 if any(set(record) != members for record in expected):
     sys.exit(f"{options.expected}: not all lines have the same members")

@@ -44,6 +44,7 @@ fn a_json_message_names_its_level() {
     check(r#"{"log.level":"INFO","message":"ecs"}"#, Some("info"));
     check(r#"{"kind":"Event","level":"Metadata","severity":"info"}"#, Some("info"));
     check(r#"{"kind":"Event","level":"Metadata"}"#, None);
+    check(r#"{"level":"info","severity":"error"}"#, Some("info"));
     check(r#"{"attrs":{"level":"error"},"msg":"level"}"#, None);
     check(r#"{"level":"error"#, None);
     check(&format!(r#"{{"level":"warn","msg":"{}"}}"#, "x".repeat(9000)), Some("warn"));
@@ -71,6 +72,7 @@ fn logfmt_names_its_level() {
     check(r#"level="error" msg=x"#, Some("error"));
     check(r#"msg="a \" level=info" lvl=eror level=fatal"#, None);
     check(r#"msg="a \" level=info" level=fatal"#, Some("fatal"));
+    check(r#"msg="a \\" level=info"#, Some("info"));
     check("2026-11-21T08:00:00Z level=error msg=x", Some("error"));
     check("the option level=debug prints more", None);
     check("a=b the level=debug", None);
@@ -110,6 +112,7 @@ fn text_that_begins_with_a_level_has_it() {
         ("2026-11-21T08:00:00Z ERROR", "error"),
         ("2026-11-21T08:00:00Z CRITICAL x", "fatal"),
         ("  [DEBUG] x", "debug"),
+        ("[main] [ERROR] x", "error"),
     ] {
         check(message, Some(expected));
     }
@@ -134,6 +137,9 @@ fn a_word_in_a_sentence_is_no_level() {
         "info:8080 is open",
         "Alert: the kettle boils",
         "[main] ERROR x",
+        "info\tx",
+        "2026-11/21 08:00:00 ERROR x",
+        "2026-11-21 08:00:00,250 - module - WARNING x",
         "[warnings] x",
         "[error",
         "ERRORS: 5",

@@ -23,7 +23,7 @@ use super::SCHEMA;
 use crate::lake::row::Row;
 
 /// Rows that are decoded at once. Their values keep their pages in memory, and a large value has a page of its own.
-const BATCH: usize = 32;
+const BATCH: usize = 8;
 
 /// Why a file cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -51,8 +51,8 @@ pub enum ReadError {
 ///
 /// # Memory
 ///
-/// The reader holds the footer, and, of each column, the dictionary and the page that is being read: at most 1 MiB
-/// each, unless a single value is larger. The size of a row group does not matter.
+/// The reader holds the footer, and, of each column, the dictionary and the page that is being read: at most 512 KiB each, but
+/// of large values up to 8, each with a page of its own. The size of a row group does not matter.
 pub struct ParquetReader<R: ChunkReader> {
     file: Arc<R>,
     footer: ParquetMetaData,
@@ -119,7 +119,6 @@ impl<R: ChunkReader + 'static> ParquetReader<R> {
                 break;
             }
             if self.groups == self.footer.num_row_groups() {
-                self.open = None;
                 return Ok(None);
             }
             self.open = Some(Group::open(&self.file, self.footer.row_group(self.groups), self.groups)?);
@@ -299,14 +298,10 @@ impl<R: ChunkReader> ChunkReader for PageSizes<R> {
 
     /// The decoder calls this for the headers of pages.
     fn get_read(&self, start: u64) -> Result<R::T, ParquetError> {
-        let mut head = Vec::with_capacity(32);
-        self.file.get_read(start)?.take(32).read_to_end(&mut head)?;
-        match page_sizes(&head) {
-            Some([decompressed, stored])
-                if 0 <= decompressed && decompressed <= self.limit && stored >= 0 =>
-            {
-                self.file.get_read(start)
-            }
+        let mut head = Vec::with_capacity(16);
+        self.file.get_read(start)?.take(16).read_to_end(&mut head)?;
+        match page_size(&head) {
+            Some(size) if size <= self.limit => self.file.get_read(start),
             _ => Err(ParquetError::General(format!("the header of the page at {start} is wrong"))),
         }
     }
@@ -316,9 +311,9 @@ impl<R: ChunkReader> ChunkReader for PageSizes<R> {
     }
 }
 
-/// Reads the beginning of a page's header: its size decompressed, and its size as stored. The header is a Thrift structure in
-/// the compact protocol. It begins with three numbers: the page's type, and the two sizes.
-fn page_sizes(head: &[u8]) -> Option<[i64; 2]> {
+/// Reads the size of a page, decompressed, from the beginning of its header: a Thrift structure in the compact protocol, whose
+/// first two fields are numbers, the page's type and this size.
+fn page_size(head: &[u8]) -> Option<i64> {
     /// The next field, of 32 bits: the difference of the fields' numbers (1), and the type (5).
     const NEXT_I32: u8 = 0x15;
     let mut head = head.iter();
@@ -335,5 +330,5 @@ fn page_sizes(head: &[u8]) -> Option<[i64; 2]> {
         None
     };
     next()?;
-    Some([next()?, next()?])
+    next()
 }

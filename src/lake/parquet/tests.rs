@@ -151,6 +151,20 @@ proptest! {
         check_round_trip(compression, &groups);
     }
 
+    /// Few values, so that a value often is a part of the memory around it.
+    #[test]
+    fn short_values_come_back(
+        values in vec(prop::option::of(select(vec!["", "a", "aa", "b"])), 0..60),
+    ) {
+        let mut template = sample(1).swap_remove(0);
+        let rows = values.into_iter().map(|value| {
+            template.required[0] = value.unwrap_or("none").to_owned();
+            template.optional[5] = value.map(str::to_owned);
+            template.clone()
+        });
+        check_round_trip(Compression::Snappy, &[rows.collect()]);
+    }
+
     #[test]
     fn a_broken_file_is_an_error_and_no_panic(
         changes in vec((any::<prop::sample::Index>(), 1..=255_u8), 1..4),
@@ -281,6 +295,56 @@ fn errors_name_what_is_wrong() {
     let writer = SerializedFileWriter::new(&mut other, schema.into(), properties.into()).expect("a writer");
     writer.close().expect("a file");
     assert!(matches!(error(other), ReadError::Columns(first) if first == "timestamp"));
+}
+
+/// Positions in a file's footer.
+fn in_footer(file: &[u8], bytes: &[u8]) -> Vec<usize> {
+    let length = u32::from_le_bytes(file[file.len() - 8..][..4].try_into().expect("four bytes")) as usize;
+    let places = file.len() - 8 - length..file.len() - 8;
+    places.filter(|at| file[*at..].starts_with(bytes)).collect()
+}
+
+/// Rows are neither lost nor invented if the footer has a wrong number of rows.
+#[test]
+fn a_wrong_number_of_rows_is_an_error() {
+    let file = write(Compression::Zstd, &[sample(50)]);
+    // 50 as a Thrift number of 64 bits, behind the header of its field: the rows of the file and of the row group, and the
+    // values of each column.
+    let places = in_footer(&file, &[0x16, 100]);
+    assert_eq!(places.len(), 14);
+    let error = |places: &[usize], rows: u8| {
+        let mut broken = file.to_vec();
+        for at in places {
+            broken[at + 1] = 2 * rows;
+        }
+        read(broken.into(), |_, _| {}).expect_err("a wrong number of rows")
+    };
+    for rows in [0, 49, 51] {
+        let one = error(&places[..1], rows);
+        assert!(matches!(one, ReadError::Footer(_)), "{one:?}");
+        let all = error(&places, rows);
+        assert!(matches!(all, ReadError::Column { column: "timestamp", group: 0, .. }), "{all:?}");
+    }
+}
+
+/// The crate panics if a column begins before the file.
+#[test]
+fn a_panic_of_the_decoder_is_an_error() {
+    let mut file = write(Compression::Zstd, &[sample(50)]).to_vec();
+    // The first column begins at 4.
+    let places = in_footer(&file, &[0x26, 8]);
+    file[places[0] + 1] = 7;
+    let error = read(file.into(), |_, _| {}).expect_err("a broken footer");
+    let ReadError::Column { column: "timestamp", group: 0, source } = error else { panic!("{error:?}") };
+    assert!(source.to_string().contains("the decoder panicked: column start"), "{source}");
+}
+
+/// Both move between threads.
+#[test]
+fn writer_and_reader_are_send() {
+    fn check<T: Send>() {}
+    check::<ParquetWriter>();
+    check::<ParquetReader<Bytes>>();
 }
 
 /// A page that claims to be larger than its column is refused before the decoder makes room for it.

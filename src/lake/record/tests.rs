@@ -111,6 +111,31 @@ fn vector_s_metadata_gives_columns_and_stays_in_the_rest() {
 }
 
 #[test]
+fn the_order_of_the_spellings_does_not_matter() {
+    let members = r#""container":"c2","container_name":"c1","host":"h3","kubernetes":{"container_name":"c0","host":"h1","namespace_name":"n1","pod_namespace":"n0"},"namespace":"n2","node":"h2""#;
+    let (first, last) =
+        (format!(r#"{{{members},"message":"m"}}"#), format!(r#"{{"message":"m",{members}}}"#));
+    let rest = format!("{{{members}}}");
+    for text in [first, last] {
+        check(
+            &text,
+            LakeRecord {
+                namespace: Some("n0"),
+                container: Some("c0"),
+                node: Some("h1"),
+                rest: Some(&rest),
+                ..NOTHING
+            },
+        );
+    }
+    let rest = r#"{"container":"c2","container_name":"c1","host":"h3","node":"h2"}"#;
+    check(
+        &rest.replace('}', r#","message":"m"}"#),
+        LakeRecord { container: Some("c1"), node: Some("h2"), rest: Some(rest), ..NOTHING },
+    );
+}
+
+#[test]
 fn a_plain_record_has_no_columns() {
     check(r#"{"message":"m"}"#, NOTHING);
     check(r#"{"message":""}"#, Row { message: "", ..NOTHING });

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use logferry::records::{Message, More, RecordReader, Step, Unreadable};
 use serde_json::{Deserializer, value::RawValue};
 
-use super::choices::Choices;
+use super::{choices::Choices, lake};
 
 /// 2026-11-21T12:00:00Z.
 pub(super) const NOW: Timestamp = Timestamp::constant(1_795_262_400, 0);
@@ -69,6 +69,7 @@ fn any_text(chunks: u8, max_record: usize, text: &[u8]) {
         assert_eq!(alone, Read { records: vec![record.clone()], error: None }, "{}", slice.escape_ascii());
     }
     as_a_plain_reader(text, max_record, &whole);
+    lake::check(RecordReader::new(max_record, NOW), NOW, text);
 }
 
 /// A text that is read by itself may be a document of another format.

@@ -218,7 +218,12 @@ async fn an_upload_needs_put_object_and_its_abort_another_permission() {
     let cloud = with_bucket("theirs").await;
     cloud.iam.record();
     let allowed = json!({"Version": "2012-10-17", "Statement": [
-        {"Effect": "Allow", "Action": ["s3:PutObject", "s3:PutObjectAcl"], "Resource": "arn:aws:s3:::theirs/in/*"},
+        {
+            "Effect": "Allow",
+            "Action": ["s3:PutObject", "s3:PutObjectAcl"],
+            "Resource": "arn:aws:s3:::theirs/in/*",
+            "Condition": {"StringEquals": {"s3:x-amz-acl": "bucket-owner-full-control"}},
+        },
     ]});
     let writer = role_session(&cloud, CUSTOMER, "writer", &allowed).await;
     let make = |path: &'static str| Request::by(writer.clone(), "CreateMultipartUpload", path);
