@@ -24,6 +24,8 @@ const ADAPTERS: &[&str] = &[
     "credentials/customers.rs",
     "credentials/identity.rs",
     "demo.rs",
+    "lake/s3.rs",
+    "lake/s3/compact.rs",
     "ledger/dynamodb.rs",
     "ledger/dynamodb/entries.rs",
     "ledger/dynamodb/places.rs",
