@@ -226,7 +226,10 @@ fn large(key: &str, records: usize) -> Object {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_worker_leaves_no_part_of_a_file_and_the_next_one_writes_it_once() {
-    let setup = Setup::with("lake-killed", |spec| spec.visibility_timeout = Duration::from_secs(5)).await;
+    let setup = Setup::with("lake-killed", |spec| {
+        (spec.visibility_timeout, spec.max_receive_count) = (Duration::from_secs(5), 100);
+    })
+    .await;
     let Some(sandbox) = setup.sandbox() else { return };
     let (customer, bucket) = with_lake(&setup, "acme").await;
     for format in ["ndjson", "parquet"] {
@@ -239,8 +242,8 @@ async fn a_killed_worker_leaves_no_part_of_a_file_and_the_next_one_writes_it_onc
     let object = large("acme/c/app/pod/1.json.gz", 400);
     setup.upload_all([&object]).await;
     for _ in 0..3 {
-        let worker = setup.start(&environment).await;
         let begun = sandbox.open_uploads(&bucket).len();
+        let worker = setup.start(&environment).await;
         let more = async || match sandbox.open_uploads(&bucket).len() - begun {
             0..2 => Err("no second upload has begun".to_owned()),
             _ => Ok(()),

@@ -27,6 +27,7 @@ const ADAPTERS: &[&str] = &[
     "lake/s3.rs",
     "lake/s3/compact.rs",
     "ledger/dynamodb.rs",
+    "lake/s3.rs",
     "ledger/dynamodb/entries.rs",
     "ledger/dynamodb/places.rs",
     "ledger/dynamodb/together.rs",
