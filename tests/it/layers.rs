@@ -24,7 +24,6 @@ const ADAPTERS: &[&str] = &[
     "credentials/customers.rs",
     "credentials/identity.rs",
     "demo.rs",
-    "lake/s3.rs",
     "lake/s3/compact.rs",
     "ledger/dynamodb.rs",
     "lake/s3.rs",

@@ -119,7 +119,7 @@ fn the_order_of_the_spellings_does_not_matter() {
     for text in [first, last] {
         check(
             &text,
-            LakeRecord {
+            Row {
                 namespace: Some("n0"),
                 container: Some("c0"),
                 node: Some("h1"),
@@ -131,7 +131,7 @@ fn the_order_of_the_spellings_does_not_matter() {
     let rest = r#"{"container":"c2","container_name":"c1","host":"h3","node":"h2"}"#;
     check(
         &rest.replace('}', r#","message":"m"}"#),
-        LakeRecord { container: Some("c1"), node: Some("h2"), rest: Some(rest), ..NOTHING },
+        Row { container: Some("c1"), node: Some("h2"), rest: Some(rest), ..NOTHING },
     );
 }
 
