@@ -64,6 +64,8 @@ WRITTEN = (
     (r"role/logferry-\$\{Environment\}-central", {"central role"}),
     (r"CustomerRoles|::\*:role/", {"customers' roles"}),
     (r"CopyTargets", {"customer's objects"}),
+    (r"LakeBucketName\}/", {"customer's objects"}),
+    (r"LakeBucketName\}", {"customer's bucket"}),
     (r"LogGroupName", {"log group", "log streams"}),
 )
 # Calls that no shipped policy allows, and why.
@@ -80,6 +82,7 @@ NOT_SEEN = {
     ("Lambda function", "sqs:DeleteMessage", "queue"): "Lambda's event source mapping deletes with the function's role",
     ("Lambda function", "sqs:GetQueueAttributes", "queue"): "Lambda's event source mapping reads the queue's length with the function's role",
     ("Lambda function", "s3:ListBucket", "staging bucket"): "not called, but with it S3 answers 404 for a missing object, not 403",
+    ("customer", "s3:ListBucket", "customer's bucket"): "`compact` lists the lake's folders; the record leaves out the buckets of customers",
 }
 
 

@@ -4,6 +4,7 @@ mod compact;
 mod cost;
 mod doctor;
 mod healthcheck;
+mod lake;
 mod ledger;
 mod manual;
 mod moment;
@@ -107,6 +108,8 @@ enum Command {
     Ledger(ledger::LedgerArgs),
     /// Compare what shadow mode counted with what customers' CloudWatch Logs holds.
     Shadow(shadow::ShadowArgs),
+    /// Print the tables of a customer's lake, for Athena.
+    Lake(lake::LakeArgs),
     /// Calculate what a month costs the provider and the customers, and what other ways would cost.
     Cost(cost::CostArgs),
     /// Check or show the configuration.
@@ -213,6 +216,10 @@ fn execute(command: Command, options: Options) -> Result<ExitCode, ExitCode> {
         Command::Shadow(args) => {
             let loaded = valid(options, |field| shadow::CONCERNS.contains(&field))?;
             shadow::run(args, &loaded.config)
+        }
+        Command::Lake(args) => {
+            let loaded = valid(options, |field| args.concerned_by(field))?;
+            ended(run_async(lake::execute(args, &loaded.config)))
         }
         Command::Cost(args) => ended(cost::execute(args)),
         Command::Config(ConfigCommand::Check) => {

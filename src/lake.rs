@@ -8,6 +8,7 @@
 
 pub mod bucket;
 pub mod compact;
+pub mod ddl;
 mod file;
 mod known;
 mod lane;

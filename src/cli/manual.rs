@@ -111,7 +111,7 @@ pub(super) async fn execute(args: ManualArgs, config: &Config) -> anyhow::Result
         false => from_arguments(&args.objects, &args.keys, &key_rules)?,
     };
     let rows = args.rows.as_deref().map(|file| given_rows(file, config)).transpose();
-    let rows = rows.map_err(Refusal::Invalid)?;
+    let rows = rows.map_err(|refusal| Refusal::Invalid(refusal.to_string()))?;
     let mode = match (args.dry_run, args.force) {
         (true, _) => {
             let default_region = config.tenants.default_region.clone();

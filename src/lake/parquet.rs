@@ -46,3 +46,9 @@ static SCHEMA: LazyLock<Arc<SchemaDescriptor>> = LazyLock::new(|| {
     let schema = parser::parse_message_type(text).expect("the schema is constant, and tests parse it");
     Arc::new(SchemaDescriptor::new(Arc::new(schema)))
 });
+
+/// Names of the columns.
+#[cfg(test)]
+pub(super) fn columns() -> impl Iterator<Item = &'static str> {
+    SCHEMA.columns().iter().map(|column| column.name())
+}

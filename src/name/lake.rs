@@ -232,6 +232,16 @@ impl LakeSegment {
         Ok(segment)
     }
 
+    /// The value of the partition in all files of a tenant, if it is the same there.
+    pub fn of_tenant(&self, tenant_id: &str) -> Option<String> {
+        let value = |part: &LakePart| match part {
+            LakePart::Text(text) => Some(text.clone()),
+            LakePart::Tenant => Some(escaped(tenant_id)),
+            _ => None,
+        };
+        self.parts.iter().map(value).collect()
+    }
+
     fn text(&self, route: &Route, hour: Timestamp) -> String {
         let value: String = self.parts.iter().map(|part| part.value(route, hour)).collect();
         match &self.partition {

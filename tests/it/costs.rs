@@ -123,6 +123,49 @@ fn calls_and_cpu_are_those_of_the_measurements() {
     }
 }
 
+/// The page of lakes has the prices and the volume of the example in docs/costs.md.
+#[test]
+fn the_page_of_lakes_calculates_with_the_same_prices() {
+    let table = table(&read("docs/lake.md"), "## When it pays");
+    let (header, rows) = table.split_first().expect("the table has a header");
+    let month = |size: &[&str]| -> Value {
+        let example = ["--gb-per-day", "500", "--pods", "5000", "--tenants", "100", "--json"];
+        serde_json::from_str(&cost(&[&example, size].concat())).expect("JSON")
+    };
+    let example = month(&[]);
+    let item = |way: usize, payer: &str, name: &str| -> Value {
+        let items = example["ways"][way][payer]["items"].as_array().expect("an array");
+        items.iter().find(|item| item["name"] == name).unwrap_or_else(|| panic!("no item {name}")).clone()
+    };
+    let usd = |item: Value| number(&item["usd"]);
+    let price = |name: &str| {
+        let price = item(0, "provider", name)["price"].clone();
+        number(&price["usd"]) / number(&price["per"])
+    };
+    let ingested = usd(item(0, "customers", "CloudWatch Logs ingestion"));
+    let kept = usd(item(0, "customers", "CloudWatch Logs storage"));
+    let mut columns = vec![[ingested, 0.0, kept, ingested + kept]];
+    for size in [&[][..], &["--object-size", "1MB"], &["--object-size", "10MB"]] {
+        let files = number(&month(size)["volume"]["objects"]) * 1.1;
+        let (puts, gets) = (files * price("S3 PutObject"), files * price("S3 GetObject"));
+        let storage = usd(item(2, "customers", "S3 storage"));
+        columns.push([puts, gets, storage, puts + gets + storage]);
+    }
+    for (column, costs) in columns.iter().enumerate() {
+        for (row, usd) in costs.iter().enumerate() {
+            let expected = match usd {
+                0.0 => "-".to_owned(),
+                1_000.0.. => format!("{},{:06.2}", *usd as u64 / 1_000, usd % 1_000.0),
+                usd => format!("{usd:.2}"),
+            };
+            let found = rows[row][column + 1].trim_matches('*');
+            assert_eq!(found, expected, "{}: {}", header[column + 1], rows[row][0]);
+        }
+        let share = format!("{:.0} %", costs[3] / columns[0][3] * 100.0);
+        assert_eq!(rows[4][column + 1], if column == 0 { "" } else { &share }, "{}", header[column + 1]);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn numbers_that_do_not_fit_are_refused() {
     let refused = async |further: &[&str], words: &str| {

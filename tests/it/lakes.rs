@@ -8,7 +8,6 @@ use std::{
     env, fs,
     io::Read,
     path::Path,
-    time::Duration,
 };
 
 use aws_sdk_dynamodb::types::AttributeValue;
@@ -226,10 +225,7 @@ fn large(key: &str, records: usize) -> Object {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_worker_leaves_no_part_of_a_file_and_the_next_one_writes_it_once() {
-    let setup = Setup::with("lake-killed", |spec| {
-        (spec.visibility_timeout, spec.max_receive_count) = (Duration::from_secs(5), 100);
-    })
-    .await;
+    let setup = Setup::with("lake-killed", |spec| spec.max_receive_count = 100).await;
     let Some(sandbox) = setup.sandbox() else { return };
     let (customer, bucket) = with_lake(&setup, "acme").await;
     for format in ["ndjson", "parquet"] {
@@ -238,7 +234,8 @@ async fn a_killed_worker_leaves_no_part_of_a_file_and_the_next_one_writes_it_onc
     }
     let slow = Effect::Latency { milliseconds: 500 };
     sandbox.faults().add(Fault::new("s3", "UploadPart|CompleteMultipartUpload", slow));
-    let environment = setup.environment().await;
+    let mut environment = setup.environment().await;
+    environment.insert("LOGFERRY_QUEUE__VISIBILITY_TIMEOUT".to_owned(), "10s".to_owned());
     let object = large("acme/c/app/pod/1.json.gz", 400);
     setup.upload_all([&object]).await;
     for _ in 0..3 {
@@ -261,7 +258,7 @@ async fn a_killed_worker_leaves_no_part_of_a_file_and_the_next_one_writes_it_onc
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lost_answer_to_a_completion_leaves_every_record_once() {
-    let setup = Setup::with("lake-lost", |spec| spec.visibility_timeout = Duration::from_secs(5)).await;
+    let setup = Setup::new("lake-lost").await;
     let Some(sandbox) = setup.sandbox() else { return };
     let (customer, bucket) = with_lake(&setup, "acme").await;
     for format in ["ndjson", "parquet"] {

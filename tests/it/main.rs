@@ -36,6 +36,7 @@ mod fuzz;
 mod healthcheck;
 mod hostile;
 mod isolation;
+mod lake_tables;
 mod lakes;
 mod lambda;
 mod layers;

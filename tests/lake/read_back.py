@@ -2,7 +2,7 @@
 
 Usage: read_back.py FOLDER EXPECTED [--codec ZSTD|SNAPPY]
 
-FOLDER has files whose names end in `.parquet` or `.json.gz` (NDJSON), below folders that are Hive partitions (`name=value`).
+FOLDER has files whose names end in `.parquet` or `.ndjson.gz` (NDJSON), below folders that are Hive partitions (`name=value`).
 EXPECTED has a JSON object on each line, one for each record. All lines have the same members:
 
     timestamp, message, tenant, ...    columns of the Parquet files: `timestamp` in milliseconds, the others strings or null.
@@ -185,7 +185,7 @@ def check_partitions(source, paths, others):
 
 
 parquet = sorted(options.folder.rglob("*.parquet"))
-ndjson = sorted(options.folder.rglob("*.json.gz"))
+ndjson = sorted(options.folder.rglob("*.ndjson.gz"))
 connection = duckdb.connect()
 connection.execute("SET TimeZone = 'UTC'")
 if not parquet and not ndjson:

@@ -12,8 +12,14 @@ use crate::{config::Config, tenant::Row};
 ///
 /// # Errors
 /// The file cannot be read, or does not hold rows.
-pub(in crate::cli) fn given_rows(file: &Path, config: &Config) -> Result<Vec<(String, String, Row)>, String> {
-    let entries = read_entries(file, config).map_err(|error| error.to_string())?;
+pub(in crate::cli) fn given_rows(
+    file: &Path,
+    config: &Config,
+) -> Result<Vec<(String, String, Row)>, crate::cli::Refusal> {
+    let entries = read_entries(file, config).map_err(|refusal| match refusal {
+        Refusal::NotFound(problem) => crate::cli::Refusal::NoInput(problem),
+        Refusal::Invalid(problem) | Refusal::Unconfirmed(problem) => crate::cli::Refusal::Invalid(problem),
+    })?;
     let of = |entry: CheckedRow| (entry.tenant_id().to_owned(), entry.name().to_owned(), entry.row().clone());
     Ok(entries.into_iter().map(of).collect())
 }
@@ -22,12 +28,12 @@ pub(in crate::cli) fn given_rows(file: &Path, config: &Config) -> Result<Vec<(St
 ///
 /// # Errors
 /// The file cannot be read, or does not hold rows.
-pub(super) fn read_entries(file: &Path, config: &Config) -> anyhow::Result<Vec<CheckedRow>> {
+pub(super) fn read_entries(file: &Path, config: &Config) -> Result<Vec<CheckedRow>, Refusal> {
     let (name, read) = match file.to_str() {
         Some("-") => ("standard input".to_owned(), io::read_to_string(io::stdin())),
         _ => (file.display().to_string(), std::fs::read_to_string(file)),
     };
     let text = read.map_err(|error| Refusal::NotFound(format!("{name} cannot be read: {error}")))?;
     let reading = Reading::new(config.tenants.default_region.as_deref());
-    entry::parse(&text, reading).map_err(|problem| Refusal::Invalid(format!("{name}: {problem}")).into())
+    entry::parse(&text, reading).map_err(|problem| Refusal::Invalid(format!("{name}: {problem}")))
 }

@@ -10,6 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
+use tokio::sync::Semaphore;
 
 use self::bucket::{BUCKET, Fault, Handle, Objects, file, lock};
 use super::{Report, Setup, compact};
@@ -210,6 +211,30 @@ async fn two_at_once_that_are_killed_are_harmless() {
     }
 }
 
+/// A process that stands still for hours, at any call, while others finish. Before that, another one was killed at any call.
+#[tokio::test]
+async fn a_paused_run_is_harmless() {
+    for killed in 0..25 {
+        for paused in 0..25 {
+            let ending = KINDS[(killed + paused) % 2];
+            let bucket = lived_in(ending).await;
+            run(setup(), ending, &Handle::new(&bucket).with_fault(killed, Fault::KillAfter)).await;
+            let gate = Arc::new(Semaphore::new(0));
+            let sleeper = Handle::new(&bucket).paused_at(paused, &gate);
+            let others = async {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                finish(ending, &bucket).await;
+                gate.add_permits(1000);
+            };
+            tokio::join!(run(setup(), ending, &sleeper), others);
+            let context = format!("{ending}: killed at call {killed}, paused at call {paused}");
+            assert_eq!(lock(&bucket).violations, [""; 0], "{context}");
+            finish(ending, &bucket).await;
+            check_end(&bucket, &context);
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_source_that_comes_back_is_deleted_and_not_merged_again() {
     for ending in KINDS {
@@ -302,6 +327,7 @@ async fn sources_stay_if_the_merged_file_is_gone() {
     // Killed after the write that lets the merged file count.
     let mut call = 0;
     while read_manifest(&bucket).state(&url(BUCKET, &key("a"))).is_none() {
+        assert!(call < 50, "no run lets the merged file count");
         run(setup(), ".parquet", &Handle::new(&bucket).with_fault(call, Fault::KillAfter)).await;
         call += 1;
     }

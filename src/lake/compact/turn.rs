@@ -77,11 +77,10 @@ struct Read {
 impl<A: CompactAccount> Turn<'_, A> {
     async fn once(&mut self) -> Result<Next, CompactError> {
         let Self { setup, rules, .. } = *self;
-        let permit = setup.merges.acquire().await.expect("it is never closed");
         // The listing comes first. So a file in it that the manifest calls abandoned or replaced will always be.
         let listing = self.list().await?;
         let mut read = self.read().await?;
-        let now = Timestamp::now();
+        let mut now = Timestamp::now();
         let plan = plan(&rules.bucket, &listing, &read.manifest, setup.target, &self.left);
         if setup.dry_run {
             self.foresee(&plan);
@@ -93,10 +92,15 @@ impl<A: CompactAccount> Turn<'_, A> {
             return Ok(Next::Done);
         }
         let unfinished: Vec<_> = read.manifest.merging().filter_map(|(file, _)| self.key(file)).collect();
-        read.manifest.abandon(now);
         if unfinished.is_empty() && plan.groups.is_empty() {
             return Ok(Next::Done);
         }
+        let mut permit = None;
+        if !plan.groups.is_empty() {
+            permit = Some(setup.merges.acquire().await.expect("it is never closed"));
+            now = Timestamp::now();
+        }
+        read.manifest.abandon(now);
         let groups = self.begin(&mut read.manifest, plan.groups, now);
         let existing: BTreeSet<_> = listing.iter().map(|file| url(&rules.bucket, &file.key)).collect();
         read.manifest.forget(now, |file| existing.contains(file));

@@ -8,6 +8,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use flate2::{read::MultiGzDecoder, write::GzEncoder};
+use tokio::sync::Semaphore;
 
 use crate::{
     copy::CopyError,
@@ -63,11 +64,13 @@ struct Process {
     killed: bool,
     /// Lets other processes go on at random.
     random: Option<fastrand::Rng>,
+    /// The process stands still before this call until the semaphore has a permit.
+    gate: Option<(usize, Arc<Semaphore>)>,
 }
 
 impl Handle {
     pub(super) fn new(shared: &Arc<Mutex<Objects>>) -> Self {
-        let process = Process { calls: 0, fault: None, killed: false, random: None };
+        let process = Process { calls: 0, fault: None, killed: false, random: None, gate: None };
         Self { shared: Arc::clone(shared), process: Arc::new(Mutex::new(process)) }
     }
 
@@ -78,6 +81,11 @@ impl Handle {
 
     pub(super) fn interleaved(self, seed: u64) -> Self {
         lock(&self.process).random = Some(fastrand::Rng::with_seed(seed));
+        self
+    }
+
+    pub(super) fn paused_at(self, call: usize, gate: &Arc<Semaphore>) -> Self {
+        lock(&self.process).gate = Some((call, Arc::clone(gate)));
         self
     }
 
@@ -95,6 +103,13 @@ impl Handle {
         let pauses = lock(&self.process).random.as_mut().map_or(1, |random| random.usize(0..8));
         for _ in 0..pauses {
             tokio::task::yield_now().await;
+        }
+        let gate = {
+            let process = lock(&self.process);
+            process.gate.clone().filter(|(call, _)| *call == process.calls)
+        };
+        if let Some((_, gate)) = gate {
+            drop(gate.acquire().await.expect("it is never closed"));
         }
     }
 
