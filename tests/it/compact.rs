@@ -10,6 +10,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_s3::{Client, types::ObjectLockMode};
 use bytes::Bytes;
 use logferry::lake::{
+    compact::memory_bound,
     manifest::{Manifest, is_compacted, url},
     parquet::{Compression, ParquetReader, ParquetWriter},
     row::Row,
@@ -20,7 +21,7 @@ use serde_json::{Value, json};
 
 use crate::{
     lakes::{lake_row, lines},
-    operator::{Ended, run, signal, start},
+    operator::{Ended, end, run, signal, start},
     samples::{Object, gzip},
     setup::{Setup, text},
     target::unique_account,
@@ -377,4 +378,66 @@ async fn a_merged_file_is_locked_and_its_sources_stay_as_versions() {
         assert_eq!(head.object_lock_mode, Some(ObjectLockMode::Governance));
         assert!(head.object_lock_retain_until_date.is_some());
     }
+}
+
+/// Peak of a process's resident memory, while the process runs.
+fn peak(pid: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? << 10)
+}
+
+/// Two sources nearly as large as any, of text that does not compress.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_merge_takes_no_more_memory_than_the_program_tells() {
+    let mut filled = filled("compact-memory").await;
+    if filled.setup.sandbox().is_none() || !cfg!(target_os = "linux") {
+        return;
+    }
+    filled.compact(&[]).await.with(0);
+    let mut random = fastrand::Rng::with_seed(3);
+    for name in ["x", "y"] {
+        let mut writer = ParquetWriter::new(Compression::Zstd, &[]).expect("a file");
+        while writer.encoded() < 55 << 20 {
+            let noise: Vec<u8> = std::iter::repeat_with(|| random.u8(b' '..0x7f)).take(1 << 20).collect();
+            let message = String::from_utf8(noise).expect("ASCII");
+            writer.push(&Row { message: &message, ..Row::default() });
+            filled.messages.push(message);
+            if writer.pending_bytes() >= 4 << 20 {
+                writer.end_group().expect("a group");
+            }
+        }
+        let body = Bytes::from(writer.finish().expect("a file"));
+        let key = format!("parquet/source=web/year=2026/month=01/day=02/hour=03/{name}.parquet");
+        let put = filled.s3().put_object().bucket(&filled.bucket).key(key).body(body.into());
+        put.send().await.expect("the file can be put");
+    }
+    let arguments =
+        [&SINCE[..], &QUICK, &["--delivery", "s3#parquet", "--concurrency", "1", "--json"]].concat();
+    let child = start(&arguments, &filled.environment);
+    let pid = child.id().expect("it runs");
+    let done = AtomicBool::new(false);
+    let watch = async {
+        let mut highest = 0;
+        while !done.load(Ordering::Relaxed) {
+            highest = highest.max(peak(pid).unwrap_or_default());
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        highest
+    };
+    let run = async {
+        let ended = end(child).await;
+        done.store(true, Ordering::Relaxed);
+        ended
+    };
+    let (highest, ended) = tokio::join!(watch, run);
+    assert_eq!(sums(&ended.with(0).json()), (3, 1));
+    let bound = memory_bound(128 << 20);
+    eprintln!("{} MiB of {} MiB", highest >> 20, bound >> 20);
+    // The program itself takes some memory too.
+    assert!(highest < bound + (64 << 20), "{} MiB of {} MiB", highest >> 20, bound >> 20);
+    assert!(highest > bound / 3, "{} MiB: this was no large merge", highest >> 20);
+    let read = filled.read().await.expect("nothing changes");
+    filled.messages.sort();
+    assert!(read["parquet"] == filled.messages, "the records differ");
 }
