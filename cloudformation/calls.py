@@ -16,7 +16,7 @@ MARKS = "<!-- The table is written by cloudformation/calls.py. -->\n", "<!-- End
 OPERATORS = ("doctor", "ledger", "manual", "redrive", "replay", "shadow", "tenant")
 # The role of each caller: the commands of the provider's side, and the roles of the two hops. And the role's policies.
 ROLES = {
-    "worker": (("worker",), (("core", "DeliveryPolicy"), ("core", "WorkerRole"), ("sqs", "WorkerPolicy"))),
+    "worker": (("worker", "compact"), (("core", "DeliveryPolicy"), ("core", "WorkerRole"), ("core", "CompactionPolicy"), ("sqs", "WorkerPolicy"))),
     "Lambda function": (("lambda",), (("core", "DeliveryPolicy"), ("lambda", "Policy"))),
     "operator": (
         OPERATORS,

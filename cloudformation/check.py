@@ -96,7 +96,7 @@ def explained(name, lines):
 
 def partitions(name, lines):
     """ARNs and host names must hold in aws-cn and aws-us-gov too."""
-    services = r"(s3|sns|ecs-tasks|lambda|pods\.eks)\.amazonaws\.com\}"
+    services = r"(s3|sns|ecs-tasks|lambda|scheduler|pods\.eks)\.amazonaws\.com\}"
     for number, line in enumerate(lines):
         text = line.split("#")[0] if not line.strip().startswith("#") else ""
         if re.search(r"(Sub|:|\")\s*\"?arn:aws", text) and "Description" not in text:
@@ -133,6 +133,11 @@ def numbers(templates):
     task = templates["ecs"]["Resources"]["TaskDefinition"]["Properties"]["ContainerDefinitions"][0]
     if task["StopTimeout"] <= seconds(worker["grace_period"]):
         yield "StopTimeout must be longer than worker.grace_period"
+    compaction = templates["ecs"]["Resources"]["CompactionTask"]["Properties"]
+    job = yaml.safe_load(pathlib.Path("k8s/worker/components/compaction/cron-job.yaml").read_text(encoding="utf-8"))
+    limit = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]["memory"]
+    if int(compaction["Memory"]) < int(limit.removesuffix("Gi")) * 1024:
+        yield f"CompactionTask has less memory than the limit of the CronJob, {limit}"
     port = config["http"]["listen"].rpartition(":")[2]
     [ingress] = templates["ecs"]["Resources"]["SecurityGroup"]["Properties"]["SecurityGroupIngress"]["Fn::If"][1]
     exposed = re.findall(r"^EXPOSE (.*)$", pathlib.Path("docker/Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)

@@ -37,7 +37,7 @@ CONSTRAINTS = {
 }
 # Kinds whose objects have no namespace.
 CLUSTER_WIDE = {"Namespace", "PriorityClass", "ClusterRole", "ClusterRoleBinding", "SecurityContextConstraints"}
-WORKLOADS = {"Deployment", "DaemonSet"}
+WORKLOADS = {"Deployment", "DaemonSet", "CronJob"}
 
 
 def dropped(given, kept, path):
@@ -77,8 +77,13 @@ def of_kind(manifests, *kinds):
     return [manifest for manifest in manifests if manifest["kind"] in kinds]
 
 
+def template_of(manifest):
+    spec = manifest["spec"]
+    return spec["jobTemplate"]["spec"]["template"] if manifest["kind"] == "CronJob" else spec["template"]
+
+
 def pod_of(manifest):
-    return manifest["spec"]["template"]["spec"]
+    return template_of(manifest)["spec"]
 
 
 def restricted_problems(name, pod):
@@ -135,7 +140,7 @@ def overlay_problems(manifests):
         for container in pod["containers"]:
             if ":" not in container["image"] and "@" not in container["image"]:
                 yield f"{name}: the image {container['image']} has no tag"
-    labels = [manifest["spec"]["template"]["metadata"]["labels"] for manifest in workloads]
+    labels = [template_of(manifest)["metadata"]["labels"] for manifest in workloads]
     ports = {port["name"] for manifest in workloads for c in pod_of(manifest)["containers"] for port in c.get("ports", [])}
     services = of_kind(manifests, "Service")
     for manifest in manifests:
@@ -187,6 +192,9 @@ def worker_problems(manifests):
     [deployment] = of_kind(manifests, "Deployment")
     pod = pod_of(deployment)
     container = pod["containers"][0]
+    for job in of_kind(manifests, "CronJob"):
+        if deployment["spec"]["selector"]["matchLabels"].items() <= template_of(job)["metadata"]["labels"].items():
+            yield f"the Deployment selects the pods of the CronJob {job['metadata']['name']}"
     settings = tomllib.loads(data_of(manifests, "logferry-worker").get("logferry.toml", ""))
     worker = settings["worker"]
     grace = re.fullmatch(r"(\d+)s", worker["grace_period"])

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod compact;
 mod cost;
 mod doctor;
 mod healthcheck;
@@ -101,6 +102,8 @@ enum Command {
     Redrive(redrive::RedriveArgs),
     /// Deliver the objects that the bucket has: after an outage, for a new tenant, or without notifications.
     Replay(replay::ReplayArgs),
+    /// Merge the small files of customers' lakes.
+    Compact(compact::CompactArgs),
     /// Show the ledger's entries of delivered objects, or delete entries to deliver the objects again.
     Ledger(ledger::LedgerArgs),
     /// Compare what shadow mode counted with what customers' CloudWatch Logs holds.
@@ -201,6 +204,10 @@ fn execute(command: Command, options: Options) -> Result<ExitCode, ExitCode> {
         Command::Redrive(args) => {
             let loaded = valid(options, |field| redrive::CONCERNS.contains(&field))?;
             ended(run_async(redrive::execute(args, &loaded.config)))
+        }
+        Command::Compact(args) => {
+            let loaded = valid(options, |field| compact::CONCERNS.contains(&field))?;
+            ended(run_async(compact::execute(args, &loaded.config)))
         }
         Command::Ledger(args) => {
             let loaded = valid(options, |field| ledger::CONCERNS.contains(&field))?;

@@ -3,17 +3,22 @@
 //! A [`Lane`] takes one object's records, like `delivery::Lane` does, so that one download serves both. It keeps one file open for
 //! each hour (`file`), and writes small files by one PutObject and large ones part by part. A file's key depends only on the object
 //! and the hour (`stem` and the row's layout), and a file appears whole or not at all. So an attempt that comes again replaces the
-//! files of the attempt before, and a reader never sees a record twice. [`s3`] is the adapter.
+//! files of the attempt before, and a reader never sees a record twice. [`compact`] merges the small files of an hour; the folder's
+//! [`manifest`] says which files count. [`bucket`] is the compaction's port, and [`s3`] the adapter of all.
 
+pub mod bucket;
+pub mod compact;
 pub mod ddl;
 mod file;
 mod known;
 mod lane;
 pub mod level;
+pub mod manifest;
 pub mod memory;
 pub mod ndjson;
 #[cfg(feature = "parquet")]
 pub mod parquet;
+mod parts;
 pub mod record;
 pub mod row;
 pub mod s3;

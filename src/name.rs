@@ -18,7 +18,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 pub use self::{
-    lake::{LakeLayout, LakePart, LakeSegment, TimePart},
+    lake::{FolderTime, LakeLayout, LakePart, LakeSegment, MANIFESTS, TimePart},
     object_key::ObjectKeyTemplate,
 };
 use crate::route::{Name, Route};

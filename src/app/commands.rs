@@ -117,6 +117,18 @@ pub async fn shadow_sources(config: &Config, rate: u16) -> anyhow::Result<Shadow
     })
 }
 
+/// The tenant table and the customers' buckets, for `logferry compact`.
+///
+/// # Errors
+/// There is no Region, or the configuration has no table or no central role.
+pub async fn compaction(config: &Config) -> anyhow::Result<(TenantRows, S3Copier)> {
+    let base = load_sdk(config, "compact", &["tenants.table"]).await?;
+    let table = config.tenants.table.clone().context("tenants.table is required")?;
+    let central = central_role(config, &base)?;
+    let customers = Customers::new(&base, &central, session_settings(config), customers::Metrics::default());
+    Ok((rows(config, &base, table), S3Copier::new(&base, addressing(config), customers, central)))
+}
+
 fn no_ledger() -> Problem {
     let problem = "is required; set it in the file or as LOGFERRY_LEDGER__TABLE".to_owned();
     Problem { field: "ledger.table".to_owned(), problem }

@@ -28,6 +28,15 @@ pub enum Scope {
         /// Prefix of their keys.
         prefix: String,
     },
+    /// Merging the files of a lake.
+    Compact {
+        /// Bucket of the files.
+        bucket: String,
+        /// Prefix of their keys.
+        files: String,
+        /// Prefix of the manifests' keys.
+        manifests: String,
+    },
     /// Copying objects from one prefix to another, within S3.
     Copy {
         /// Bucket of the objects.
@@ -73,6 +82,26 @@ impl Scope {
                 let actions =
                     ["s3:PutObject", "s3:PutObjectAcl", "s3:PutObjectRetention", "s3:AbortMultipartUpload"];
                 json!([allow(&actions, &[&below(bucket, prefix)]), keys])
+            }
+            Self::Compact { bucket, files, manifests } => {
+                let mut list = allow(&["s3:ListBucket"], &[&format!("arn:{partition}:s3:::{bucket}")]);
+                let prefixes = [files, manifests].map(|prefix| literal(prefix) + "*");
+                list["Condition"] = json!({ "StringLike": { "s3:prefix": prefixes } });
+                let actions = [
+                    "s3:GetObject",
+                    "s3:PutObject",
+                    "s3:PutObjectAcl",
+                    "s3:PutObjectRetention",
+                    "s3:AbortMultipartUpload",
+                    "s3:DeleteObject",
+                ];
+                let manifest_actions = ["s3:GetObject", "s3:PutObject", "s3:PutObjectAcl"];
+                json!([
+                    list,
+                    allow(&actions, &[&below(bucket, files)]),
+                    allow(&manifest_actions, &[&below(bucket, manifests)]),
+                    keys,
+                ])
             }
             Self::Copy { source_bucket, source_prefix, bucket, prefix } => json!([
                 allow(&["s3:GetObject", "s3:GetObjectVersion"], &[&below(source_bucket, source_prefix)]),
@@ -143,6 +172,26 @@ mod tests {
         assert!(!actions(&scope).contains("Filter"), "a session that writes may not read");
         let reading = Scope::ReadLogGroup { region: "us-east-1".into(), log_group_name: "g".into() };
         assert_eq!(actions(&reading), "[\"logs:FilterLogEvents\"]");
+    }
+
+    #[test]
+    fn a_compaction_is_narrowed_to_its_prefixes() {
+        let scope = Scope::Compact {
+            bucket: "theirs".into(),
+            files: "logs/tenant=acme/".into(),
+            manifests: "logs/manifests/".into(),
+        };
+        let policy = policy(&scope, "arn:aws:iam::222222222222:role/x");
+        let statements = &policy["Statement"];
+        assert_eq!(statements[0]["Resource"], json!(["arn:aws:s3:::theirs"]));
+        assert_eq!(statements[0]["Action"], json!(["s3:ListBucket"]));
+        assert_eq!(
+            statements[0]["Condition"],
+            json!({ "StringLike": { "s3:prefix": ["logs/tenant=acme/*", "logs/manifests/*"] } })
+        );
+        assert_eq!(statements[1]["Resource"], json!(["arn:aws:s3:::theirs/logs/tenant=acme/*"]));
+        assert_eq!(statements[2]["Resource"], json!(["arn:aws:s3:::theirs/logs/manifests/*"]));
+        assert!(!statements[2]["Action"].to_string().contains("Delete"), "a manifest is never deleted");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use tracing::Instrument;
 
-use super::{FileSpec, LakeAccount, Part, Upload, ndjson::NdjsonWriter, record::Columns};
+use super::{FileSpec, LakeAccount, ndjson::NdjsonWriter, parts::Parts, record::Columns};
 use crate::{
     copy::CopyError,
     ledger::{Ledger, LedgerError, claim::Claim},
@@ -11,9 +11,6 @@ use crate::{
     tenant::Format,
     trace,
 };
-
-/// Smallest part of an upload besides the last one. Source: S3 User Guide, "Amazon S3 multipart upload limits".
-pub(super) const MIN_PART: usize = 5 << 20;
 
 /// Encodes rows in a file's format.
 #[cfg_attr(
@@ -32,6 +29,12 @@ pub(super) enum Encoder {
 pub(super) enum FileError {
     Bucket(CopyError),
     Ledger(LedgerError),
+}
+
+impl From<CopyError> for FileError {
+    fn from(error: CopyError) -> Self {
+        Self::Bucket(error)
+    }
 }
 
 impl Encoder {
@@ -87,7 +90,7 @@ pub(super) fn content_type(format: &Format) -> &'static str {
 }
 
 #[cfg(feature = "parquet")]
-fn codec(compression: crate::tenant::Compression) -> super::parquet::Compression {
+pub(super) fn codec(compression: crate::tenant::Compression) -> super::parquet::Compression {
     use super::parquet::Compression;
     match compression {
         crate::tenant::Compression::Zstd => Compression::Zstd,
@@ -96,7 +99,7 @@ fn codec(compression: crate::tenant::Compression) -> super::parquet::Compression
 }
 
 #[cfg(feature = "parquet")]
-fn unwritable(error: super::parquet::WriteError) -> CopyError {
+pub(super) fn unwritable(error: super::parquet::WriteError) -> CopyError {
     CopyError::Unwritable(error.to_string())
 }
 
@@ -105,17 +108,13 @@ fn unwritable(error: super::parquet::WriteError) -> CopyError {
 pub(super) struct LakeFile {
     /// Start of the file's hour in milliseconds since 1970.
     pub(super) hour: i64,
-    spec: FileSpec,
     encoder: Encoder,
-    /// `None`: all bytes are still here.
-    upload: Option<(Upload, Vec<Part>)>,
-    /// Bytes that were written.
-    written: u64,
+    parts: Parts,
 }
 
 impl LakeFile {
     pub(super) fn new(hour: i64, spec: FileSpec, encoder: Encoder) -> Self {
-        Self { hour, spec, encoder, upload: None, written: 0 }
+        Self { hour, encoder, parts: Parts::new(spec) }
     }
 
     pub(super) fn push(&mut self, record: &Record<'_>, timestamp: i64, columns: &mut Columns) {
@@ -157,17 +156,10 @@ impl LakeFile {
         }
     }
 
-    /// Writes the encoded bytes as the next part. They must be at least [`MIN_PART`].
+    /// Writes the encoded bytes as the next part. They must be at least [`MIN_PART`](super::parts::MIN_PART).
     pub(super) async fn write_part<A: LakeAccount>(&mut self, account: &A) -> Result<(), CopyError> {
-        if self.upload.is_none() {
-            let id = account.begin(&self.spec).await?;
-            self.upload = Some((Upload { key: self.spec.key.clone(), id }, Vec::new()));
-        }
         let body = self.take();
-        self.written += body.len() as u64;
-        let (upload, parts) = self.upload.as_mut().expect("the upload has begun");
-        parts.push(account.part(upload, parts.len() as i32 + 1, body).await?);
-        Ok(())
+        self.parts.write(account, body).await
     }
 
     /// Writes the rest, and lets the file appear if `claim` still holds its object. Returns the file's length.
@@ -176,45 +168,23 @@ impl LakeFile {
         account: &A,
         claim: &Claim<L>,
     ) -> Result<u64, FileError> {
-        let span = trace::step("put", &[(crate::trace::semconv::AWS_S3_KEY, &self.spec.key)]);
-        self.finish_in_span(account, claim).instrument(span).await
-    }
-
-    async fn finish_in_span<A: LakeAccount, L: Ledger>(
-        self,
-        account: &A,
-        claim: &Claim<L>,
-    ) -> Result<u64, FileError> {
-        let Self { spec, encoder, mut upload, written, .. } = self;
+        let Self { encoder, mut parts, .. } = self;
+        let key = parts.key().to_owned();
+        let span = trace::step("put", &[(crate::trace::semconv::AWS_S3_KEY, &key)]);
         let finished = async {
-            let rest: Bytes = encoder.finish().map_err(FileError::Bucket)?.into();
-            let length = written + rest.len() as u64;
-            match &mut upload {
-                None => {
-                    claim.hold().await.map_err(FileError::Ledger)?;
-                    account.put(&spec, rest).await.map_err(FileError::Bucket)?;
-                }
-                Some((upload, parts)) => {
-                    let number = parts.len() as i32 + 1;
-                    parts.push(account.part(upload, number, rest).await.map_err(FileError::Bucket)?);
-                    claim.hold().await.map_err(FileError::Ledger)?;
-                    let parts = std::mem::take(parts);
-                    account.complete(upload, parts).await.map_err(FileError::Bucket)?;
-                }
-            }
-            Ok(length)
+            let rest = encoder.finish()?.into();
+            let hold = async { claim.hold().await.map(drop).map_err(FileError::Ledger) };
+            parts.finish(account, rest, hold).await
         };
-        let finished = finished.await;
-        if let (Err(_), Some((upload, _))) = (&finished, &upload) {
-            account.abort(upload).await;
+        let finished = finished.instrument(span).await;
+        if finished.is_err() {
+            parts.abort(account).await;
         }
         finished
     }
 
     /// Gives the file up.
     pub(super) async fn abort<A: LakeAccount>(self, account: &A) {
-        if let Some((upload, _)) = &self.upload {
-            account.abort(upload).await;
-        }
+        self.parts.abort(account).await;
     }
 }

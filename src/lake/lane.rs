@@ -8,7 +8,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     FileSpec, LakeAccount, LakeWay,
-    file::{Encoder, FileError, LakeFile, MIN_PART, content_type, ending},
+    file::{Encoder, FileError, LakeFile, content_type, ending},
+    parts::MIN_PART,
     record::{Columns, timestamp},
     shares::ObjectShare,
     stem::stem,

@@ -127,7 +127,7 @@ impl LakeAccount for MemoryLake {
                 ),
             );
             assert!(parts.iter().map(|part| part.number).eq(written.keys().copied()), "{parts:?}");
-            let short = |body: &Bytes| body.len() < super::file::MIN_PART;
+            let short = |body: &Bytes| body.len() < super::parts::MIN_PART;
             assert!(!written.values().rev().skip(1).any(short), "a part before the last one is too short");
             let mut body = BytesMut::new();
             written.values().for_each(|part| body.extend_from_slice(part));

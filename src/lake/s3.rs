@@ -1,5 +1,7 @@
 //! Customers' lakes through the AWS SDK, with the client and the roles that copy objects.
 
+mod compact;
+
 use aws_sdk_s3::{
     Client,
     config::Builder,
@@ -17,7 +19,7 @@ use crate::{
         s3::{S3Copier, refused, session},
     },
     credentials::{assumed::AssumedRole, request::SessionSpec, scope::Scope},
-    tenant::LockMode,
+    tenant::{Bucket, Delivery, LockMode},
 };
 
 /// Access to one customer's bucket.
@@ -47,25 +49,34 @@ impl LakeStore for S3Copier {
     }
 
     async fn enter_lake(&self, way: &LakeWay<'_>) -> Result<S3Lake, CopyError> {
-        let (client, customers, central) = self.parts();
-        let entry = entry(way);
+        S3Lake::enter(self, entry(way), way.delivery, way.destination).await
+    }
+}
+
+impl S3Lake {
+    /// Enters the role of `entry`, or the central role without one.
+    async fn enter(
+        copier: &S3Copier,
+        entry: Option<SessionSpec>,
+        delivery: &Delivery,
+        destination: &Bucket,
+    ) -> Result<Self, CopyError> {
+        let (client, customers, central) = copier.parts();
         let acl = entry.is_none().then_some(ObjectCannedAcl::BucketOwnerFullControl);
         let role = match entry {
             Some(entry) => customers.enter(entry).await,
             None => central.credentials().await.map(|_| central.clone()),
         };
-        Ok(S3Lake {
+        Ok(Self {
             client: client.clone(),
             role: role.map_err(CopyError::Session)?,
-            bucket: way.destination.bucket_name.clone(),
-            owner: way.destination.bucket_owner.clone(),
-            region: way.delivery.target_region.clone(),
+            bucket: destination.bucket_name.clone(),
+            owner: destination.bucket_owner.clone(),
+            region: delivery.target_region.clone(),
             acl,
         })
     }
-}
 
-impl S3Lake {
     fn customer(&self) -> Builder {
         S3Copier::customer(&self.bucket, &self.region, &self.role)
     }

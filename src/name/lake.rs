@@ -1,15 +1,21 @@
-//! Builds the keys of lake files: Hive partitions by the names of an object's key and by the hour of its records.
+//! Builds the keys of lake files: Hive partitions by the names of an object's key and by the hour of its records. `matching`
+//! reads the names of folders back.
+
+mod matching;
 
 use std::fmt::Write;
 
 use jiff::Timestamp;
 
+pub use self::matching::FolderTime;
 use crate::route::{Name, Route};
 
 /// Most bytes of a layout. The rest of a key's 1,024 bytes is left for the prefix and the values.
 const MAX_LAYOUT: usize = 256;
 /// Value of a partition that has none, as Hive names it. Athena reads such a value as NULL.
 const NO_VALUE: &str = "__HIVE_DEFAULT_PARTITION__";
+/// Folder of the compaction's manifests, beside the folders of the files.
+pub const MANIFESTS: &str = "manifests";
 
 /// Template of the keys of a tenant's lake files after `bucket_prefix`. Parsed once, when the tenant's row is read.
 ///
@@ -133,6 +139,13 @@ impl LakeLayout {
             }
             segments.push(segment);
         }
+        if let [LakeSegment { partition: None, parts }, ..] = &*segments
+            && parts.iter().eq([&LakePart::Text(MANIFESTS.to_owned())])
+        {
+            return Err(format!(
+                "{text:?} begins with {MANIFESTS}/, where the compaction keeps its manifests"
+            ));
+        }
         let layout = Self { segments };
         let times = layout.parts().filter_map(|part| match part {
             LakePart::Time(part) => Some(*part),
@@ -171,9 +184,7 @@ impl LakeLayout {
 
     /// The beginning of every folder of the route's tenant, with a slash at its end, or empty.
     pub fn tenant_prefix(&self, route: &Route) -> String {
-        let same = |part: &LakePart| matches!(part, LakePart::Text(_) | LakePart::Tenant);
-        let same = self.segments.iter().take_while(|segment| segment.parts.iter().all(same));
-        same.map(|segment| segment.text(route, Timestamp::UNIX_EPOCH) + "/").collect()
+        self.segments.iter().map_while(|segment| segment.constant(route)).map(|text| text + "/").collect()
     }
 }
 
@@ -213,7 +224,12 @@ impl LakeSegment {
             return Err(format!("has the partition {name:?}, whose name is not a lower-case word"));
         }
         let parts = parts(value).map_err(|problem| format!("has the segment {text:?} {problem}"))?;
-        Ok(Self { partition: Some(name.to_owned()), parts })
+        let segment = Self { partition: Some(name.to_owned()), parts };
+        let plain = |part: &LakePart| matches!(part, LakePart::Text(_) | LakePart::Time(_));
+        if segment.has_time() && !segment.parts.iter().all(plain) {
+            return Err(format!("has the segment {text:?} with both a name and a time; use two partitions"));
+        }
+        Ok(segment)
     }
 
     /// The value of the partition in all files of a tenant, if it is the same there.
@@ -363,6 +379,8 @@ mod tests {
             (format!("a={{file}}/{time}/{{file}}"), "the names are"),
             (format!("a={{namespace}}/{time}/{{file}}"), "{namespace}; the names are"),
             (format!("a=b c/{time}/{{file}}"), "' '"),
+            (format!("manifests/{time}/{{file}}"), "keeps its manifests"),
+            ("a={pod}-YYYY/month=MM/day=DD/hour=HH/{file}".to_owned(), "two partitions"),
             (format!("a=../../{time}/{{file}}"), "\"..\""),
             (format!("a\u{7}=b/{time}/{{file}}"), "control character"),
             (format!("{}/{time}/{{file}}", "x".repeat(250)), "at most 256 bytes"),

@@ -35,7 +35,7 @@ async fn with_lake(setup: &Setup, tenant_id: &str) -> (Customer, String) {
     (customer, bucket)
 }
 
-fn lake_row(
+pub(crate) fn lake_row(
     customer: &Customer,
     bucket: &str,
     name: &str,
@@ -58,7 +58,7 @@ async fn files(setup: &Setup, customer: &Customer, bucket: &str, prefix: &str) -
     objects.into_iter().filter_map(below).collect()
 }
 
-fn lines(file: &[u8]) -> Vec<Value> {
+pub(crate) fn lines(file: &[u8]) -> Vec<Value> {
     let mut text = String::new();
     MultiGzDecoder::new(file).read_to_string(&mut text).expect("gzip of UTF-8");
     text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()

@@ -24,6 +24,7 @@ const ADAPTERS: &[&str] = &[
     "credentials/customers.rs",
     "credentials/identity.rs",
     "demo.rs",
+    "lake/s3/compact.rs",
     "ledger/dynamodb.rs",
     "lake/s3.rs",
     "ledger/dynamodb/entries.rs",

@@ -16,6 +16,7 @@ mod worker;
 
 mod browser;
 mod chaos;
+mod compact;
 mod config;
 mod conformance;
 mod content;

@@ -173,7 +173,6 @@ fn partitions_are_projected_by_what_they_are() {
     check("m=YYYY-MM/day=DD/hour=HH/{file}", &[], "m", &date("yyyy-MM", "2025-01,NOW+1MONTHS", "MONTHS"));
     // A date without a year is none.
     check("year=YYYY/md=MM-DD/hour=HH/{file}", &[], "md", &[("type", "injected")]);
-    check("x={pod}-YYYY/md=MM-DD/hour=HH/{file}", &[], "x", &[("type", "injected")]);
 }
 
 #[test]

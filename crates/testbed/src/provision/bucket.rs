@@ -103,6 +103,25 @@ impl Customer {
         aws.account(&self.account).put_role_policy(self.role_name(), bucket, statements).await
     }
 
+    /// Lets the customer's role write and compact lake files in a bucket, as `cloudformation/customer.yaml` does.
+    ///
+    /// # Errors
+    /// IAM refused.
+    pub async fn let_role_compact_lake(&self, aws: &Aws, bucket: &str) -> Result<(), ProvisionError> {
+        let actions = [
+            "s3:GetObject",
+            "s3:PutObject",
+            "s3:PutObjectRetention",
+            "s3:AbortMultipartUpload",
+            "s3:DeleteObject",
+        ];
+        let statements = json!([
+            { "Effect": "Allow", "Action": "s3:ListBucket", "Resource": format!("arn:aws:s3:::{bucket}") },
+            { "Effect": "Allow", "Action": actions, "Resource": format!("arn:aws:s3:::{bucket}/*") },
+        ]);
+        aws.account(&self.account).put_role_policy(self.role_name(), bucket, statements).await
+    }
+
     /// Row of the tenant for copies into a bucket. With `in_role` the worker assumes the customer's role to copy.
     pub fn bucket_row(&self, bucket: &str, in_role: bool) -> HashMap<String, AttributeValue> {
         let mut row = self.row();

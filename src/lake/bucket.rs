@@ -1,0 +1,103 @@
+//! The port to a customer's bucket for the compaction, beside [`LakeAccount`], which writes files.
+
+use std::future::Future;
+
+use bytes::Bytes;
+
+use super::{FileSpec, LakeAccount, LakeStore};
+use crate::{
+    copy::CopyError,
+    tenant::{Bucket, Delivery, Lake},
+};
+
+/// A row whose lake is compacted.
+#[derive(Clone, Copy, Debug)]
+pub struct LakeRow<'a> {
+    /// The delivery.
+    pub delivery: &'a Delivery,
+    /// The customer's bucket.
+    pub destination: &'a Bucket,
+    /// The lake's settings.
+    pub lake: &'a Lake,
+}
+
+/// Enters customers' accounts for the compaction.
+pub trait CompactStore: LakeStore<Account: CompactAccount> {
+    /// Enters the customer's role with the permissions of the compaction, or the central role if the row names none.
+    ///
+    /// # Errors
+    /// [`CopyError::Session`].
+    fn enter_compaction(
+        &self,
+        row: &LakeRow<'_>,
+    ) -> impl Future<Output = Result<Self::Account, CopyError>> + Send;
+}
+
+/// One customer's bucket, as the compaction uses it.
+pub trait CompactAccount: LakeAccount {
+    /// Lists what is directly below `prefix`. `token` is the last page's [`Listing::next`].
+    ///
+    /// # Errors
+    /// See [`CopyError`].
+    fn list(
+        &self,
+        prefix: &str,
+        token: Option<String>,
+    ) -> impl Future<Output = Result<Listing, CopyError>> + Send;
+
+    /// Reads a whole object, and its eTag. With `etag`, only if the object still has it. `None`: there is no such object.
+    ///
+    /// # Errors
+    /// See [`CopyError`]. Without permission to list, S3 denies the read of a missing object.
+    fn get(
+        &self,
+        key: &str,
+        etag: Option<&str>,
+    ) -> impl Future<Output = Result<Option<(String, Bytes)>, CopyError>> + Send;
+
+    /// The size of an object. `None`: there is no such object.
+    ///
+    /// # Errors
+    /// See [`CopyError`].
+    fn size(&self, key: &str) -> impl Future<Output = Result<Option<u64>, CopyError>> + Send;
+
+    /// Writes an object if the one at its key has `etag`, or, without `etag`, if there is none. Returns the new eTag, or `None` if the
+    /// condition does not hold. If the answer to a first attempt was lost, the condition does not hold either: compare what is there.
+    ///
+    /// # Errors
+    /// See [`CopyError`]. The object may be there nevertheless.
+    fn put_if(
+        &self,
+        file: &FileSpec,
+        body: Bytes,
+        etag: Option<&str>,
+    ) -> impl Future<Output = Result<Option<String>, CopyError>> + Send;
+
+    /// Deletes objects. One that does not exist is no error. In a bucket with versions, a delete marker hides each of them.
+    ///
+    /// # Errors
+    /// See [`CopyError`]. Some may be deleted nevertheless.
+    fn delete(&self, keys: &[String]) -> impl Future<Output = Result<(), CopyError>> + Send;
+}
+
+/// A page of a listing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Listing {
+    /// Objects, by key.
+    pub files: Vec<ListedFile>,
+    /// Keys of folders, each with its slash.
+    pub folders: Vec<String>,
+    /// `None`: this is the last page.
+    pub next: Option<String>,
+}
+
+/// An object of a listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListedFile {
+    /// Key.
+    pub key: String,
+    /// Stored bytes.
+    pub size: u64,
+    /// ETag, as S3 gives it.
+    pub etag: String,
+}

@@ -1,0 +1,132 @@
+//! Decides what a turn at a folder does, from the folder's listing and its manifest. No I/O.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+
+use crate::lake::{
+    bucket::ListedFile,
+    manifest::{Manifest, State, is_compacted, url},
+};
+
+/// Most files that one turn writes. A turn must end long before others take it over.
+const MOST_GROUPS: usize = 16;
+
+/// What to do in a folder.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Plan {
+    /// Files to merge. Each group becomes one file.
+    pub(super) groups: Vec<Vec<ListedFile>>,
+    /// Keys of files to delete, by the URL of the file that replaced them.
+    pub(super) replaced: BTreeMap<String, Vec<String>>,
+    /// Keys of abandoned files.
+    pub(super) abandoned: Vec<String>,
+    /// URLs of files whose name is of the compaction, and which the manifest does not know.
+    pub(super) unknown: Vec<String>,
+}
+
+/// Plans a turn. `listing` is older than `manifest`. Files in `left` stay as they are.
+pub(super) fn plan(
+    bucket: &str,
+    listing: &[ListedFile],
+    manifest: &Manifest,
+    target: u64,
+    left: &BTreeSet<String>,
+) -> Plan {
+    let mut plan = Plan::default();
+    let mut small = Vec::new();
+    for file in listing {
+        let at = url(bucket, &file.key);
+        match manifest.state(&at) {
+            Some(State::Replaced { by }) => {
+                plan.replaced.entry(by.clone()).or_default().push(file.key.clone())
+            }
+            Some(State::Abandoned) => plan.abandoned.push(file.key.clone()),
+            Some(State::Merging { .. }) => {}
+            None if is_compacted(&file.key) => plan.unknown.push(at),
+            Some(State::Merged) | None => {
+                if file.size < target / 2 && !left.contains(&file.key) {
+                    small.push(file.clone());
+                }
+            }
+        }
+    }
+    small.sort_by(|one, other| one.key.cmp(&other.key));
+    let mut size = 0;
+    let mut group = Vec::new();
+    for file in small {
+        if size + file.size > target {
+            plan.groups.push(std::mem::take(&mut group));
+            size = 0;
+        }
+        size += file.size;
+        group.push(file);
+    }
+    plan.groups.push(group);
+    plan.groups.retain(|group| group.len() > 1);
+    plan.groups.truncate(MOST_GROUPS);
+    plan
+}
+
+/// Whether something is older than `age`.
+pub(super) fn is_older(at: Timestamp, age: Duration, now: Timestamp) -> bool {
+    now.duration_since(at).unsigned_abs() >= age && at <= now
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TARGET: u64 = 100;
+
+    fn check(files: &[(&str, u64)], manifest: &Manifest, left: &str, expected: &[&[&str]]) -> Plan {
+        let file = |(name, size): &(&str, u64)| ListedFile {
+            key: format!("f/{name}"),
+            size: *size,
+            etag: "e".to_owned(),
+        };
+        let listing: Vec<_> = files.iter().map(file).collect();
+        let left = BTreeSet::from([format!("f/{left}")]);
+        let plan = plan("b", &listing, manifest, TARGET, &left);
+        let groups: Vec<Vec<_>> =
+            plan.groups.iter().map(|group| group.iter().map(|file| &file.key[2..]).collect()).collect();
+        assert_eq!(groups, expected);
+        plan
+    }
+
+    #[test]
+    fn small_files_are_grouped_up_to_the_target() {
+        let nothing = Manifest::default();
+        check(&[], &nothing, "", &[]);
+        check(&[("a", 1)], &nothing, "", &[]);
+        check(&[("a", 1), ("b", 50)], &nothing, "", &[]);
+        check(&[("a", 0), ("b", 49)], &nothing, "", &[&["a", "b"]]);
+        check(&[("c", 49), ("a", 49), ("b", 2), ("d", 1)], &nothing, "", &[&["a", "b", "c"]]);
+        check(
+            &[("a", 40), ("b", 40), ("c", 40), ("d", 40), ("e", 1)],
+            &nothing,
+            "",
+            &[&["a", "b"], &["c", "d", "e"]],
+        );
+        check(&[("a", 1), ("b", 1), ("c", 1)], &nothing, "b", &[&["a", "c"]]);
+    }
+
+    #[test]
+    fn the_manifest_decides_about_a_file() {
+        let mut manifest = Manifest::default();
+        let at = |name: &str| format!("s3://b/f/{name}");
+        manifest.begin(at("compacted-0"), "m", Vec::new(), Timestamp::UNIX_EPOCH);
+        manifest.abandon(Timestamp::UNIX_EPOCH);
+        manifest.replace([at("a"), at("compacted-1")], &at("compacted-2"), Timestamp::UNIX_EPOCH);
+        manifest.begin(at("compacted-3"), "m", Vec::new(), Timestamp::UNIX_EPOCH);
+        let names = ["a", "b", "compacted-0", "compacted-1", "compacted-2", "compacted-3", "compacted-4"];
+        let plan = check(&names.map(|name| (name, 1)), &manifest, "", &[&["b", "compacted-2"]]);
+        let replaced = vec!["f/a".to_owned(), "f/compacted-1".to_owned()];
+        assert_eq!(plan.replaced, BTreeMap::from([(at("compacted-2"), replaced)]));
+        assert_eq!(plan.abandoned, ["f/compacted-0"]);
+        assert_eq!(plan.unknown, [at("compacted-4")]);
+    }
+}

@@ -1,0 +1,347 @@
+//! Manifests: which files of a folder count. No I/O.
+//!
+//! S3 changes one key at a time, so the compaction cannot replace many files by one at once. It writes the new file, and then
+//! one object, the folder's manifest, says that the new file counts and that the old ones do not. The manifest is written under
+//! the condition that nobody changed it meanwhile.
+//!
+//! A manifest is beside the folders of the files: `{bucket_prefix}manifests/{time}/{hash}.json`. `{time}` are the segments of the
+//! layout that have a part of the time, for example `year=2026/month=01/day=02/hour=03`. `{hash}` are the first 16 hexadecimal
+//! digits of the SHA-256 of the folder's key after `bucket_prefix`, with its slash at the end. A manifest has one JSON object in
+//! each line, and at most one line for each file:
+//!
+//! ```json
+//! {"file":"s3://b/logs/dt=2026-01-02/a.parquet","state":"replaced","at":"2026-01-02T06:00:09Z","by":"s3://b/logs/dt=2026-01-02/compacted-2f1e.parquet"}
+//! {"file":"s3://b/logs/dt=2026-01-02/compacted-2f1e.parquet","state":"merged","at":"2026-01-02T06:00:09Z"}
+//! {"file":"s3://b/logs/dt=2026-01-02/compacted-77c0.parquet","state":"merging","at":"2026-01-02T07:00:00Z","merge":"d5a1","sources":["s3://b/logs/dt=2026-01-02/c.parquet"]}
+//! {"file":"s3://b/logs/dt=2026-01-02/compacted-09ab.parquet","state":"abandoned","at":"2026-01-02T06:30:00Z"}
+//! ```
+//!
+//! # The reader's rule
+//!
+//! A file counts
+//! - if its name does not begin with `compacted-`, and no line says that it is `replaced`;
+//! - if its name begins with `compacted-`, and a line says that it is `merged`.
+//!
+//! [`Manifest::counts`] is this rule. A reader who follows it sees every record exactly once at every moment, also if a
+//! compaction was stopped in its middle.
+
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use super::COMPACTED;
+use crate::{digest, name::MANIFESTS};
+
+/// Age from which the line of a replaced or abandoned file may be dropped, if the file does not exist. A message cannot bring
+/// a replaced file back after that: SQS keeps no message for longer than 14 days.
+const KEPT: SignedDuration = SignedDuration::from_hours(15 * 24);
+
+/// The manifest of one folder.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Manifest {
+    lines: BTreeMap<String, Entry>,
+}
+
+/// What a manifest says about a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// When this became true.
+    pub at: Timestamp,
+    /// The file's state.
+    pub state: State,
+}
+
+/// State of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// A compaction writes this file.
+    Merging {
+        /// Id of the compaction's turn at the folder. No two turns have the same.
+        merge: String,
+        /// URLs of the files that it is written from.
+        sources: Vec<String>,
+    },
+    /// The file counts instead of the files that it replaced.
+    Merged,
+    /// The file's records are in another one.
+    Replaced {
+        /// The other file's URL. It is merged.
+        by: String,
+    },
+    /// A merge that did not end began to write this file. Nobody will ever count it.
+    Abandoned,
+}
+
+/// A line as it is written.
+#[derive(Deserialize, Serialize)]
+struct Line {
+    file: String,
+    state: Word,
+    at: Timestamp,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    by: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    merge: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sources: Option<Vec<String>>,
+}
+
+#[derive(Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Word {
+    Merging,
+    Merged,
+    Replaced,
+    Abandoned,
+}
+
+/// URL of a file, as manifests and `"$path"` of Athena have it.
+pub fn url(bucket: &str, key: &str) -> String {
+    format!("s3://{bucket}/{key}")
+}
+
+/// Key of a folder's manifest. `time` are the layout's segments with the time, and `folder` is the folder's key after `prefix`.
+pub fn key(prefix: &str, time: &str, folder: &str) -> String {
+    format!("{prefix}{MANIFESTS}/{time}/{}.json", &digest::sha256(folder.as_bytes())[..16])
+}
+
+/// Whether a file was written by the compaction, by its key or URL.
+pub fn is_compacted(file: &str) -> bool {
+    file.rsplit('/').next().is_some_and(|name| name.starts_with(COMPACTED))
+}
+
+impl Manifest {
+    /// Reads a manifest.
+    ///
+    /// # Errors
+    /// A line is none of a manifest, or the second one of its file.
+    pub fn parse(text: &[u8]) -> Result<Self, String> {
+        let mut manifest = Self::default();
+        for (index, line) in text.split(|byte| *byte == b'\n').enumerate() {
+            if line.is_empty() {
+                continue;
+            }
+            let failed = |problem: String| format!("line {}: {problem}", index + 1);
+            let line: Line = serde_json::from_slice(line).map_err(|error| failed(error.to_string()))?;
+            let state = match (line.state, line.by, line.merge, line.sources) {
+                (Word::Merging, _, Some(merge), Some(sources)) => State::Merging { merge, sources },
+                (Word::Merged, ..) => State::Merged,
+                (Word::Replaced, Some(by), ..) => State::Replaced { by },
+                (Word::Abandoned, ..) => State::Abandoned,
+                _ => return Err(failed("a member is missing".to_owned())),
+            };
+            let file = line.file.clone();
+            if manifest.lines.insert(line.file, Entry { at: line.at, state }).is_some() {
+                return Err(failed(format!("{file:?} has a line already")));
+            }
+        }
+        Ok(manifest)
+    }
+
+    /// The manifest's text.
+    pub fn text(&self) -> Vec<u8> {
+        let mut text = Vec::new();
+        for (file, Entry { at, state }) in &self.lines {
+            let mut line = Line {
+                file: file.clone(),
+                state: Word::Merged,
+                at: *at,
+                by: None,
+                merge: None,
+                sources: None,
+            };
+            match state {
+                State::Merging { merge, sources } => {
+                    line.state = Word::Merging;
+                    (line.merge, line.sources) = (Some(merge.clone()), Some(sources.clone()));
+                }
+                State::Merged => {}
+                State::Replaced { by } => (line.state, line.by) = (Word::Replaced, Some(by.clone())),
+                State::Abandoned => line.state = Word::Abandoned,
+            }
+            serde_json::to_writer(&mut text, &line).expect("a line has only texts");
+            text.push(b'\n');
+        }
+        text
+    }
+
+    /// The reader's rule: whether a file of the folder counts, by its URL.
+    pub fn counts(&self, file: &str) -> bool {
+        match self.state(file) {
+            Some(State::Replaced { .. }) => false,
+            Some(State::Merged) => true,
+            _ => !is_compacted(file),
+        }
+    }
+
+    /// What is known about a file.
+    pub fn state(&self, file: &str) -> Option<&State> {
+        self.lines.get(file).map(|entry| &entry.state)
+    }
+
+    /// Whether a file is merged, and since when.
+    pub fn merged_since(&self, file: &str) -> Option<Timestamp> {
+        self.lines.get(file).filter(|entry| entry.state == State::Merged).map(|entry| entry.at)
+    }
+
+    /// All lines, by their files' URLs.
+    pub fn lines(&self) -> impl Iterator<Item = (&str, &Entry)> {
+        self.lines.iter().map(|(file, entry)| (file.as_str(), entry))
+    }
+
+    /// The files that a merge writes, and when it began.
+    pub fn merging(&self) -> impl Iterator<Item = (&str, Timestamp)> {
+        let merging = |(_, entry): &(_, &Entry)| matches!(entry.state, State::Merging { .. });
+        self.lines().filter(merging).map(|(file, entry)| (file, entry.at))
+    }
+
+    /// Begins a merge that writes `file` from `sources`.
+    pub fn begin(&mut self, file: String, merge: &str, sources: Vec<String>, at: Timestamp) {
+        let state = State::Merging { merge: merge.to_owned(), sources };
+        self.lines.insert(file, Entry { at, state });
+    }
+
+    /// Gives all merges up that are under way.
+    pub fn abandon(&mut self, at: Timestamp) {
+        for entry in self.lines.values_mut() {
+            if matches!(entry.state, State::Merging { .. }) {
+                *entry = Entry { at, state: State::Abandoned };
+            }
+        }
+    }
+
+    /// Ends the merge of `file`: it counts, and `sources` do not.
+    pub fn replace(&mut self, sources: impl IntoIterator<Item = String>, file: &str, at: Timestamp) {
+        for source in sources {
+            // Files that the source had replaced are now in the new file.
+            for entry in self.lines.values_mut() {
+                if matches!(&entry.state, State::Replaced { by } if *by == source) {
+                    entry.state = State::Replaced { by: file.to_owned() };
+                }
+            }
+            self.lines.insert(source, Entry { at, state: State::Replaced { by: file.to_owned() } });
+        }
+        self.lines.insert(file.to_owned(), Entry { at, state: State::Merged });
+    }
+
+    /// Drops old lines of files that do not exist.
+    pub fn forget(&mut self, now: Timestamp, exists: impl Fn(&str) -> bool) {
+        self.lines.retain(|file, Entry { at, state }| {
+            let closed = matches!(state, State::Replaced { .. } | State::Abandoned);
+            !closed || now.duration_since(*at) < KEPT || exists(file)
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().expect("a timestamp")
+    }
+
+    fn sample() -> Manifest {
+        let mut manifest = Manifest::default();
+        manifest.begin(
+            "s3://b/f/compacted-1.gz".into(),
+            "m1",
+            vec!["s3://b/f/a".into()],
+            at("2026-01-02T00:00:00Z"),
+        );
+        manifest.abandon(at("2026-01-02T01:00:00Z"));
+        manifest.begin(
+            "s3://b/f/compacted-2.gz".into(),
+            "m2",
+            vec!["s3://b/f/a".into()],
+            at("2026-01-02T01:00:00Z"),
+        );
+        manifest.replace(
+            ["s3://b/f/a".into(), "s3://b/f/b".into()],
+            "s3://b/f/compacted-2.gz",
+            at("2026-01-02T01:10:00Z"),
+        );
+        manifest.begin(
+            "s3://b/f/compacted-3.gz".into(),
+            "m3",
+            vec!["s3://b/f/c".into()],
+            at("2026-01-02T02:00:00Z"),
+        );
+        manifest
+    }
+
+    #[test]
+    fn the_readers_rule() {
+        let manifest = sample();
+        for (file, counts) in
+            [("a", false), ("b", false), ("c", true), ("d", true), ("x-compacted-1.gz", true)]
+                .into_iter()
+                .chain([1, 2, 3, 4].map(|number| {
+                    (
+                        ["compacted-1.gz", "compacted-2.gz", "compacted-3.gz", "compacted-4.gz"][number - 1],
+                        number == 2,
+                    )
+                }))
+        {
+            assert_eq!(manifest.counts(&url("b", &format!("f/{file}"))), counts, "{file}");
+        }
+    }
+
+    #[test]
+    fn a_manifest_is_read_back() {
+        let manifest = sample();
+        let text = String::from_utf8(manifest.text()).expect("UTF-8");
+        assert_eq!(Manifest::parse(text.as_bytes()), Ok(manifest.clone()), "{text}");
+        let line = r#"{"file":"s3://b/f/a","state":"replaced","at":"2026-01-02T01:10:00Z","by":"s3://b/f/compacted-2.gz"}"#;
+        assert!(text.lines().any(|found| found == line), "{text}");
+        let merging: Vec<_> = manifest.merging().collect();
+        assert_eq!(merging, [("s3://b/f/compacted-3.gz", at("2026-01-02T02:00:00Z"))]);
+        for (bad, problem) in [
+            ("x", "line 1"),
+            ("{}\n", "line 1"),
+            ("\n{\"file\":\"a\",\"state\":\"new\",\"at\":\"2026-01-02T01:10:00Z\"}", "line 2"),
+            ("{\"file\":\"a\",\"state\":\"replaced\",\"at\":\"2026-01-02T01:10:00Z\"}", "missing"),
+            (&format!("{line}\n{line}"), "already"),
+        ] {
+            let error = Manifest::parse(bad.as_bytes()).expect_err(bad);
+            assert!(error.contains(problem), "{bad}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_merged_file_that_is_merged_again_passes_its_sources_on() {
+        let mut manifest = sample();
+        manifest.replace(
+            ["s3://b/f/compacted-2.gz".into()],
+            "s3://b/f/compacted-5.gz",
+            at("2026-01-02T03:00:00Z"),
+        );
+        for file in ["a", "b", "compacted-2.gz"] {
+            let by = "s3://b/f/compacted-5.gz".to_owned();
+            assert_eq!(manifest.state(&format!("s3://b/f/{file}")), Some(&State::Replaced { by }), "{file}");
+        }
+    }
+
+    #[test]
+    fn old_lines_are_dropped_unless_their_file_exists() {
+        let check = |now: &str, exists: &str, left: usize| {
+            let mut manifest = sample();
+            manifest.forget(at(now), |file| file == exists);
+            assert_eq!(manifest.lines().count(), left, "{now}");
+            assert!(manifest.counts("s3://b/f/compacted-2.gz"));
+            assert_eq!(manifest.merging().count(), 1);
+        };
+        check("2026-01-16T23:00:00Z", "", 5);
+        check("2026-01-17T01:00:00Z", "", 4);
+        check("2026-01-17T01:10:00Z", "", 2);
+        check("2026-01-17T01:10:00Z", "s3://b/f/a", 3);
+    }
+
+    #[test]
+    fn a_manifest_is_outside_of_all_folders() {
+        let key = key("logs/", "year=2026/month=01", "source=web/year=2026/month=01/");
+        assert_eq!(key.split('/').take(4).collect::<Vec<_>>().join("/"), "logs/manifests/year=2026/month=01");
+        assert_eq!(key.rsplit('/').next().map(str::len), Some(16 + ".json".len()));
+    }
+}

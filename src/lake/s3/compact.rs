@@ -1,0 +1,205 @@
+//! The compaction's calls.
+
+use aws_sdk_s3::{
+    config::http::HttpResponse,
+    error::{ProvideErrorMetadata, SdkError},
+    types::{Delete, EncodingType, ObjectIdentifier},
+};
+use bytes::Bytes;
+
+use super::S3Lake;
+use crate::{
+    copy::{
+        CopyError,
+        s3::{S3Copier, refused, session},
+    },
+    credentials::scope::Scope,
+    event::decode_key,
+    lake::{
+        FileSpec,
+        bucket::{CompactAccount, CompactStore, LakeRow, ListedFile, Listing},
+    },
+    name::MANIFESTS,
+    route::Route,
+};
+
+/// Most keys of one DeleteObjects. Source: S3 API reference, DeleteObjects.
+const MAX_DELETED: usize = 1000;
+
+impl CompactStore for S3Copier {
+    async fn enter_compaction(&self, row: &LakeRow<'_>) -> Result<S3Lake, CopyError> {
+        let LakeRow { delivery, destination, lake } = *row;
+        let route = Route { tenant: delivery.tenant_id.clone(), ..Route::default() };
+        let prefix = &destination.bucket_prefix;
+        let entry = destination.role.as_ref().map(|role| {
+            let scope = Scope::Compact {
+                bucket: destination.bucket_name.clone(),
+                files: prefix.clone() + &lake.layout.tenant_prefix(&route),
+                manifests: format!("{prefix}{MANIFESTS}/"),
+            };
+            session(delivery, destination, role, "", scope)
+        });
+        S3Lake::enter(self, entry, delivery, destination).await
+    }
+}
+
+fn incomplete(what: &str) -> CopyError {
+    CopyError::Unavailable(format!("the answer of S3 has no {what}"))
+}
+
+/// A refusal that means: there is no such object, or the condition does not hold.
+fn absent<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> bool {
+    let status = error.raw_response().map(|response| response.status().as_u16());
+    match error.code() {
+        Some(code) => {
+            matches!(code, "NoSuchKey" | "NotFound" | "PreconditionFailed" | "ConditionalRequestConflict")
+        }
+        None => matches!(status, Some(404 | 412)),
+    }
+}
+
+impl CompactAccount for S3Lake {
+    async fn list(&self, prefix: &str, token: Option<String>) -> Result<Listing, CopyError> {
+        let list = || {
+            self.client
+                .list_objects_v2()
+                .bucket(&self.bucket)
+                .prefix(prefix)
+                .delimiter("/")
+                .set_continuation_token(token.clone())
+                .set_expected_bucket_owner(self.owner.clone())
+                // XML 1.0 has no form for some characters that keys may have.
+                .encoding_type(EncodingType::Url)
+                .customize()
+                .config_override(self.customer())
+                .send()
+        };
+        let page = self.role.call(list).await.map_err(refused)?;
+        let encoded = page.encoding_type == Some(EncodingType::Url);
+        let decoded = |key: Option<String>| {
+            let key = key.ok_or_else(|| incomplete("key of an object"))?;
+            if encoded {
+                decode_key(&key).map_err(|error| CopyError::Unavailable(error.to_string()))
+            } else {
+                Ok(key)
+            }
+        };
+        let files = page.contents.unwrap_or_default().into_iter().map(|object| {
+            Ok(ListedFile {
+                size: object.size.and_then(|size| size.try_into().ok()).unwrap_or_default(),
+                etag: object.e_tag.ok_or_else(|| incomplete("eTag of an object"))?,
+                key: decoded(object.key)?,
+            })
+        });
+        let folders =
+            page.common_prefixes.unwrap_or_default().into_iter().map(|folder| decoded(folder.prefix));
+        Ok(Listing {
+            files: files.collect::<Result<_, CopyError>>()?,
+            folders: folders.collect::<Result<_, _>>()?,
+            next: page.next_continuation_token.filter(|_| page.is_truncated == Some(true)),
+        })
+    }
+
+    async fn get(&self, key: &str, etag: Option<&str>) -> Result<Option<(String, Bytes)>, CopyError> {
+        let get = || {
+            self.client
+                .get_object()
+                .bucket(&self.bucket)
+                .key(key)
+                .set_if_match(etag.map(str::to_owned))
+                .set_expected_bucket_owner(self.owner.clone())
+                .customize()
+                .config_override(self.customer())
+                .send()
+        };
+        let object = match self.role.call(get).await {
+            Ok(object) => object,
+            Err(error) if absent(&error) => return Ok(None),
+            Err(error) => return Err(refused(error)),
+        };
+        let etag = object.e_tag.ok_or_else(|| incomplete("eTag"))?;
+        let body = object.body.collect().await;
+        let body =
+            body.map_err(|error| CopyError::Unavailable(format!("the body of {key:?} broke: {error}")))?;
+        Ok(Some((etag, body.into_bytes())))
+    }
+
+    async fn size(&self, key: &str) -> Result<Option<u64>, CopyError> {
+        let head = || {
+            self.client
+                .head_object()
+                .bucket(&self.bucket)
+                .key(key)
+                .set_expected_bucket_owner(self.owner.clone())
+                .customize()
+                .config_override(self.customer())
+                .send()
+        };
+        match self.role.call(head).await {
+            Ok(head) => {
+                Ok(Some(head.content_length.and_then(|size| size.try_into().ok()).unwrap_or_default()))
+            }
+            Err(error) if absent(&error) => Ok(None),
+            Err(error) => Err(refused(error)),
+        }
+    }
+
+    async fn put_if(
+        &self,
+        file: &FileSpec,
+        body: Bytes,
+        etag: Option<&str>,
+    ) -> Result<Option<String>, CopyError> {
+        let put = || {
+            self.client
+                .put_object()
+                .bucket(&self.bucket)
+                .key(&file.key)
+                .set_if_match(etag.map(str::to_owned))
+                .set_if_none_match(etag.is_none().then(|| "*".to_owned()))
+                .set_expected_bucket_owner(self.owner.clone())
+                .set_acl(self.acl.clone())
+                .content_type(file.content_type)
+                .set_metadata(Some(file.metadata.clone()))
+                .body(body.clone().into())
+                .customize()
+                .config_override(self.customer())
+                .send()
+        };
+        match self.role.call(put).await {
+            Ok(put) => put.e_tag.map(Some).ok_or_else(|| incomplete("eTag")),
+            Err(error) if absent(&error) => Ok(None),
+            Err(error) => Err(refused(error)),
+        }
+    }
+
+    async fn delete(&self, keys: &[String]) -> Result<(), CopyError> {
+        for keys in keys.chunks(MAX_DELETED) {
+            let objects = keys.iter().map(|key| ObjectIdentifier::builder().key(key).build());
+            let objects = objects.collect::<Result<Vec<_>, _>>().expect("each has a key");
+            let delete =
+                Delete::builder().set_objects(Some(objects)).quiet(true).build().expect("it has objects");
+            let call = || {
+                self.client
+                    .delete_objects()
+                    .bucket(&self.bucket)
+                    .delete(delete.clone())
+                    .set_expected_bucket_owner(self.owner.clone())
+                    .customize()
+                    .config_override(self.customer())
+                    .send()
+            };
+            let deleted = self.role.call(call).await.map_err(refused)?;
+            if let Some(error) = deleted.errors.unwrap_or_default().into_iter().next() {
+                let text = |value: Option<String>| value.unwrap_or_default();
+                let problem =
+                    format!("{}: {} ({:?})", text(error.code.clone()), text(error.message), text(error.key));
+                return Err(match error.code.as_deref() {
+                    Some("AccessDenied") => CopyError::Denied(problem),
+                    _ => CopyError::Unavailable(problem),
+                });
+            }
+        }
+        Ok(())
+    }
+}
