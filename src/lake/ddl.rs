@@ -21,10 +21,10 @@ use self::{
     columns::{Column, Shown},
     partitions::Partition,
 };
-use crate::tenant::{Bucket, Format, Lake};
-
-/// Folder of the manifests below `bucket_prefix`.
-const MANIFESTS: &str = "manifests/";
+use crate::{
+    name::MANIFESTS,
+    tenant::{Bucket, Format, Lake},
+};
 
 /// The SerDe of JSON.
 const JSON: &str = "org.openx.data.jsonserde.JsonSerDe";
@@ -157,8 +157,8 @@ impl Tables {
             stored: Stored::Json,
             columns: of_manifests.map(Column::text).into(),
             partitions: times,
-            location: base.clone() + MANIFESTS,
-            folder: base + MANIFESTS + &time_folders,
+            location: format!("{base}{MANIFESTS}/"),
+            folder: format!("{base}{MANIFESTS}/{time_folders}"),
         };
         Ok(Self { database: wishes.database.clone(), files, manifests, view: wishes.table.clone(), shown })
     }

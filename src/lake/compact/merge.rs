@@ -128,6 +128,10 @@ async fn attempt<A: CompactAccount>(
 }
 
 /// A source while it is read.
+#[cfg_attr(
+    feature = "parquet",
+    expect(clippy::large_enum_variant, reason = "a merge has one, and it has megabytes of buffers")
+)]
 enum Reader {
     /// Whether the last line is open, and a buffer.
     Ndjson(MultiGzDecoder<bytes::buf::Reader<Bytes>>, bool, Vec<u8>),
@@ -166,6 +170,10 @@ fn unreadable(error: &ReadError) -> String {
 }
 
 /// The merged file's encoder.
+#[cfg_attr(
+    feature = "parquet",
+    expect(clippy::large_enum_variant, reason = "a merge has one, and it has megabytes of buffers")
+)]
 enum Encoder {
     Ndjson(GzEncoder<Vec<u8>>),
     #[cfg(feature = "parquet")]
