@@ -143,6 +143,7 @@ async fn write_parts<A: CompactAccount>(
 }
 
 /// A source while it is read.
+#[cfg_attr(feature = "parquet", expect(clippy::large_enum_variant, reason = "a merge has one"))]
 enum Reader {
     /// Whether the last line is open, and a buffer.
     Ndjson(MultiGzDecoder<bytes::buf::Reader<Bytes>>, bool, Vec<u8>),
@@ -181,6 +182,7 @@ fn unreadable(error: &ReadError) -> String {
 }
 
 /// The merged file's encoder.
+#[cfg_attr(feature = "parquet", expect(clippy::large_enum_variant, reason = "a merge has one"))]
 enum Encoder {
     Ndjson(GzEncoder<Vec<u8>>),
     #[cfg(feature = "parquet")]

@@ -352,11 +352,12 @@ async fn a_file_without_its_manifest_is_told_and_stays() {
 #[tokio::test]
 async fn a_manifest_that_is_not_readable_stops_all_work_at_its_folder() {
     let bucket = lived_in(".parquet").await;
-    let mut objects = lock(&bucket);
-    let key = objects.objects.keys().find(|key| key.contains("manifests/")).cloned().expect("it exists");
-    objects.objects.insert(key, Bytes::from_static(b"{\"file\":\"s3://"));
-    let before = objects.objects.clone();
-    drop(objects);
+    let before = {
+        let mut objects = lock(&bucket);
+        let key = objects.objects.keys().find(|key| key.contains("manifests/")).cloned().expect("it exists");
+        objects.objects.insert(key, Bytes::from_static(b"{\"file\":\"s3://"));
+        objects.objects.clone()
+    };
     let report = finish(".parquet", &bucket).await;
     assert!(report.failures.len() == 1 && report.failures[0].contains("cannot be read"), "{report:?}");
     assert_eq!(lock(&bucket).objects, before);
