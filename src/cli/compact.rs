@@ -81,7 +81,7 @@ A file that cannot be read, or has other columns, stays where it is; the result 
 A run lists each folder of the wanted hours, and S3 bills the customer for it: about 0.005 USD for 1,000 folders. With an hourly run,
 a shorter --since is cheaper.
 
-Memory: for each of --concurrency folders at most half of --target-size and 224 MiB, so 576 MiB by default.
+Memory: for each of --concurrency folders at most half of --target-size and 288 MiB, so 704 MiB by default.
 
 Needs dynamodb:Scan on the tenant table (dynamodb:Query with --tenant), the central role, and in the customer's role s3:ListBucket on
 the bucket, and s3:GetObject, s3:PutObject, s3:PutObjectRetention (with Object Lock), s3:AbortMultipartUpload and s3:DeleteObject below

@@ -50,10 +50,11 @@ const ROW_GROUP: usize = 64 << 20;
 /// Most turns that are under way at once, most of them waiting for [`Setup::settle`].
 const TURNS: usize = 64;
 
-/// Upper bound of the memory of one folder whose files are being merged: a source, an open row group with room to grow, and its
-/// encoded bytes with room to double.
+/// Upper bound of the memory of one folder whose files are being merged: a source; the rows that were decoded of it at once, at most
+/// 32 of 1 MiB; an open row group, its encoded bytes with room to double, and what the allocator keeps of the group before. A test
+/// of the program measures it.
 pub fn memory_bound(target: u64) -> u64 {
-    target / 2 + (ROW_GROUP as u64) * 5 / 4 + (ROW_GROUP as u64) * 2 + (16 << 20)
+    target / 2 + (32 << 20) + 4 * ROW_GROUP as u64
 }
 
 /// What to merge, and how. All rows of a run share it.

@@ -28,7 +28,7 @@ use crate::{
 const GZIP_LEVEL: u32 = 6;
 /// Bytes that are decoded and encoded at once.
 const CHUNK: usize = 1 << 20;
-/// Encoded bytes that are written as a part.
+/// Bytes of a part: at least this many, and less than twice as many.
 const PART: usize = 2 * MIN_PART;
 /// Bytes of the rows of a row group.
 #[cfg(feature = "parquet")]
@@ -114,7 +114,9 @@ async fn attempt<A: CompactAccount>(
                 Step::Unreadable(problem) => return Ok(Attempt::Unreadable(index, problem)),
             }
             if encoder.encoded() >= PART {
-                parts.write(account, encoder.take_encoded()).await.map_err(unwritten)?;
+                let mut encoded = encoder.take_encoded();
+                write_parts(account, parts, &mut encoded).await.map_err(unwritten)?;
+                parts.write(account, encoded).await.map_err(unwritten)?;
             }
         }
         index += 1;
@@ -122,16 +124,26 @@ async fn attempt<A: CompactAccount>(
     if sources.len() < 2 {
         return Ok(Attempt::TooFew);
     }
-    let rest = without_pause(CHUNK, || encoder.finish()).map_err(unwritten)?;
+    let mut rest = without_pause(CHUNK, || encoder.finish()).map_err(unwritten)?;
+    write_parts(account, parts, &mut rest).await.map_err(unwritten)?;
     let written: Result<u64, CopyError> = parts.finish(account, rest, std::future::ready(Ok(()))).await;
     written.map(Attempt::Written).map_err(unwritten)
 }
 
+/// Writes parts until less than two of them are left. The SDK copies each part that it sends.
+async fn write_parts<A: CompactAccount>(
+    account: &A,
+    parts: &mut Parts,
+    encoded: &mut Bytes,
+) -> Result<(), CopyError> {
+    while encoded.len() >= 2 * PART {
+        parts.write(account, encoded.split_to(PART)).await?;
+    }
+    Ok(())
+}
+
 /// A source while it is read.
-#[cfg_attr(
-    feature = "parquet",
-    expect(clippy::large_enum_variant, reason = "a merge has one, and it has megabytes of buffers")
-)]
+#[cfg_attr(feature = "parquet", expect(clippy::large_enum_variant, reason = "a merge has one"))]
 enum Reader {
     /// Whether the last line is open, and a buffer.
     Ndjson(MultiGzDecoder<bytes::buf::Reader<Bytes>>, bool, Vec<u8>),
@@ -170,10 +182,7 @@ fn unreadable(error: &ReadError) -> String {
 }
 
 /// The merged file's encoder.
-#[cfg_attr(
-    feature = "parquet",
-    expect(clippy::large_enum_variant, reason = "a merge has one, and it has megabytes of buffers")
-)]
+#[cfg_attr(feature = "parquet", expect(clippy::large_enum_variant, reason = "a merge has one"))]
 enum Encoder {
     Ndjson(GzEncoder<Vec<u8>>),
     #[cfg(feature = "parquet")]

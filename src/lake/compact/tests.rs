@@ -353,10 +353,10 @@ async fn a_file_without_its_manifest_is_told_and_stays() {
 async fn a_manifest_that_is_not_readable_stops_all_work_at_its_folder() {
     let bucket = lived_in(".parquet").await;
     let before = {
-        let objects = &mut lock(&bucket).objects;
-        let key = objects.keys().find(|key| key.contains("manifests/")).cloned().expect("it exists");
-        objects.insert(key, Bytes::from_static(b"{\"file\":\"s3://"));
-        objects.clone()
+        let mut objects = lock(&bucket);
+        let key = objects.objects.keys().find(|key| key.contains("manifests/")).cloned().expect("it exists");
+        objects.objects.insert(key, Bytes::from_static(b"{\"file\":\"s3://"));
+        objects.objects.clone()
     };
     let report = finish(".parquet", &bucket).await;
     assert!(report.failures.len() == 1 && report.failures[0].contains("cannot be read"), "{report:?}");

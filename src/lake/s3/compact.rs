@@ -5,7 +5,7 @@ use aws_sdk_s3::{
     error::{ProvideErrorMetadata, SdkError},
     types::{Delete, EncodingType, ObjectIdentifier},
 };
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::S3Lake;
 use crate::{
@@ -118,10 +118,14 @@ impl CompactAccount for S3Lake {
             Err(error) => return Err(refused(error)),
         };
         let etag = object.e_tag.ok_or_else(|| incomplete("eTag"))?;
-        let body = object.body.collect().await;
-        let body =
-            body.map_err(|error| CopyError::Unavailable(format!("the body of {key:?} broke: {error}")))?;
-        Ok(Some((etag, body.into_bytes())))
+        // Into one buffer: `collect` would hold all bytes twice for a moment.
+        let length = object.content_length.and_then(|length| length.try_into().ok()).unwrap_or_default();
+        let (mut body, mut stream) = (BytesMut::with_capacity(length), object.body);
+        while let Some(chunk) = stream.next().await {
+            let broken = |error| CopyError::Unavailable(format!("the body of {key:?} broke: {error}"));
+            body.extend_from_slice(&chunk.map_err(broken)?);
+        }
+        Ok(Some((etag, body.freeze())))
     }
 
     async fn size(&self, key: &str) -> Result<Option<u64>, CopyError> {
