@@ -131,6 +131,11 @@ pub enum LaneError {
     /// Another worker has the object, or the ledger does not answer.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
+    /// Other objects use all memory for large lake files.
+    #[error(
+        "other objects use all of the worker's memory for long lake files, or the tenant's other objects use half; the message is retried"
+    )]
+    NoShare,
     /// A file could not be written into the customer's bucket.
     #[error(transparent)]
     Bucket(#[from] CopyError),
@@ -145,6 +150,7 @@ impl LaneError {
             Self::Unkept(_) => "unkept",
             Self::Ledger(error) => error.kind(),
             Self::Bucket(_) => "bucket",
+            Self::NoShare => "no_share",
         }
     }
 }

@@ -410,12 +410,10 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: Buckets, L: Ledger> Pipeline<
         }
         // The ledger is asked first, because a delivery that is done need not enter the account.
         let (claims, name) = (&self.ports.claims, delivery.ledger_name());
-        let claimed = match (delivery.mode, &delivery.destination) {
-            // A part of a file is of no use, and a file that is written again replaces itself.
-            (_, Destination::S3(Bucket { contents: Contents::Lake(_), .. }))
+        let claimed = match delivery.mode {
+            Mode::Live => claims.claim(admitted.object, &name).await,
             // Counts of a part of an object are not kept.
-            | (Mode::Shadow, _) => claims.claim_whole(admitted.object, &name).await,
-            (Mode::Live, _) => claims.claim(admitted.object, &name).await,
+            Mode::Shadow => claims.claim_whole(admitted.object, &name).await,
         };
         let claim = match claimed.map_err(Failure::Ledger)? {
             Claimed::Ours(claim) => claim,

@@ -148,6 +148,10 @@ pub enum Failure {
          smaller windows"
     )]
     NoWindow,
+    /// Other objects use all memory for long lake files, or the tenant's objects use their half. The message waits, even beyond
+    /// [`Backoff::max_age`].
+    #[error("{}", LaneError::NoShare)]
+    NoLakeShare,
     /// The object cannot be read.
     #[error(transparent)]
     Object(ObjectError),
@@ -224,6 +228,7 @@ impl Failure {
             Self::Lookup(_) => "tenant_lookup",
             Self::OverShare { .. } => "over_share",
             Self::NoWindow => "window_memory",
+            Self::NoLakeShare => "lake_memory",
             Self::Sink(SinkError::Ours(_) | SinkError::Session(AssumeError::Ours(_)))
             | Self::Copy(CopyError::Ours(_) | CopyError::Session(AssumeError::Ours(_)))
             | Self::Object(ObjectError::Ours(_)) => "identity",
@@ -367,6 +372,7 @@ impl Failure {
             Self::Lookup(_)
             | Self::OverShare { .. }
             | Self::NoWindow
+            | Self::NoLakeShare
             | Self::Object(
                 ObjectError::NoBucket(_)
                 | ObjectError::Denied(_)
@@ -419,6 +425,7 @@ impl From<LaneError> for Failure {
             LaneError::Unkept(error) => Self::Unkept(error),
             LaneError::Ledger(error) => Self::Ledger(error),
             LaneError::Bucket(error) => Self::Copy(error),
+            LaneError::NoShare => Self::NoLakeShare,
         }
     }
 }
@@ -456,8 +463,9 @@ pub fn decide(failures: &[Failed], tries: Tries, backoff: &Backoff, chance: f64)
         })
     };
     let delay = backoff.delay(attempts, chance);
-    let waits_for_its_turn =
-        |failed: &&Failed| matches!(failed.failure, Failure::OverShare { .. } | Failure::NoWindow);
+    let waits_for_its_turn = |failed: &&Failed| {
+        matches!(failed.failure, Failure::OverShare { .. } | Failure::NoWindow | Failure::NoLakeShare)
+    };
     if age > backoff.max_age
         && let Some(failed) = again().find(|failed| !waits_for_its_turn(failed))
     {

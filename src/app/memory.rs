@@ -44,7 +44,12 @@ pub fn memory_bound(config: &Config) -> MemoryBound {
         worst: slots
             * (steps + read_ahead + 8192 * KIB + mended + 2 * 8192 * KIB + set_aside + message + counts)
             + config.source.zstd_windows.as_u64()
-            + lake::memory_bound(slots, u64::from(room::UNITS), config.source.max_record.as_u64())
+            + lake::memory_bound(
+                slots,
+                u64::from(room::UNITS),
+                config.source.max_record.as_u64(),
+                config.source.max_object.as_u64(),
+            )
             + status::MOST_BYTES
             + caches
             + bodies_bound(config.worker.concurrency) as u64,

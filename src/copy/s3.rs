@@ -122,6 +122,11 @@ impl S3Copier {
         (&self.client, &self.customers, &self.central)
     }
 
+    /// The timeouts of calls other than copies.
+    pub(crate) fn timeouts(&self) -> &TimeoutConfig {
+        &self.timeouts
+    }
+
     /// The settings that are specific to the customer.
     pub(crate) fn customer(bucket: &str, region: &str, role: &AssumedRole) -> config::Builder {
         config::Builder::default()

@@ -27,6 +27,8 @@ pub enum Scope {
         bucket: String,
         /// Prefix of their keys.
         prefix: String,
+        /// Whether the files get an Object Lock.
+        lock: bool,
     },
     /// Merging the files of a lake.
     Compact {
@@ -78,9 +80,9 @@ impl Scope {
             Self::ReadLogGroup { region, log_group_name } => {
                 on_group(&["logs:FilterLogEvents"], region, log_group_name)
             }
-            Self::Lake { bucket, prefix } => {
-                let actions =
-                    ["s3:PutObject", "s3:PutObjectAcl", "s3:PutObjectRetention", "s3:AbortMultipartUpload"];
+            Self::Lake { bucket, prefix, lock } => {
+                let mut actions = vec!["s3:PutObject", "s3:AbortMultipartUpload"];
+                actions.extend(lock.then_some("s3:PutObjectRetention"));
                 json!([allow(&actions, &[&below(bucket, prefix)]), keys])
             }
             Self::Compact { bucket, files, manifests } => {

@@ -14,7 +14,7 @@ use crate::{
     name::ObjectKeyTemplate,
     object::ObjectHead,
     route::Route,
-    tenant::{Bucket, Contents, Delivery, Lake},
+    tenant::{Bucket, Contents, Delivery, Lake, Lock},
     wiring::s3::Probe,
 };
 
@@ -44,7 +44,8 @@ impl Doctor {
                 // STS checks only the size of this policy. The copy has a session of its own.
                 let scope = match &to.contents {
                     Contents::Lake(lake) => {
-                        Scope::Lake { bucket, prefix: below(&lake.layout.tenant_prefix(&route)) }
+                        let prefix = below(&lake.layout.tenant_prefix(&route));
+                        Scope::Lake { bucket, prefix, lock: lake.lock.is_some() }
                     }
                     Contents::Copies(bucket_key) => {
                         let source = self.source.first().map_or(&to.bucket_name, |bucket| &bucket.name);
@@ -83,7 +84,8 @@ impl Doctor {
         let spec = FileSpec {
             content_type: "application/octet-stream",
             metadata: HashMap::new(),
-            lock: lake.lock.map(|lock| lock.until(Timestamp::now())),
+            // A day is enough to see that the bucket takes the lock.
+            lock: lake.lock.map(|lock| Lock { days: 1, ..lock }.until(Timestamp::now())),
             key: key.clone(),
         };
         let written = async {

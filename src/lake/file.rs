@@ -110,15 +110,22 @@ pub(super) struct LakeFile {
     pub(super) hour: i64,
     encoder: Encoder,
     parts: Parts,
+    records: u64,
 }
 
 impl LakeFile {
     pub(super) fn new(hour: i64, spec: FileSpec, encoder: Encoder) -> Self {
-        Self { hour, encoder, parts: Parts::new(spec) }
+        Self { hour, encoder, parts: Parts::new(spec), records: 0 }
     }
 
     pub(super) fn push(&mut self, record: &Record<'_>, timestamp: i64, columns: &mut Columns) {
+        self.records += 1;
         self.encoder.push(record, timestamp, columns);
+    }
+
+    /// Number of records so far.
+    pub(super) fn records(&self) -> u64 {
+        self.records
     }
 
     /// Bytes of rows that are not encoded yet.

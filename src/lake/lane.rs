@@ -3,14 +3,14 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     FileSpec, LakeAccount, LakeWay,
     file::{Encoder, FileError, LakeFile, content_type, ending},
     parts::MIN_PART,
-    record::{Columns, timestamp},
+    record::{Columns, is_undated, timestamp},
     shares::ObjectShare,
     stem::stem,
 };
@@ -28,17 +28,18 @@ use crate::{
 
 /// Most files of one object that are open at once. The records of an object are of one hour or two; more hours come from
 /// timestamps that programs wrote.
-const MOST_OPEN: usize = 8;
+const MOST_OPEN: usize = 4;
 /// Number of files of one object beyond which the records of further hours go into the files of the object's own hour. It bounds
 /// what an object with odd timestamps costs: each file is a request.
 const MOST_FILES: u32 = 100;
 /// Bytes of rows in the open row groups of all files at which the largest group ends.
 const MOST_PENDING: usize = 4 << 20;
-/// Encoded bytes of all files at which the largest file ends, if no file has enough for a part.
-const MOST_ENCODED: usize = 8 << 20;
 /// Bytes of rows and of encoded bytes, of one record, and number of open files, up to which a lane is not large.
 const SMALL: usize = 1 << 20;
 const SMALL_OPEN: usize = 2;
+
+/// Longest wait for a share. Meanwhile, the object's slot is not free for other tenants.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Length of an hour in milliseconds.
 const HOUR: i64 = 3_600_000;
@@ -54,6 +55,8 @@ pub struct Tally {
     pub written: u64,
     /// Skipped because the format gives the record no message.
     pub skipped: u64,
+    /// Passed over because an earlier attempt, which ended at a break of the object, has written them.
+    pub resumed: u64,
     /// Put into quarantine because the record is unreadable.
     pub quarantined: u64,
     /// Records without a usable timestamp; they get the object's time.
@@ -69,7 +72,7 @@ pub struct Tally {
 impl Tally {
     /// Records whose outcome is known. After a successful delivery, these are all records read.
     pub fn accounted(&self) -> u64 {
-        self.written + self.skipped + self.quarantined
+        self.written + self.skipped + self.quarantined + self.resumed
     }
 }
 
@@ -112,6 +115,12 @@ pub struct Lane<A, L> {
     columns: Columns,
     /// `None`: the lane has ended.
     share: Option<ObjectShare>,
+    /// Whether the lane has its share.
+    is_large: bool,
+    /// Records that an earlier attempt has written.
+    from: u64,
+    /// Whether every record so far is in files that were written, or in the quarantine.
+    is_flushed: bool,
     /// The object's time in milliseconds since 1970.
     object_time: i64,
     open: Vec<LakeFile>,
@@ -128,7 +137,8 @@ pub struct Lane<A, L> {
 
 impl<A: LakeAccount, L: Ledger> Lane<A, L> {
     /// Opens a lane for the object of `way`, which was stored at `modified`. Unreadable records go onto `shelf`. A lane that becomes
-    /// large takes its object's `share`.
+    /// large takes its object's `share`. If an earlier attempt ended at a break of the object, as `claim` says, the lane goes on
+    /// there, with further files.
     ///
     /// # Errors
     /// The key of a file would be too long.
@@ -143,11 +153,17 @@ impl<A: LakeAccount, L: Ledger> Lane<A, L> {
         let LakeWay { destination, lake, route, object, .. } = *way;
         let metadata = copy::metadata(object, route, object.version_id.as_deref());
         let metadata = metadata.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        let from = claim.from().position.records;
+        let mut stem = stem(route, object);
+        if from > 0 {
+            // The earlier attempt's files stay, and may have been compacted.
+            stem += &format!("-from{from}");
+        }
         let plan = Plan {
             prefix: destination.bucket_prefix.clone(),
             layout: lake.layout.clone(),
             route: route.clone(),
-            stem: stem(route, object),
+            stem,
             format: lake.format.clone(),
             lock: lake.lock,
             metadata,
@@ -160,6 +176,9 @@ impl<A: LakeAccount, L: Ledger> Lane<A, L> {
             claim,
             columns: Columns::new(route, object_time),
             share: Some(share),
+            is_large: false,
+            from,
+            is_flushed: false,
             plan,
             object_time,
             open: Vec::new(),
@@ -180,13 +199,14 @@ impl<A: LakeAccount, L: Ledger> Lane<A, L> {
     /// # Cancel safety
     /// A call that is dropped while it waits leaves a lane that can only be abandoned.
     pub async fn push(&mut self, record: &Record<'_>) -> Result<(), LaneError> {
-        self.tally.read += 1;
-        self.tally.undated += u64::from(record.timestamp.is_none());
+        if !self.start_record() {
+            return Ok(());
+        }
+        self.tally.undated += u64::from(is_undated(record, self.object_time));
         self.tally.mended += u64::from(record.mended);
         let timestamp = timestamp(record, self.object_time);
         let index = self.file_of(hour(timestamp)).await?;
-        let length = record.text.map_or(record.message.escaped().len(), |text| text.bytes().len());
-        self.enlarge(length).await;
+        let length = length(record);
         let file = &mut self.open[index];
         if length > SMALL
             && let Some(share) = &self.share
@@ -203,7 +223,6 @@ impl<A: LakeAccount, L: Ledger> Lane<A, L> {
         } else {
             file.push(record, timestamp, &mut self.columns);
         }
-        self.tally.written += 1;
         if self.pending() >= MOST_PENDING {
             let largest = self.open.iter_mut().max_by_key(|file| file.pending()).expect("a file is open");
             without_pause(largest.pending(), || largest.end_group())?;
@@ -211,13 +230,41 @@ impl<A: LakeAccount, L: Ledger> Lane<A, L> {
         self.write_parts().await
     }
 
-    /// Waits until the lane may be large, if a record of `length` bytes makes it large.
-    async fn enlarge(&mut self, length: usize) {
-        let is_large =
-            length > SMALL || self.open.len() > SMALL_OPEN || self.pending() + self.encoded() > SMALL;
-        if is_large && let Some(share) = &self.share {
-            share.enlarge().await;
+    /// Counts the next record. Returns whether this attempt has to write it.
+    fn start_record(&mut self) -> bool {
+        self.is_flushed = false;
+        self.tally.read += 1;
+        let is_new = self.tally.read > self.from;
+        self.tally.resumed += u64::from(!is_new);
+        is_new
+    }
+
+    /// Whether the lane becomes large by this record. Then the object needs a whole slot, and after that the lane needs
+    /// [`Lane::enlarge`], before the record is pushed.
+    pub fn becomes_large(&self, record: &Record<'_>) -> bool {
+        if self.is_large || self.tally.read < self.from {
+            return false;
         }
+        let opens = || {
+            let hour = hour(timestamp(record, self.object_time));
+            self.open.len() == SMALL_OPEN && self.open.iter().all(|file| file.hour != hour)
+        };
+        length(record) > SMALL || self.pending() + self.encoded() > SMALL || opens()
+    }
+
+    /// Waits until the lane may be large.
+    ///
+    /// # Errors
+    /// [`LaneError::NoShare`]: other objects have all shares for ten seconds.
+    ///
+    /// # Cancel safety
+    /// Safe: the next call waits again.
+    pub async fn enlarge(&mut self) -> Result<(), LaneError> {
+        if let Some(share) = &self.share {
+            timeout(PATIENCE, share.enlarge()).await.map_err(|_| LaneError::NoShare)?;
+        }
+        self.is_large = true;
+        Ok(())
     }
 
     fn pending(&self) -> usize {
@@ -237,7 +284,9 @@ impl<A: LakeAccount, L: Ledger> Lane<A, L> {
     /// As [`Lane::push`].
     pub async fn push_unreadable(&mut self, unreadable: &Unreadable<'_>) -> Result<(), LaneError> {
         let record = self.tally.read;
-        self.tally.read += 1;
+        if !self.start_record() {
+            return Ok(());
+        }
         let Some(shelf) = &self.shelf else {
             self.first_unkept.get_or_insert_with(|| unreadable.error.clone());
             return Ok(());
@@ -253,8 +302,8 @@ impl<A: LakeAccount, L: Ledger> Lane<A, L> {
 
     /// Takes a record without a message.
     pub fn push_skipped(&mut self) {
-        self.tally.read += 1;
-        self.tally.skipped += 1;
+        let is_new = self.start_record();
+        self.tally.skipped += u64::from(is_new);
     }
 
     /// Finishes all files.
@@ -273,7 +322,10 @@ impl<A: LakeAccount, L: Ledger> Lane<A, L> {
         self.account.count(self.tally.written, self.tally.bytes).await?;
         match self.first_unkept.take() {
             Some(error) => Err(LaneError::Unkept(error)),
-            None => Ok(()),
+            None => {
+                self.is_flushed = true;
+                Ok(())
+            }
         }
     }
 
@@ -285,7 +337,9 @@ impl<A: LakeAccount, L: Ledger> Lane<A, L> {
         Ok(self.claim.finish(Position { records: self.tally.read, events: 0 }).await?)
     }
 
-    /// Gives unfinished files up, and the object's lease back to the ledger. Once `stop` is cancelled, unfinished uploads stay, and
+    /// Gives unfinished files up, and the object's lease back to the ledger. If the lane was flushed, because the object is broken
+    /// behind its last record, the next attempt goes on there: it must not write these files again with more records, because they
+    /// may have been compacted. Once `stop` is cancelled, unfinished uploads stay, and
     /// a lifecycle rule of the bucket removes them.
     pub async fn abandon(&mut self, stop: &CancellationToken) {
         let (account, open) = (&self.account, std::mem::take(&mut self.open));
@@ -299,7 +353,11 @@ impl<A: LakeAccount, L: Ledger> Lane<A, L> {
             () = stop.cancelled() => {}
         }
         self.share = None;
-        self.claim.release(self.claim.from()).await;
+        let mut progress = self.claim.from().clone();
+        if self.is_flushed {
+            progress.position.records = progress.position.records.max(self.tally.read);
+        }
+        self.claim.release(&progress).await;
     }
 
     /// Number of records so far, by outcome.
@@ -334,7 +392,7 @@ impl<A: LakeAccount, L: Ledger> Lane<A, L> {
         Ok(self.open.len() - 1)
     }
 
-    /// Writes parts of files that have enough bytes. Ends the largest file if none has, and all together have too many.
+    /// Writes a part of the largest file if it has enough bytes.
     async fn write_parts(&mut self) -> Result<(), LaneError> {
         let Some(largest) = (0..self.open.len()).max_by_key(|&index| self.open[index].encoded()) else {
             return Ok(());
@@ -343,8 +401,6 @@ impl<A: LakeAccount, L: Ledger> Lane<A, L> {
         if self.open[largest].encoded() >= MIN_PART {
             self.open[largest].write_part(&self.account).await?;
             self.putting += began.elapsed();
-        } else if self.encoded() >= MOST_ENCODED {
-            self.finish(largest).await?;
         }
         Ok(())
     }
@@ -353,10 +409,12 @@ impl<A: LakeAccount, L: Ledger> Lane<A, L> {
         let began = Instant::now();
         let mut file = self.open.remove(index);
         without_pause(file.pending(), || file.end_group())?;
+        let records = file.records();
         let bytes = file.finish(&self.account, &self.claim).await.map_err(|error| match error {
             FileError::Bucket(error) => LaneError::Bucket(error),
             FileError::Ledger(error) => LaneError::Ledger(error),
         })?;
+        self.tally.written += records;
         self.tally.files += 1;
         self.tally.bytes += bytes;
         self.putting += began.elapsed();
@@ -374,6 +432,11 @@ impl<A: LakeAccount, L: Ledger> Lane<A, L> {
         self.tally.quarantined += records;
         Ok(())
     }
+}
+
+/// Bytes of the record's own text, or of its message if it has no other.
+fn length(record: &Record<'_>) -> usize {
+    record.text.map_or(record.message.escaped().len(), |text| text.bytes().len())
 }
 
 /// Start of the hour of a time, both in milliseconds since 1970.

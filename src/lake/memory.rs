@@ -41,6 +41,8 @@ pub struct Files {
     pub files: BTreeMap<String, (FileSpec, Bytes)>,
     /// Uploads that are not complete.
     pub uploads: Vec<(FileSpec, BTreeMap<i32, Bytes>)>,
+    /// Number of the part that S3 does not take, once.
+    pub fails_at_part: Option<i32>,
 }
 
 impl MemoryBuckets {
@@ -107,7 +109,16 @@ impl LakeAccount for MemoryLake {
 
     async fn part(&self, upload: &Upload, number: i32, body: Bytes) -> Result<Part, CopyError> {
         let index: usize = upload.id.parse().expect("an id of this store");
-        self.change(|lake| drop(lake.uploads[index].1.insert(number, body))).await?;
+        let is_taken = self.change(|lake| {
+            let is_taken = lake.fails_at_part.take_if(|part| *part == number).is_none();
+            if is_taken {
+                lake.uploads[index].1.insert(number, body);
+            }
+            is_taken
+        });
+        if !is_taken.await? {
+            return Err(CopyError::Unavailable("no answer".to_owned()));
+        }
         Ok(Part { number, etag: Some(number.to_string()) })
     }
 

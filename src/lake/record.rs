@@ -45,6 +45,11 @@ pub fn timestamp(record: &Record<'_>, modified: i64) -> i64 {
     own_timestamp(record, modified).unwrap_or(modified)
 }
 
+/// Whether the record gets the object's time.
+pub fn is_undated(record: &Record<'_>, modified: i64) -> bool {
+    own_timestamp(record, modified).is_none()
+}
+
 fn own_timestamp(record: &Record<'_>, modified: i64) -> Option<i64> {
     record.timestamp.filter(|timestamp| *timestamp <= modified.saturating_add(AHEAD))
 }

@@ -2,6 +2,7 @@
 
 mod compact;
 
+use aws_config::timeout::TimeoutConfig;
 use aws_sdk_s3::{
     Client,
     config::Builder,
@@ -30,13 +31,15 @@ pub struct S3Lake {
     bucket: String,
     owner: Option<String>,
     region: String,
+    timeouts: TimeoutConfig,
     /// `None` if the bucket's account writes. If another account does, a bucket that still uses ACLs needs this one.
     acl: Option<ObjectCannedAcl>,
 }
 
 fn entry(way: &LakeWay<'_>) -> Option<SessionSpec> {
     let role = way.destination.role.as_ref()?;
-    let scope = Scope::Lake { bucket: way.destination.bucket_name.clone(), prefix: way.prefix() };
+    let bucket = way.destination.bucket_name.clone();
+    let scope = Scope::Lake { bucket, prefix: way.prefix(), lock: way.lake.lock.is_some() };
     Some(session(way.delivery, way.destination, role, &way.route.cluster, scope))
 }
 
@@ -73,12 +76,14 @@ impl S3Lake {
             bucket: destination.bucket_name.clone(),
             owner: destination.bucket_owner.clone(),
             region: delivery.target_region.clone(),
+            timeouts: copier.timeouts().clone(),
             acl,
         })
     }
 
     fn customer(&self) -> Builder {
-        S3Copier::customer(&self.bucket, &self.region, &self.role)
+        // The client's own timeout is for copies, which S3 makes for minutes.
+        S3Copier::customer(&self.bucket, &self.region, &self.role).timeout_config(self.timeouts.clone())
     }
 }
 

@@ -15,19 +15,23 @@ const OF_ONE_TENANT: usize = 2;
 /// Memory of a lane that is not large, in bytes: two files with the buffers of their encoders, and a mebibyte of rows or
 /// encoded bytes.
 const SMALL_LANE: u64 = 5 << 19;
-/// Memory of a large lane in bytes, besides one encoded record of `source.max_record`: row groups, the encoder's own
-/// buffers, and encoded bytes with a part that is being written.
-const LARGE_LANE: u64 = 24 << 20;
+/// Memory of a large lane in bytes, besides one encoded record of `source.max_record` and the footers of row groups: row groups
+/// (4 MiB), the encoder's own buffers, less than a part (5 MiB) of each of four files, and a part that is being written.
+const LARGE_LANE: u64 = 48 << 20;
+/// Bytes of an object's text for each byte of its files' footers. A row group ends at 4 MiB, or with a record of more than
+/// 1 MiB, and takes 12 KiB in the footer.
+const TEXT_OF_A_FOOTER: u64 = 64;
 /// Memory that encoding a record takes, in lengths of the record: its mended text (three), its columns (two), the row group, a page,
 /// and the compressed page.
 const COPIES_OF_A_RECORD: u64 = 8;
 
 /// The most memory that all lanes of a worker with so many slots take, in bytes, with one lake for each object. A slot is for one object, or for
-/// `sharing` small ones; `max_record` is `source.max_record`.
-pub fn memory(slots: u64, sharing: u64, max_record: u64) -> u64 {
+/// `sharing` small ones; `max_record` is `source.max_record`, and `max_object` `source.max_object`.
+pub fn memory(slots: u64, sharing: u64, max_record: u64, max_object: u64) -> u64 {
     // Small objects have at most an eighth of a slot of text each.
     let small = slots * sharing * (SMALL_LANE / 2);
-    small + LARGE_OBJECTS as u64 * (LARGE_LANE + max_record) + COPIES_OF_A_RECORD * max_record
+    let large = LARGE_LANE + max_record + max_object / TEXT_OF_A_FOOTER;
+    small + LARGE_OBJECTS as u64 * large + COPIES_OF_A_RECORD * max_record
 }
 
 /// Shares of the memory. Clones share it.
@@ -91,7 +95,8 @@ impl Shares {
         ObjectShare { shares: self.clone(), tenant_id: Arc::clone(tenant_id), share: Arc::default() }
     }
 
-    /// Waits until an object of the tenant may be large. An object with a share never waits for another one, or for a slot.
+    /// Waits until an object of the tenant may be large. An object that has or wants a share has a whole slot already, so those
+    /// with shares never wait for those without.
     async fn share(&self, tenant_id: &str) -> Share {
         let of_tenant = {
             let mut tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);

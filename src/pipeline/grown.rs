@@ -79,6 +79,13 @@ impl Growing<'_> {
         }
     }
 
+    /// Waits for a whole slot.
+    pub(super) async fn fit_whole(&self) {
+        if self.place.units() < room::UNITS {
+            self.grow().await;
+        }
+    }
+
     async fn grow(&self) {
         let turns = self.grown.remember(self.pass.tenant_id());
         self.place.grow(&turns).await;

@@ -1,6 +1,6 @@
 //! The lanes of one object: one for each delivery that reads its records.
 
-use super::*;
+use super::{grown::Growing, *};
 use crate::{
     delivery::{Lane, LaneError},
     lake::{self, LakeAccount},
@@ -37,14 +37,28 @@ pub(super) type Lanes<'a, S, A, L> = Vec<(&'a Delivery, AnyLane<S, A, L>)>;
 pub(super) type BrokenLanes<'a, S, A, L> = Vec<(&'a Delivery, AnyLane<S, A, L>, LaneError)>;
 
 impl<S: LogSink, A: LakeAccount, L: Ledger> AnyLane<S, A, L> {
-    /// Takes a record. `object_time`, in milliseconds, is the timestamp of a record without one.
+    /// Takes a record. `object_time`, in milliseconds, is the timestamp of a record without one. A lake that becomes large makes
+    /// the object wait for a whole slot.
     ///
     /// # Errors
     /// The lane cannot go on.
-    pub(super) async fn push(&mut self, record: &Record<'_>, object_time: i64) -> Result<(), LaneError> {
+    pub(super) async fn push(
+        &mut self,
+        record: &Record<'_>,
+        object_time: i64,
+        growing: Growing<'_>,
+    ) -> Result<(), LaneError> {
         match self {
             Self::Logs(lane) => lane.push(record, object_time).await,
-            Self::Lake(lane) => lane.push(record).await,
+            Self::Lake(lane) => {
+                if lane.becomes_large(record) {
+                    // The slot comes first. If an object waited for a slot while it has a share, and another one for a share while
+                    // it has a slot, both would wait in vain.
+                    growing.fit_whole().await;
+                    lane.enlarge().await?;
+                }
+                lane.push(record).await
+            }
         }
     }
 

@@ -8,6 +8,7 @@ use super::{
     *,
 };
 use crate::{
+    batch::BatchTally,
     delivery::{Lane, StreamKey},
     lake::{self, LakeWay},
     name::StreamNames,
@@ -112,6 +113,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: Buckets, L: Ledger> Pipeline<
             }
             lanes.push((delivery, AnyLane::Logs(lane)));
         }
+        drop(share);
         if lanes.is_empty() {
             return done;
         }
@@ -233,7 +235,15 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: Buckets, L: Ledger> Pipeline<
             delivery: delivery.name.clone(),
             mode: delivery.mode,
             key: object.key.clone(),
-            tally: Tally { read: tally.read, ..Tally::default() },
+            tally: Tally {
+                read: tally.read,
+                put: BatchTally { accepted: tally.written, ..BatchTally::default() },
+                skipped: tally.skipped,
+                quarantined: tally.quarantined,
+                resumed: tally.resumed,
+                bytes: tally.bytes,
+                ..Tally::default()
+            },
         });
         told::laked(admitted, delivery, lane, spent);
     }
@@ -286,8 +296,13 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: Buckets, L: Ledger> Pipeline<
         }
         while let Some(ended) = running.join_next().await {
             match ended {
-                // Files that are not complete do not count: the next attempt writes them again.
-                Ok((_, AnyLane::Lake(_))) => {}
+                Ok((index, AnyLane::Lake(lane))) => {
+                    // Files that are complete count, although the next attempt may write them again.
+                    if deliveries[index].mode == Mode::Live {
+                        let tally = *lane.tally();
+                        self.metrics.count_lake(&lake::Tally { read: tally.accounted(), ..tally });
+                    }
+                }
                 Ok((index, AnyLane::Logs(lane))) => {
                     let (delivery, tally) = (deliveries[index], *lane.tally());
                     // An attempt in shadow mode that is given up leaves nothing: the next one begins at the object's start.

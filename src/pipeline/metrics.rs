@@ -162,8 +162,12 @@ impl Metrics {
     /// Adds the tally of one object that was written into a lake.
     pub fn count_lake(&self, tally: &lake::Tally) {
         self.records_read.inc_by(tally.read);
-        let outcomes =
-            [("lake", tally.written), ("skipped", tally.skipped), ("quarantined", tally.quarantined)];
+        let outcomes = [
+            ("lake", tally.written),
+            ("skipped", tally.skipped),
+            ("quarantined", tally.quarantined),
+            ("resumed", tally.resumed),
+        ];
         for (outcome, count) in outcomes.into_iter().filter(|(_, count)| *count > 0) {
             self.records.get_or_create(&Outcome::new(outcome)).inc_by(count);
         }

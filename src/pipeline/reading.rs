@@ -78,7 +78,7 @@ async fn give_records<'a, B: ObjectBody, S: LogSink, A: LakeAccount, L: Ledger>(
         let mut index = 0;
         while let Some((_, lane)) = lanes.get_mut(index) {
             let pushed = match &step {
-                Step::Record { record, .. } => lane.push(record, object_time).await,
+                Step::Record { record, .. } => lane.push(record, object_time, growing).await,
                 Step::Unreadable { unreadable, .. } => lane.push_unreadable(unreadable).await,
                 Step::Skipped { .. } => lane.push_skipped().await,
                 Step::More { .. } | Step::End => Ok(()),

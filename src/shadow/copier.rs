@@ -89,7 +89,7 @@ fn counted(
 pub enum ModeLake<A, C> {
     /// The customer's bucket.
     Live(A),
-    /// Nothing: the object is counted, without its records and bytes.
+    /// Nothing: the object's records and the bytes of its files are counted.
     Shadow {
         /// `None`: the worker cannot keep counts.
         counts: Option<C>,

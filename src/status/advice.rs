@@ -220,6 +220,10 @@ static ADVICE: &[Advice] = &[
         "window_memory",
         "Nothing to do: the object waits for memory. If it happens often, raise source.zstd_windows.",
     ),
+    waiting(
+        "lake_memory",
+        "Nothing to do: the object waits for memory for long lake files. If it happens often, add workers.",
+    ),
     waiting("stopping", "Nothing to do: the worker stops, and another one takes the message."),
     // Not a failure of a message: nothing is retried.
     refused(

@@ -100,6 +100,7 @@ fn table() -> Vec<(Failure, &'static str, bool)> {
         (Failure::Lookup(lookup), "tenant_lookup", false),
         (Failure::OverShare { wait: BACKOFF.first }, "over_share", false),
         (Failure::NoWindow, "window_memory", false),
+        (Failure::NoLakeShare, "lake_memory", false),
         (Failure::Sink(SinkError::Session(open(0))), "role_denied", false),
         (Failure::Sink(SinkError::Session(denied())), "role_denied", false),
         (Failure::Sink(SinkError::Session(unavailable())), "role_unavailable", false),
@@ -217,7 +218,7 @@ fn a_message_past_its_maximum_age_is_overdue_with_the_reason_of_its_failure() {
         }
     };
     for (failure, reason, is_poison) in table() {
-        let is_turn = matches!(failure, Failure::OverShare { .. } | Failure::NoWindow);
+        let is_turn = matches!(failure, Failure::OverShare { .. } | Failure::NoWindow | Failure::NoLakeShare);
         check(vec![failure], (!is_poison && !is_turn).then_some(reason));
     }
     let turn = || Failure::OverShare { wait: Duration::from_secs(3) };

@@ -346,3 +346,97 @@ async fn a_worker_that_is_killed_at_any_moment_leaves_a_lake_that_the_next_one_c
         assert_eq!(all, expected, "after {polls} polls");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn after_a_break_the_next_attempt_goes_on_there_with_further_files() {
+    let mut world = world("ndjson");
+    let long = "x".repeat(40_000);
+    let messages: Vec<_> = (0..40).map(|index| format!("{index} {long}")).collect();
+    let hours: Vec<_> = (0..40).map(|index| format!("2026-11-21T{:02}:00:00Z", 8 + index / 20)).collect();
+    let times: Vec<_> = messages.iter().map(String::as_str).zip(hours.iter().map(String::as_str)).collect();
+    world.put(KEY, object(records(&times)));
+    world.settings.max_object = 1 << 20;
+    for _ in 0..2 {
+        assert_eq!(poison(world.handle(&event(&[KEY])).await).reason, "object_too_large");
+    }
+    let before = files(&world);
+    let written: usize = before.values().map(|file| lines(file).len()).sum();
+    assert!((20..40).contains(&written), "{written}");
+    // The first files may have been compacted meanwhile, so they must not come back with other records.
+    world.copier.lake(LAKE, |lake| lake.files.clear());
+    world.settings.max_object = 4 << 20;
+    for _ in 0..2 {
+        assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
+    }
+    let after = files(&world);
+    assert!(
+        after.keys().all(|key| !before.contains_key(key) && key.contains(&format!("-from{written}."))),
+        "{after:?}"
+    );
+    let found: Vec<_> = before
+        .values()
+        .chain(after.values())
+        .flat_map(|file| lines(file))
+        .map(|line| line["message"].as_str().expect("text").to_owned())
+        .collect();
+    assert!(found == messages, "every record once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn small_objects_of_many_hours_do_not_wait_for_each_other_in_vain() {
+    use crate::room::Room;
+    let world = world("ndjson");
+    // Objects of a few bytes by their events, with three hours and more text than their places are for.
+    let long = "x".repeat(10_000);
+    let messages: Vec<_> = (0..200).map(|index| format!("{index} {long}")).collect();
+    let hours: Vec<_> = (0..200).map(|index| format!("2026-11-21T{:02}:00:00Z", 8 + index % 3)).collect();
+    let times: Vec<_> = messages.iter().map(String::as_str).zip(hours.iter().map(String::as_str)).collect();
+    let room = Room::new(2);
+    let (mut places, mut bodies) = (Vec::new(), Vec::new());
+    while let Some(place) = room.take(1) {
+        let key = format!("acme/prod-1/web/web-{}/1.json.gz", places.len());
+        world.put(&key, object(records(&times)));
+        let mut record = event_record(BUCKET, &key);
+        record["s3"]["object"]["size"] = 10.into();
+        bodies.push(message(&json!({ "Records": [record] }).to_string()));
+        places.push(place);
+    }
+    assert!(places.len() > 4, "{}", places.len());
+    let pipeline = Arc::new(world.pipeline());
+    let mut running = JoinSet::new();
+    for (place, message) in places.into_iter().zip(bodies) {
+        let (pipeline, stop) = (Arc::clone(&pipeline), world.stop.clone());
+        running.spawn(async move { pipeline.handle(&message, &place, &stop).await });
+    }
+    let all = async {
+        let mut verdicts = Vec::new();
+        while let Some(verdict) = running.join_next().await {
+            verdicts.push(verdict.expect("no panic"));
+        }
+        verdicts
+    };
+    let verdicts = tokio::time::timeout(Duration::from_secs(3600), all).await.expect("all objects end");
+    let acknowledged = verdicts.iter().filter(|verdict| **verdict == Verdict::Ack).count();
+    assert!(
+        acknowledged > 0 && verdicts.iter().all(|verdict| *verdict == Verdict::Ack || is_retry(verdict)),
+        "{verdicts:?}"
+    );
+    assert_eq!(files(&world).len(), 3 * acknowledged);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_part_ends_the_upload_and_leaves_no_file() {
+    let mut world = world("parquet");
+    (world.settings.max_object, world.settings.max_stored) = (64 << 20, 64 << 20);
+    let messages: Vec<_> = (0..300).map(|index| noise(60_000, index)).collect();
+    let times: Vec<_> = messages.iter().map(|message| (message.as_str(), "2026-11-21T08:00:00Z")).collect();
+    world.put(KEY, object(records(&times)));
+    world.copier.lake(LAKE, |lake| lake.fails_at_part = Some(2));
+    assert!(is_retry(&world.handle(&event(&[KEY])).await));
+    let (open, there) = world.copier.lake(LAKE, |lake| {
+        (lake.uploads.iter().filter(|upload| !upload.1.is_empty()).count(), lake.files.len())
+    });
+    assert_eq!((open, there), (0, 0));
+    assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
+    assert_eq!(files(&world).into_values().map(|file| columns(file).len()).sum::<usize>(), 300);
+}
