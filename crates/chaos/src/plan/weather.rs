@@ -87,6 +87,19 @@ const REFUSALS: [Refusals; 16] = [
     ("dynamodb", STATEMENTS, DYNAMODB),
 ];
 
+const FILES: &[(u16, &str)] = &[(503, "SlowDown"), (500, "InternalError"), (403, "AccessDenied")];
+/// The calls that write a lake's files.
+const LAKE: [&str; 8] = [
+    "PutObject",
+    "PutObject",
+    "CreateMultipartUpload",
+    "UploadPart",
+    "UploadPart",
+    "CompleteMultipartUpload",
+    "CompleteMultipartUpload",
+    "AbortMultipartUpload",
+];
+
 /// The calls to the ledger.
 const LEDGER: &str = "UpdateItem|BatchExecuteStatement";
 /// The statements of such a batch, which fail one by one.
@@ -184,6 +197,43 @@ impl Weather {
         let fault = Fault { probability: Some(0.3), times: Some(rng.u64(1..=3)), ..fault };
         // Earlier rules hit some of these calls first, so this rule is active for the whole period.
         Self { from: Duration::ZERO, to: period, fault }
+    }
+
+    /// PutObject calls that fail or whose answer is lost, for lakes without large files.
+    pub(super) fn lake(period: Duration, rng: &mut Rng) -> Self {
+        Self::of_lake(period, "PutObject", rng)
+    }
+
+    /// Calls that write whole files or files in parts, and that fail or whose answer is lost.
+    pub(super) fn lake_in_parts(period: Duration, rng: &mut Rng) -> Self {
+        let operation = some(rng, &LAKE);
+        Self::of_lake(period, operation, rng)
+    }
+
+    fn of_lake(period: Duration, operation: &str, rng: &mut Rng) -> Self {
+        let effect = match (rng.u8(..8), operation) {
+            // S3 begins its answer before the parts are put together, so an error may come with the status 200.
+            (0 | 1, "CompleteMultipartUpload") => Effect::Error(ErrorAnswer::new(200, "InternalError")),
+            (0..4, _) => Effect::Error(refusal(FILES, rng)),
+            // A file that is written again replaces itself.
+            (4 | 5, _) => Effect::After { error: None },
+            (6, _) => Effect::Latency { milliseconds: rng.u64(100..1500) },
+            _ => Effect::Reset,
+        };
+        let fault = Fault {
+            probability: Some(some(rng, &[0.3, 0.5, 1.0])),
+            times: Some(rng.u64(1..=6)),
+            ..worker_s("s3", operation, effect)
+        };
+        // Few of these calls are made, so the rule is active until it is used up.
+        Self { from: Duration::ZERO, to: period, fault }
+    }
+
+    /// Makes slow bodies so fast that large objects arrive within seconds.
+    pub(super) fn let_large_objects_pass(&mut self) {
+        if let Effect::SlowBody { bytes_per_second } = &mut self.fault.effect {
+            *bytes_per_second *= 20;
+        }
     }
 
     /// Resets the connection of every call of an operation.
