@@ -190,13 +190,13 @@ impl Plan {
         let mut weather: Vec<_> = (0..rng.usize(10..=20)).map(|_| Weather::usual(PERIOD, &mut rng)).collect();
         weather.extend((0..rng.usize(0..=2)).map(|_| Weather::outage(PERIOD, &mut rng)));
         weather.extend((0..rng.usize(0..=2)).map(|_| Weather::throttled_ledger(PERIOD, &mut rng)));
+        if !lakes.is_empty() {
+            weather.extend(Weather::of_lakes(PERIOD, large > 0, &mut rng));
+        }
         let mut more = |one: fn(Duration, &mut Rng) -> Weather| {
             let count = rng.usize(1..=3);
             weather.extend(std::iter::repeat_with(|| one(PERIOD, &mut rng)).take(count));
         };
-        if !lakes.is_empty() {
-            more(if large > 0 { Weather::lake_in_parts } else { Weather::lake });
-        }
         match kind {
             Kind::Kills | Kind::Faults | Kind::Outage => {}
             Kind::Pauses => weather.push(Weather::slow_puts(PERIOD, &mut rng)),
@@ -379,6 +379,17 @@ mod tests {
         }
         let in_parts = |plan: &&Plan| plan.objects.iter().any(|object| object.content.size == Size::Noise);
         assert!((30..70).contains(&plans.iter().filter(in_parts).count()));
+    }
+
+    #[test]
+    fn the_seeds_of_cargo_test_have_lakes_of_both_formats_and_files_in_parts() {
+        let plans: Vec<_> = (1..=5).map(|seed| Plan::new(seed, Kind::Kills, 3)).collect();
+        let lakes: Vec<_> = plans.iter().flat_map(|plan| &plan.tenants).map(|tenant| tenant.lake).collect();
+        assert!(
+            [LakeFormat::Ndjson, LakeFormat::Parquet].iter().all(|format| lakes.contains(&Some(*format)))
+        );
+        let mut objects = plans.iter().flat_map(|plan| &plan.objects);
+        assert!(objects.any(|object| object.content.size == Size::Noise));
     }
 
     #[test]

@@ -88,17 +88,9 @@ const REFUSALS: [Refusals; 16] = [
 ];
 
 const FILES: &[(u16, &str)] = &[(503, "SlowDown"), (500, "InternalError"), (403, "AccessDenied")];
-/// The calls that write a lake's files.
-const LAKE: [&str; 8] = [
-    "PutObject",
-    "PutObject",
-    "CreateMultipartUpload",
-    "UploadPart",
-    "UploadPart",
-    "CompleteMultipartUpload",
-    "CompleteMultipartUpload",
-    "AbortMultipartUpload",
-];
+/// The calls that write a large file of a lake.
+const IN_PARTS: [&str; 4] =
+    ["CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload", "AbortMultipartUpload"];
 
 /// The calls to the ledger.
 const LEDGER: &str = "UpdateItem|BatchExecuteStatement";
@@ -199,15 +191,11 @@ impl Weather {
         Self { from: Duration::ZERO, to: period, fault }
     }
 
-    /// PutObject calls that fail or whose answer is lost, for lakes without large files.
-    pub(super) fn lake(period: Duration, rng: &mut Rng) -> Self {
-        Self::of_lake(period, "PutObject", rng)
-    }
-
-    /// Calls that write whole files or files in parts, and that fail or whose answer is lost.
-    pub(super) fn lake_in_parts(period: Duration, rng: &mut Rng) -> Self {
-        let operation = some(rng, &LAKE);
-        Self::of_lake(period, operation, rng)
+    /// Calls that write a lake's files, and that fail or whose answer is lost: a rule for each of the calls. `large` tells
+    /// whether files are large enough for parts.
+    pub(super) fn of_lakes(period: Duration, large: bool, rng: &mut Rng) -> Vec<Self> {
+        let calls = ["PutObject"].iter().chain(if large { &IN_PARTS[..] } else { &[] });
+        calls.map(|call| Self::of_lake(period, call, rng)).collect()
     }
 
     fn of_lake(period: Duration, operation: &str, rng: &mut Rng) -> Self {
