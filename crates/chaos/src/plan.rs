@@ -18,6 +18,8 @@ use crate::{
 
 /// Time from the first upload to the end of the last fault.
 const PERIOD: Duration = Duration::from_secs(6);
+/// The same in runs with large objects, whose lake files take seconds.
+const LONG_PERIOD: Duration = Duration::from_secs(14);
 /// All objects are uploaded within this first part of [`PERIOD`].
 const UPLOADS: Duration = Duration::from_secs(4);
 
@@ -191,7 +193,7 @@ impl Plan {
         weather.extend((0..rng.usize(0..=2)).map(|_| Weather::outage(PERIOD, &mut rng)));
         weather.extend((0..rng.usize(0..=2)).map(|_| Weather::throttled_ledger(PERIOD, &mut rng)));
         if !lakes.is_empty() {
-            weather.extend(Weather::of_lakes(PERIOD, large > 0, &mut rng));
+            weather.extend(Weather::of_lakes(large > 0, &mut rng));
         }
         let mut more = |one: fn(Duration, &mut Rng) -> Weather| {
             let count = rng.usize(1..=3);
@@ -307,7 +309,7 @@ fn object(tenants: usize, quarantine: bool, rng: &mut Rng) -> Object {
 fn large_object(lakes: &[usize], rng: &mut Rng) -> Object {
     let object = object(1, false, rng);
     let content = Content { size: Size::Noise, damage: Damage::Whole, ..object.content };
-    Object { tenant: some(rng, lakes), content, ..object }
+    Object { tenant: some(rng, lakes), content, at: object.at / 4, ..object }
 }
 
 /// Plans the messages that the run itself sends: about every object in the bucket without notifications, some about several

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
-use super::{Kind, PERIOD, within};
+use super::{Kind, LONG_PERIOD, PERIOD, within};
 
 /// A planned blow: the worker, the time, and the kind of blow.
 #[derive(Clone, Debug, PartialEq)]
@@ -46,10 +46,10 @@ pub(super) fn strokes(kind: Kind, workers: usize, lakes: (bool, bool), rng: &mut
         Kind::Pauses => (rng.usize(1..=3), 4),
         Kind::Faults | Kind::LostAnswers | Kind::NoLedger | Kind::Outage => (0, 0),
     };
-    let causes = match lakes {
-        (false, _) => 8,
-        (true, false) => 10,
-        (true, true) => 14,
+    let (causes, period) = match lakes {
+        (false, _) => (8, PERIOD),
+        (true, false) => (10, PERIOD),
+        (true, true) => (14, LONG_PERIOD),
     };
     let mut strokes: Vec<_> = (0..count)
         .map(|number| {
@@ -73,7 +73,7 @@ pub(super) fn strokes(kind: Kind, workers: usize, lakes: (bool, bool), rng: &mut
                 worker: rng.usize(..workers),
                 after,
                 delay: Duration::from_micros(rng.u64(..20_000)),
-                latest: Duration::from_millis(500) + within(PERIOD - Duration::from_millis(500), rng),
+                latest: Duration::from_millis(500) + within(period - Duration::from_millis(500), rng),
                 blow: if paused { Blow::pause(rng) } else { Blow::Kill { restart } },
             }
         })

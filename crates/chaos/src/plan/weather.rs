@@ -5,7 +5,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use logferry_sandbox::faults::{Effect, ErrorAnswer, Fault};
 
-use super::{some, within};
+use super::{LONG_PERIOD, PERIOD, some, within};
 
 /// Suffix of the keys of objects that are delivered in one batch, which is sent after the whole object was read. Bits are
 /// flipped only in these objects: a longer object is partly delivered before the checksum at its end can show the wrong bit.
@@ -193,7 +193,8 @@ impl Weather {
 
     /// Calls that write a lake's files, and that fail or whose answer is lost: a rule for each of the calls. `large` tells
     /// whether files are large enough for parts.
-    pub(super) fn of_lakes(period: Duration, large: bool, rng: &mut Rng) -> Vec<Self> {
+    pub(super) fn of_lakes(large: bool, rng: &mut Rng) -> Vec<Self> {
+        let period = if large { LONG_PERIOD } else { PERIOD };
         let calls = ["PutObject"].iter().chain(if large { &IN_PARTS[..] } else { &[] });
         calls.map(|call| Self::of_lake(period, call, rng)).collect()
     }
@@ -209,8 +210,8 @@ impl Weather {
             _ => Effect::Reset,
         };
         let fault = Fault {
-            probability: Some(some(rng, &[0.3, 0.5, 1.0])),
-            times: Some(rng.u64(1..=6)),
+            probability: Some(some(rng, &[0.5, 1.0])),
+            times: Some(rng.u64(1..=4)),
             ..worker_s("s3", operation, effect)
         };
         // Few of these calls are made, so the rule is active until it is used up.
