@@ -151,9 +151,9 @@ impl Way<'_> {
 
 /// Place and records of one file.
 fn read(format: LakeFormat, key: &str, bytes: &Bytes) -> anyhow::Result<(String, Vec<String>)> {
-    let (ending, contents): (_, fn(&Bytes) -> anyhow::Result<Vec<String>>) = match format {
-        LakeFormat::Ndjson => (".ndjson.gz", lines),
-        LakeFormat::Parquet => (".parquet", rows),
+    let ending = match format {
+        LakeFormat::Ndjson => ".ndjson.gz",
+        LakeFormat::Parquet => ".parquet",
     };
     let name = key.strip_suffix(ending).context("the name has another ending")?;
     let mut parts = name.rsplit_once('-').context("the name has no hash")?;
@@ -163,7 +163,11 @@ fn read(format: LakeFormat, key: &str, bytes: &Bytes) -> anyhow::Result<(String,
     }
     let (place, hash) = parts;
     ensure!(hash.len() == HASH && hash.bytes().all(|byte| byte.is_ascii_hexdigit()), "the name has no hash");
-    Ok((place.to_owned(), contents(bytes)?))
+    let contents = match format {
+        LakeFormat::Ndjson => lines(bytes)?,
+        LakeFormat::Parquet => rows(bytes)?,
+    };
+    Ok((place.to_owned(), contents))
 }
 
 fn lines(file: &Bytes) -> anyhow::Result<Vec<String>> {
