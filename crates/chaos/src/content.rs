@@ -96,8 +96,8 @@ pub(crate) struct Made {
     pub(crate) events: Arc<[Event]>,
     /// All records that a lake should have, in the object's order, as if the object did not end early.
     pub(crate) rows: Vec<Row>,
-    /// Records that every delivery to CloudWatch Logs should put into the quarantine, and those that are not readable: the
-    /// latter belong into the quarantine of a lake too.
+    /// Records that every delivery to CloudWatch Logs should put into the quarantine. A lake puts only the unreadable ones
+    /// there, which have no timestamp here.
     pub(crate) aside: Vec<Aside>,
     /// Records that are too long for one event. The delivery's row decides whether they are split or put into the
     /// quarantine.

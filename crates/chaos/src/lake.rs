@@ -225,10 +225,10 @@ impl Laked {
 
     fn tell(&mut self, lake: &Lake<'_>, flaw: &str, place: &str, content: &str) {
         if self.told.len() < TOLD {
-            // The message is the member that tells records apart.
-            let from = content.find("\"message\":\"").unwrap_or_default();
-            let shown: String = content[from..].chars().take(2 * SHOWN).collect();
-            self.told.push(format!("{flaw}: {place} of {}: {shown}", lake.bucket));
+            let record: Value = serde_json::from_str(content).unwrap_or_default();
+            let told = record["message"].as_str().unwrap_or(content);
+            let shown: String = told.chars().take(SHOWN).collect();
+            self.told.push(format!("{flaw}: {place} of {}: {shown:?}", lake.bucket));
         }
     }
 }
