@@ -17,8 +17,8 @@ pub(crate) const SHOWN: usize = 60;
 pub(crate) struct Event {
     /// Position of its record in the object.
     pub(crate) record: usize,
-    /// Milliseconds since 1970.
-    pub(crate) timestamp: i64,
+    /// Milliseconds since 1970; `None` if the record has no usable timestamp, so that the event has its object's.
+    pub(crate) timestamp: Option<i64>,
     /// Unique within the run.
     pub(crate) message: String,
 }
@@ -36,6 +36,8 @@ pub(crate) struct Lane {
     pub(crate) events: Arc<[Event]>,
     /// Number of records before the object's damage.
     pub(crate) readable: usize,
+    /// When S3 stored the object, in milliseconds since 1970.
+    pub(crate) object_time: i64,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -85,7 +87,8 @@ pub(crate) fn compare(lanes: &[Lane], puts: &[Put]) -> Comparison {
                 continue;
             };
             let lane = &lanes[lane_at];
-            if lane.events[at].timestamp != *timestamp || !lane.is_its_stream(put) {
+            if lane.events[at].timestamp.unwrap_or(lane.object_time) != *timestamp || !lane.is_its_stream(put)
+            {
                 flaws.tell(&mut comparison.altered, "with another time, group or stream", put, message);
                 continue;
             }
@@ -167,7 +170,7 @@ mod tests {
     fn lane(account: &str, messages: &[&str]) -> Lane {
         let event = |(record, message): (usize, &&str)| Event {
             record,
-            timestamp: record as i64 / 2,
+            timestamp: (record != 2).then_some(record as i64 / 2),
             message: (*message).to_owned(),
         };
         Lane {
@@ -177,6 +180,7 @@ mod tests {
             stream: "app-pod-".to_owned(),
             events: messages.iter().enumerate().map(event).collect(),
             readable: usize::MAX,
+            object_time: 1,
         }
     }
 
@@ -191,7 +195,7 @@ mod tests {
     }
 
     fn lanes() -> Vec<Lane> {
-        // One object: `a` and `b` at 0, `c` and `d` at 1.
+        // One object: `a` and `b` at 0, `d` at 1, and `c` without a time, so that it has the object's.
         vec![lane("1", &["a", "b", "c", "d"]), lane("2", &["a", "b", "c", "d"]), lane("3", &["x"])]
     }
 

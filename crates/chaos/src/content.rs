@@ -18,6 +18,9 @@ use crate::{comparison::Event, quarantine::Aside};
 const MAX_MESSAGE: usize = 1_048_576 - 26;
 /// Text that makes the record after it unreadable.
 const NONSENSE: &str = "nonsense";
+/// Number of records in an object of [`Size::Noise`], and the length of each. They take about 6.6 MB in gzip.
+const NOISY: usize = 110;
+const NOISE: usize = 80_000;
 const HOUR: i64 = 3_600_000;
 const DAY: i64 = 24 * HOUR;
 
@@ -37,7 +40,7 @@ pub(crate) struct Content {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Size {
     Nothing,
-    /// This many short records; some messages are empty, one in ten is late by minutes.
+    /// This many short records; some messages are empty, one in ten is late by minutes, and some have no usable timestamp.
     Short(usize),
     /// This many records of 40 to 90 kB; about twenty fill a batch.
     Long(usize),
@@ -49,6 +52,8 @@ pub(crate) enum Size {
     Old(usize),
     /// A few short records around one that must be split.
     Oversize,
+    /// [`NOISY`] records of random letters, which no compression makes shorter than a part of an upload.
+    Noise,
 }
 
 /// Arrangement of the records in the text.
@@ -89,11 +94,26 @@ pub(crate) struct Made {
     pub(crate) readable: usize,
     /// All events that CloudWatch Logs should accept, in the object's order, as if there were no damage.
     pub(crate) events: Arc<[Event]>,
-    /// Records that every delivery should put into the quarantine.
+    /// All records that a lake should have, in the object's order, as if the object did not end early.
+    pub(crate) rows: Vec<Row>,
+    /// Records that every delivery to CloudWatch Logs should put into the quarantine. A lake puts only the unreadable ones
+    /// there, which have no timestamp here.
     pub(crate) aside: Vec<Aside>,
     /// Records that are too long for one event. The delivery's row decides whether they are split or put into the
     /// quarantine.
     pub(crate) oversize: Vec<Aside>,
+}
+
+/// A record in a lake.
+#[derive(Clone, Debug)]
+pub(crate) struct Row {
+    /// Position in the object.
+    pub(crate) record: usize,
+    /// Milliseconds since 1970; `None` if the record has no usable timestamp.
+    pub(crate) timestamp: Option<i64>,
+    pub(crate) message: String,
+    /// The record's JSON.
+    pub(crate) json: String,
 }
 
 impl Made {
@@ -108,23 +128,35 @@ impl Made {
 pub(crate) fn make(content: &Content, number: usize, start: Timestamp) -> Made {
     let mut rng = Rng::with_seed(content.seed);
     let (mut records, mut events) = (Vec::new(), Vec::new());
-    let (mut aside, mut oversize) = (Vec::new(), Vec::new());
+    let (mut aside, mut oversize, mut rows) = (Vec::new(), Vec::new(), Vec::new());
     for (index, (at, message)) in messages(content.size, number, &mut rng).into_iter().enumerate() {
         // Times lie between two milliseconds, so that the comparison notices a timestamp that was rounded up.
         let time = start + SignedDuration::from_millis(at) + SignedDuration::from_nanos(123_456);
-        let timestamp =
-            i64::try_from(time.as_nanosecond().div_euclid(1_000_000)).expect("a time within days of now");
-        records.push(
-            json!({
-                "application": "app",
-                "kubernetes": { "pod_name": "pod", "pod_labels": { "message": "none", "timestamp": "none" } },
-                "message": message,
-                "timestamp": format!("{time:.9}"),
-            })
-            .to_string(),
-        );
-        let set_aside =
-            |reason, message| Aside { reason, record: index, timestamp: Some(timestamp), message };
+        let mut record = json!({
+            "application": "app",
+            "kubernetes": { "pod_name": "pod", "pod_labels": { "message": "none", "timestamp": "none" } },
+            "message": message,
+        });
+        let undated = matches!(content.size, Size::Short(_)) && rng.u8(..15) == 0;
+        let timestamp = (!undated).then(|| {
+            i64::try_from(time.as_nanosecond().div_euclid(1_000_000)).expect("a time within days of now")
+        });
+        if let Some(text) = match undated {
+            true => UNUSABLE[rng.usize(..UNUSABLE.len())].map(str::to_owned),
+            false => Some(format!("{time:.9}")),
+        } {
+            record["timestamp"] = text.into();
+        }
+        records.push(record.to_string());
+        if content.damage != Damage::BadLine(index) {
+            rows.push(Row {
+                record: index,
+                timestamp,
+                message: message.clone(),
+                json: records[index].clone(),
+            });
+        }
+        let set_aside = |reason, message| Aside { reason, record: index, timestamp, message };
         if content.damage == Damage::BadLine(index) {
             let line = format!("{NONSENSE}{}", records[index]);
             aside.push(Aside { timestamp: None, ..set_aside("malformed", line) });
@@ -149,7 +181,7 @@ pub(crate) fn make(content: &Content, number: usize, start: Timestamp) -> Made {
             whole_in(&records, &text, inflated(&bytes))
         }
     };
-    Made { bytes, records: records.len(), readable, events: events.into(), aside, oversize }
+    Made { bytes, records: records.len(), readable, events: events.into(), rows, aside, oversize }
 }
 
 /// Number of bytes that truncated gzip data decompresses to.
@@ -209,6 +241,12 @@ fn messages(size: Size, number: usize, rng: &mut Rng) -> Vec<(i64, String)> {
                 })
                 .collect()
         }
+        Size::Noise => (0..NOISY)
+            .map(|index| {
+                let noise: String = std::iter::repeat_with(|| rng.alphanumeric()).take(NOISE).collect();
+                (steady(index), name(index) + &noise)
+            })
+            .collect(),
         Size::Oversize => (0..7)
             .map(|index| match index {
                 3 => (steady(index), long(&name(index), rng.usize(1_100_000..2_400_000))),
@@ -217,6 +255,9 @@ fn messages(size: Size, number: usize, rng: &mut Rng) -> Vec<(i64, String)> {
             .collect(),
     }
 }
+
+/// Timestamps that no reader takes: a member that is missing, a text that is no time, and a time that is too far ahead.
+const UNUSABLE: [Option<&str>; 3] = [None, Some("soon"), Some("2999-12-31T23:59:59Z")];
 
 /// Ends of messages: characters that JSON escapes, and characters of several bytes.
 const ENDINGS: [&str; 6] = [
@@ -341,18 +382,24 @@ mod tests {
             let mut text = String::new();
             MultiGzDecoder::new(&made.bytes[..]).read_to_string(&mut text).expect("gzip of UTF-8");
             let oldest = start().as_millisecond() - 14 * DAY;
-            let (mut expected, mut old) = (Vec::new(), Vec::new());
+            let (mut expected, mut old, mut rows, mut undated) = (Vec::new(), Vec::new(), Vec::new(), 0);
             for value in Deserializer::from_str(&text).into_iter::<Value>() {
                 let value = value.expect("JSON");
-                let time: Timestamp =
-                    value["timestamp"].as_str().and_then(|at| at.parse().ok()).expect("a time");
+                let time: Option<Timestamp> = value["timestamp"].as_str().and_then(|at| at.parse().ok());
+                let time = time.map(Timestamp::as_millisecond).filter(|at| *at < start().as_millisecond());
+                undated += u32::from(time.is_none());
                 let message = value["message"].as_str().expect("a string").to_owned();
-                if time.as_millisecond() < oldest {
-                    old.push((Some(time.as_millisecond()), message));
+                rows.push((time, message.clone(), value.to_string()));
+                if time.is_some_and(|time| time < oldest) {
+                    old.push((time, message));
                 } else if !message.is_empty() {
-                    expected.push((time.as_millisecond(), message));
+                    expected.push((time, message));
                 }
             }
+            assert_eq!(undated > 0, matches!(size, Size::Short(_)));
+            let lake: Vec<_> =
+                made.rows.into_iter().map(|row| (row.timestamp, row.message, row.json)).collect();
+            assert_eq!(lake, rows, "{size:?}");
             let events: Vec<_> = made.events.iter().map(|e| (e.timestamp, e.message.clone())).collect();
             assert_eq!(events, expected, "{size:?}");
             let aside: Vec<_> = made.aside.iter().map(|a| (a.timestamp, a.message.clone())).collect();
@@ -384,6 +431,13 @@ mod tests {
         );
         assert_eq!(made.readable, 9);
         assert!(made.events.iter().all(|event| event.record != 3));
+        assert!(made.rows.len() == 8 && made.rows.iter().all(|row| row.record != 3));
+    }
+
+    #[test]
+    fn noise_stays_longer_than_a_part_of_an_upload() {
+        let made = make(&content(Size::Noise), 1, start());
+        assert!(made.bytes.len() > 6 << 20, "{} bytes", made.bytes.len());
     }
 
     #[test]

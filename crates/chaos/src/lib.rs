@@ -2,7 +2,7 @@
 //!
 //! Calls fail, answers break off, notifications come twice, and workers are killed or paused. Then all faults end, and
 //! once the queue is empty the run compares, record by record, what went in with what arrived in every account, in the
-//! quarantine, in the customers' buckets and in the dead-letter queue.
+//! quarantine, in the customers' buckets and lakes, and in the dead-letter queue.
 //!
 //! A [`Plan`] follows from its seed alone: the same seed gives the same objects, faults and kills. The interleaving
 //! differs from run to run.
@@ -12,6 +12,7 @@
 mod comparison;
 mod content;
 mod copies;
+mod lake;
 mod letters;
 mod notice;
 mod outcome;

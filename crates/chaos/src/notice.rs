@@ -25,12 +25,14 @@ pub(crate) struct Stored {
     pub(crate) version_id: Option<String>,
     /// Hexadecimal. Of two objects with the same key, the newer one has the larger sequencer.
     pub(crate) sequencer: String,
+    /// LastModified in milliseconds since 1970. No event contains it.
+    pub(crate) modified: i64,
 }
 
 /// S3's event about these objects. Source: Amazon S3 user guide, "Event message structure".
 pub(crate) fn s3_event(objects: &[&Stored], region: &str) -> Value {
     let records = objects.iter().map(|stored| {
-        let Stored { bucket, key, size, etag, version_id, sequencer } = stored;
+        let Stored { bucket, key, size, etag, version_id, sequencer, .. } = stored;
         let mut object = json!({ "key": key, "size": size, "eTag": etag, "sequencer": sequencer });
         if let Some(version_id) = version_id {
             object["versionId"] = json!(version_id);
@@ -53,7 +55,7 @@ pub(crate) fn s3_event(objects: &[&Stored], region: &str) -> Value {
 
 /// EventBridge's event about the object. Source: Amazon S3 user guide, "EventBridge event message structure".
 pub(crate) fn eventbridge_event(stored: &Stored, account: &str, region: &str) -> Value {
-    let Stored { bucket, key, size, etag, version_id, sequencer } = stored;
+    let Stored { bucket, key, size, etag, version_id, sequencer, .. } = stored;
     let mut object = json!({ "key": key, "size": size, "etag": etag, "sequencer": sequencer });
     if let Some(version_id) = version_id {
         object["version-id"] = json!(version_id);

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
-use crate::{comparison::Comparison, plan::Kind, quarantine::Kept};
+use crate::{comparison::Comparison, lake::Laked, plan::Kind, quarantine::Kept};
 
 /// Largest number of batches of one object's delivery that may arrive again after a kill or a pause: those that the worker
 /// had sent and not yet recorded in the ledger.
@@ -34,6 +34,9 @@ pub struct Outcome {
     pub(crate) without_ledger: u64,
     pub(crate) comparison: Comparison,
     pub(crate) kept: Kept,
+    pub(crate) laked: Laked,
+    /// CompleteMultipartUpload calls.
+    pub(crate) uploads: u64,
     /// Number of copies in customers' buckets that were checked.
     pub(crate) copies: u64,
     /// SendMessageBatch calls of the workers. They send messages anew, or test whether sending is allowed.
@@ -57,6 +60,9 @@ impl Outcome {
             (self.unaccounted, "records unaccounted for"),
             (self.kept.missing, "records missing in quarantine"),
             (self.kept.foreign, "records wrongly in quarantine, or with wrong content"),
+            (self.laked.lost, "records missing in a lake"),
+            (self.laked.again, "records in a lake twice"),
+            (self.laked.foreign, "records or files wrongly in a lake, or with wrong content"),
         ];
         complaints.extend(
             counts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")),
@@ -81,7 +87,8 @@ impl Outcome {
             }
         }
         if !complaints.is_empty() {
-            complaints.extend(self.comparison.told.iter().chain(&self.kept.told).cloned());
+            complaints
+                .extend(self.comparison.told.iter().chain(&self.kept.told).chain(&self.laked.told).cloned());
         }
         complaints
     }
@@ -111,6 +118,8 @@ pub struct Summary {
     not_quarantined: u64,
     wrongly_quarantined: u64,
     quarantined_again: u64,
+    laked: Laked,
+    uploads: u64,
     copies: u64,
     sent_anew: u64,
     messages: u64,
@@ -152,6 +161,8 @@ impl Summary {
         self.not_quarantined += outcome.kept.missing;
         self.wrongly_quarantined += outcome.kept.foreign;
         self.quarantined_again += outcome.kept.again;
+        self.laked.add(&outcome.laked);
+        self.uploads += outcome.uploads;
         self.copies += outcome.copies;
         self.sent_anew += outcome.sent_anew;
         self.dead_letters += outcome.dead_letters;
@@ -203,11 +214,19 @@ impl fmt::Display for Summary {
             ("SendMessageBatch calls", self.sent_anew),
             ("records that should be in quarantine", self.quarantined),
             ("copies in customers' buckets", self.copies),
+            ("lakes", self.laked.lakes),
+            ("records that should be in lakes", self.laked.expected),
+            ("files in lakes", self.laked.files),
+            ("CompleteMultipartUpload calls", self.uploads),
+            ("unfinished uploads left in lakes", self.laked.left),
             ("dead letters", self.dead_letters),
             ("lost", self.lost),
             ("not in quarantine", self.not_quarantined),
             ("wrongly in quarantine", self.wrongly_quarantined),
             ("in quarantine twice", self.quarantined_again),
+            ("missing in a lake", self.laked.lost),
+            ("in a lake twice", self.laked.again),
+            ("wrongly in a lake", self.laked.foreign),
             ("in a wrong account", self.wrong_account),
             ("altered", self.altered),
             ("out of order", self.out_of_order),
@@ -258,6 +277,8 @@ mod tests {
             without_ledger: 0,
             comparison: Comparison { expected: 1, ..Comparison::default() },
             kept: Kept::default(),
+            laked: Laked::default(),
+            uploads: 0,
             copies: 0,
             sent_anew: 0,
             problems: Vec::new(),
@@ -285,6 +306,10 @@ mod tests {
         check(|o| o.kept.missing = 1, 1);
         check(|o| o.kept.foreign = 1, 1);
         check(|o| o.kept.again = 1, 0);
+        check(|o| o.laked.lost = 1, 1);
+        check(|o| o.laked.again = 1, 1);
+        check(|o| (o.ledger, o.laked.again) = (false, 1), 1);
+        check(|o| o.laked.foreign = 1, 1);
         check(|o| o.without_ledger = 1, 1);
         check(|o| o.problems.push("late".to_owned()), 1);
     }

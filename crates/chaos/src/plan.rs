@@ -18,6 +18,8 @@ use crate::{
 
 /// Time from the first upload to the end of the last fault.
 const PERIOD: Duration = Duration::from_secs(6);
+/// The same in runs with large objects, whose lake files take seconds.
+const LONG_PERIOD: Duration = Duration::from_secs(14);
 /// All objects are uploaded within this first part of [`PERIOD`].
 const UPLOADS: Duration = Duration::from_secs(4);
 
@@ -100,6 +102,15 @@ pub(crate) struct Tenant {
     pub(crate) quarantines_oversize: bool,
     /// Whether the tenant's objects are also copied into a bucket of the tenant.
     pub(crate) has_bucket: bool,
+    /// Format of the tenant's lake, if there is one. It takes all objects of the tenant.
+    pub(crate) lake: Option<LakeFormat>,
+}
+
+/// Format of a lake's files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LakeFormat {
+    Ndjson,
+    Parquet,
 }
 
 /// A period in which STS refuses a tenant's roles. The sessions of the roles end when the period begins.
@@ -160,6 +171,10 @@ impl Plan {
         let versioned = rng.bool();
         let mut objects: Vec<_> =
             (0..rng.usize(12..=24)).map(|_| object(tenants.len(), quarantine, &mut rng)).collect();
+        let lakes: Vec<_> = (0..tenants.len()).filter(|tenant| tenants[*tenant].lake.is_some()).collect();
+        // Large objects take seconds, so few plans have some.
+        let large = if lakes.is_empty() || rng.u8(..3) > 0 { 0 } else { rng.usize(1..=2) };
+        objects.extend((0..large).map(|_| large_object(&lakes, &mut rng)));
         objects.sort_by_key(|object| object.at);
         if versioned {
             replace(&mut objects, &mut rng);
@@ -177,6 +192,9 @@ impl Plan {
         let mut weather: Vec<_> = (0..rng.usize(10..=20)).map(|_| Weather::usual(PERIOD, &mut rng)).collect();
         weather.extend((0..rng.usize(0..=2)).map(|_| Weather::outage(PERIOD, &mut rng)));
         weather.extend((0..rng.usize(0..=2)).map(|_| Weather::throttled_ledger(PERIOD, &mut rng)));
+        if !lakes.is_empty() {
+            weather.extend(Weather::of_lakes(large > 0, &mut rng));
+        }
         let mut more = |one: fn(Duration, &mut Rng) -> Weather| {
             let count = rng.usize(1..=3);
             weather.extend(std::iter::repeat_with(|| one(PERIOD, &mut rng)).take(count));
@@ -187,11 +205,14 @@ impl Plan {
             Kind::LostAnswers => more(Weather::lost_answers),
             Kind::NoLedger => weather.push(Weather::ledger_outage(&mut rng)),
         }
+        if large > 0 {
+            weather.iter_mut().for_each(Weather::let_large_objects_pass);
+        }
         let denials = match kind {
             Kind::Outage => Vec::new(),
             _ => (0..rng.usize(0..=2)).map(|_| denial(tenants.len(), &mut rng)).collect(),
         };
-        let strokes = stroke::strokes(kind, workers, &mut rng);
+        let strokes = stroke::strokes(kind, workers, (!lakes.is_empty(), large > 0), &mut rng);
         let period = weather.iter().map(|weather| weather.to).fold(PERIOD, Duration::max);
         Self {
             seed,
@@ -224,7 +245,9 @@ fn tenant(number: usize, quarantine: bool, rng: &mut Rng) -> Tenant {
         _ => (number == 0).then_some(Wanted::All),
     };
     let quarantines_oversize = quarantine && rng.bool();
-    Tenant { second, quarantines_oversize, has_bucket: number == 0 || rng.u8(..3) == 0 }
+    let has_bucket = number == 0 || rng.u8(..3) == 0;
+    let lake = some(rng, &[None, None, None, None, Some(LakeFormat::Ndjson), Some(LakeFormat::Parquet)]);
+    Tenant { second, quarantines_oversize, has_bucket, lake }
 }
 
 fn denial(tenants: usize, rng: &mut Rng) -> Denial {
@@ -280,6 +303,13 @@ fn object(tenants: usize, quarantine: bool, rng: &mut Rng) -> Object {
         silent: rng.u8(..3) == 0,
         replaces: None,
     }
+}
+
+/// An object whose lake files are uploaded in parts.
+fn large_object(lakes: &[usize], rng: &mut Rng) -> Object {
+    let object = object(1, false, rng);
+    let content = Content { size: Size::Noise, damage: Damage::Whole, ..object.content };
+    Object { tenant: some(rng, lakes), content, at: object.at / 4, ..object }
 }
 
 /// Plans the messages that the run itself sends: about every object in the bucket without notifications, some about several
@@ -340,6 +370,31 @@ mod tests {
     }
 
     #[test]
+    fn a_third_of_all_tenants_have_a_lake() {
+        let plans: Vec<_> = (0..200).map(|seed| Plan::new(seed, Kind::Kills, 3)).collect();
+        let tenants: Vec<_> = plans.iter().flat_map(|plan| &plan.tenants).collect();
+        let percent = |format| {
+            tenants.iter().filter(|tenant| tenant.lake == Some(format)).count() * 100 / tenants.len()
+        };
+        for format in [LakeFormat::Ndjson, LakeFormat::Parquet] {
+            assert!((12..21).contains(&percent(format)), "{format:?}");
+        }
+        let in_parts = |plan: &&Plan| plan.objects.iter().any(|object| object.content.size == Size::Noise);
+        assert!((30..70).contains(&plans.iter().filter(in_parts).count()));
+    }
+
+    #[test]
+    fn the_seeds_of_cargo_test_have_lakes_of_both_formats_and_files_in_parts() {
+        let plans: Vec<_> = (1..=5).map(|seed| Plan::new(seed, Kind::Kills, 3)).collect();
+        let lakes: Vec<_> = plans.iter().flat_map(|plan| &plan.tenants).map(|tenant| tenant.lake).collect();
+        assert!(
+            [LakeFormat::Ndjson, LakeFormat::Parquet].iter().all(|format| lakes.contains(&Some(*format)))
+        );
+        let mut objects = plans.iter().flat_map(|plan| &plan.objects);
+        assert!(objects.any(|object| object.content.size == Size::Noise));
+    }
+
+    #[test]
     fn plans_are_consistent() {
         for seed in 0..500 {
             let kind = Kind::ALL[seed as usize % Kind::ALL.len()];
@@ -348,6 +403,9 @@ mod tests {
             assert_eq!(lost > 0, kind == Kind::LostAnswers, "{seed}");
             let struck = matches!(kind, Kind::Kills | Kind::Pauses);
             assert_eq!(!plan.strokes.is_empty(), struck, "{seed}");
+            let large = plan.objects.iter().filter(|object| object.content.size == Size::Noise);
+            assert!(large.clone().count() <= 2, "{seed}");
+            assert!(large.clone().all(|object| plan.tenants[object.tenant].lake.is_some()), "{seed}");
             let killed = plan.strokes.iter().any(|stroke| matches!(stroke.blow, Blow::Kill { .. }));
             assert!(!killed || kind == Kind::Kills, "{seed}");
             for denial in &plan.denials {

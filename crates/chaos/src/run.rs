@@ -10,7 +10,7 @@ use anyhow::Context;
 
 use crate::{
     comparison::compare,
-    letters,
+    lake, letters,
     outcome::Outcome,
     plan::Plan,
     quarantine,
@@ -94,7 +94,8 @@ pub async fn run(plan: &Plan, setting: Setting<'_>) -> anyhow::Result<Outcome> {
     };
     problems.extend(letters::judge(&stage.told_of(plan, &stored), &letters, excused));
     problems.extend(stage.judge_copies(plan, &stored).await?);
-    let comparison = compare(&stage.lanes(plan), &stage.sandbox.puts());
+    let comparison = compare(&stage.lanes(plan, &stored), &stage.sandbox.puts());
+    let laked = lake::compare(&stage.lakes(plan, &stored).await?);
     let kept = quarantine::compare(&stage.shelves(plan, &stored), stage.quarantined(plan).await?);
     let messages =
         plan.objects.iter().filter(|object| !object.silent).count() + plan.messages.len() + plan.late.len();
@@ -119,6 +120,8 @@ pub async fn run(plan: &Plan, setting: Setting<'_>) -> anyhow::Result<Outcome> {
         without_ledger: findings.without_ledger,
         comparison,
         kept,
+        laked,
+        uploads: stage.sandbox.calls("s3", "CompleteMultipartUpload"),
         problems,
     };
     match outcome.complaints().is_empty() {

@@ -18,7 +18,7 @@ use logferry_testbed::provision::{
 use crate::{
     content::{self, Made, Size},
     notice::{Shape, Stored, eventbridge_event, s3_event},
-    plan::{Blow, Denial, Kind, Message, ONE_BATCH, Outage, Plan, Wanted, Weather},
+    plan::{Blow, Denial, Kind, LakeFormat, Message, ONE_BATCH, Outage, Plan, Wanted, Weather},
     workers::Workers,
 };
 
@@ -32,6 +32,8 @@ const VISIBILITY: &str = "10s";
 const QUARANTINE: &str = "chaos-quarantine";
 /// `type` of a tenant's rows, in the order of its deliveries.
 pub(crate) const DELIVERIES: [&str; 2] = ["cloudwatch", "cloudwatch#second"];
+/// `type` of the row of a tenant's lake.
+const LAKE: &str = "s3#lake";
 
 pub(crate) struct Stage {
     pub(crate) sandbox: Sandbox,
@@ -94,6 +96,21 @@ impl Stage {
                 // Workers keep the newest version only if they may read the copies.
                 customer.let_look(&aws, &provider, &bucket).await?;
                 provider.put_tenant(&aws, customer.bucket_row(&bucket, false)).await?;
+            }
+            if let Some(format) = tenant.lake {
+                let customer = &deliveries[0].0;
+                let bucket = lakes_bucket(number);
+                customer.create_bucket(&aws, &provider, &bucket).await?;
+                customer.let_role_write_lake(&aws, &bucket).await?;
+                let mut row = customer.bucket_row(&bucket, true);
+                let format = match format {
+                    LakeFormat::Ndjson => "ndjson",
+                    LakeFormat::Parquet => "parquet",
+                };
+                for (name, text) in [("type", LAKE), ("format", format)] {
+                    row.insert(name.to_owned(), AttributeValue::S(text.to_owned()));
+                }
+                provider.put_tenant(&aws, row).await?;
             }
             tenants.push(deliveries);
         }
@@ -221,6 +238,10 @@ impl Stage {
         let put = self.root.s3().put_object().bucket(bucket).key(&key).body(bytes.into()).send();
         let put = put.await.context("cannot upload an object")?;
         let etag = put.e_tag.context("S3 returned no ETag")?.trim_matches('"').to_owned();
+        let head = self.root.s3().head_object().bucket(bucket).key(&key);
+        let head = head.set_version_id(put.version_id.clone()).send().await;
+        let head = head.context("cannot look at an object")?;
+        let modified = head.last_modified.context("S3 returned no Last-Modified")?.secs() * 1000;
         Ok(Stored {
             bucket: bucket.clone(),
             key,
@@ -228,6 +249,7 @@ impl Stage {
             etag,
             version_id: put.version_id,
             sequencer: sequencer(),
+            modified,
         })
     }
 
@@ -244,6 +266,7 @@ impl Stage {
             etag: "d41d8cd98f00b204e9800998ecf8427e".to_owned(),
             version_id: None,
             sequencer: sequencer(),
+            modified: 0,
         };
         let objects: Vec<_> =
             message.objects.iter().map(|number| stored.get(number).unwrap_or(&missing)).collect();
@@ -317,6 +340,10 @@ fn object_key(plan: &Plan, number: usize) -> String {
 /// Sequencer in the format of the sandbox's S3, from the current time: larger than that of every earlier upload.
 fn sequencer() -> String {
     format!("00{:016X}", Timestamp::now().as_microsecond())
+}
+
+fn lakes_bucket(tenant: usize) -> String {
+    format!("chaos-{}-lake", tenant_id(tenant))
 }
 
 fn customers_bucket(tenant: usize) -> String {

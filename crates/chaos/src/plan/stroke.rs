@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
-use super::{Kind, PERIOD, within};
+use super::{Kind, LONG_PERIOD, PERIOD, within};
 
 /// A planned blow: the worker, the time, and the kind of blow.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,22 +38,32 @@ impl Blow {
     }
 }
 
-/// Plans the blows of a run of this kind.
-pub(super) fn strokes(kind: Kind, workers: usize, rng: &mut Rng) -> Vec<Stroke> {
+/// Plans the blows of a run of this kind. `lakes` tells whether there are lakes, and whether a lake's file has parts.
+pub(super) fn strokes(kind: Kind, workers: usize, lakes: (bool, bool), rng: &mut Rng) -> Vec<Stroke> {
     let (count, pauses) = match kind {
         // One blow in four is a pause.
         Kind::Kills => (rng.usize(1..=4), 1),
         Kind::Pauses => (rng.usize(1..=3), 4),
         Kind::Faults | Kind::LostAnswers | Kind::NoLedger | Kind::Outage => (0, 0),
     };
+    let (causes, period) = match lakes {
+        (false, _) => (8, PERIOD),
+        (true, false) => (10, PERIOD),
+        (true, true) => (14, LONG_PERIOD),
+    };
     let mut strokes: Vec<_> = (0..count)
         .map(|number| {
-            let after = match rng.u8(..8) {
+            let after = match rng.u8(..causes) {
                 0 => ("s3", "GetObject", rng.u64(1..15)),
                 1 => ("sqs", "DeleteMessageBatch", rng.u64(1..10)),
                 // Workers make these calls only to the ledger. In runs without a ledger, `latest` decides.
                 2 => ("dynamodb", "UpdateItem", rng.u64(1..40)),
                 3 => ("dynamodb", "BatchExecuteStatement", rng.u64(1..30)),
+                // The uploads of the run itself count too.
+                8 | 9 => ("s3", "PutObject", rng.u64(5..60)),
+                10 => ("s3", "CreateMultipartUpload", rng.u64(1..3)),
+                11 => ("s3", "UploadPart", rng.u64(1..5)),
+                12 | 13 => ("s3", "CompleteMultipartUpload", rng.u64(1..3)),
                 _ => ("logs", "PutLogEvents", rng.u64(1..40)),
             };
             let restart = within(Duration::from_millis(1500), rng);
@@ -63,7 +73,7 @@ pub(super) fn strokes(kind: Kind, workers: usize, rng: &mut Rng) -> Vec<Stroke> 
                 worker: rng.usize(..workers),
                 after,
                 delay: Duration::from_micros(rng.u64(..20_000)),
-                latest: Duration::from_millis(500) + within(PERIOD - Duration::from_millis(500), rng),
+                latest: Duration::from_millis(500) + within(period - Duration::from_millis(500), rng),
                 blow: if paused { Blow::pause(rng) } else { Blow::Kill { restart } },
             }
         })

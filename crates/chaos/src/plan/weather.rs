@@ -5,7 +5,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use logferry_sandbox::faults::{Effect, ErrorAnswer, Fault};
 
-use super::{some, within};
+use super::{LONG_PERIOD, PERIOD, some, within};
 
 /// Suffix of the keys of objects that are delivered in one batch, which is sent after the whole object was read. Bits are
 /// flipped only in these objects: a longer object is partly delivered before the checksum at its end can show the wrong bit.
@@ -86,6 +86,11 @@ const REFUSALS: [Refusals; 16] = [
     ("s3", "PutObject", &[(503, "SlowDown"), (500, "InternalError"), (403, "AccessDenied")]),
     ("dynamodb", STATEMENTS, DYNAMODB),
 ];
+
+const FILES: &[(u16, &str)] = &[(503, "SlowDown"), (500, "InternalError"), (403, "AccessDenied")];
+/// The calls that write a large file of a lake.
+const IN_PARTS: [&str; 4] =
+    ["CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload", "AbortMultipartUpload"];
 
 /// The calls to the ledger.
 const LEDGER: &str = "UpdateItem|BatchExecuteStatement";
@@ -184,6 +189,40 @@ impl Weather {
         let fault = Fault { probability: Some(0.3), times: Some(rng.u64(1..=3)), ..fault };
         // Earlier rules hit some of these calls first, so this rule is active for the whole period.
         Self { from: Duration::ZERO, to: period, fault }
+    }
+
+    /// Calls that write a lake's files, and that fail or whose answer is lost: a rule for each of the calls. `large` tells
+    /// whether files are large enough for parts.
+    pub(super) fn of_lakes(large: bool, rng: &mut Rng) -> Vec<Self> {
+        let period = if large { LONG_PERIOD } else { PERIOD };
+        let calls = ["PutObject"].iter().chain(if large { &IN_PARTS[..] } else { &[] });
+        calls.map(|call| Self::of_lake(period, call, rng)).collect()
+    }
+
+    fn of_lake(period: Duration, operation: &str, rng: &mut Rng) -> Self {
+        let effect = match (rng.u8(..8), operation) {
+            // S3 begins its answer before the parts are put together, so an error may come with the status 200.
+            (0 | 1, "CompleteMultipartUpload") => Effect::Error(ErrorAnswer::new(200, "InternalError")),
+            (0..4, _) => Effect::Error(refusal(FILES, rng)),
+            // A file that is written again replaces itself.
+            (4 | 5, _) => Effect::After { error: None },
+            (6, _) => Effect::Latency { milliseconds: rng.u64(100..1500) },
+            _ => Effect::Reset,
+        };
+        let fault = Fault {
+            probability: Some(some(rng, &[0.5, 1.0])),
+            times: Some(rng.u64(1..=4)),
+            ..worker_s("s3", operation, effect)
+        };
+        // Few of these calls are made, so the rule is active until it is used up.
+        Self { from: Duration::ZERO, to: period, fault }
+    }
+
+    /// Makes slow bodies so fast that large objects arrive within seconds.
+    pub(super) fn let_large_objects_pass(&mut self) {
+        if let Effect::SlowBody { bytes_per_second } = &mut self.fault.effect {
+            *bytes_per_second *= 20;
+        }
     }
 
     /// Resets the connection of every call of an operation.

@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, HashMap};
 
 use logferry_testbed::provision::Customer;
 
-use super::{DELIVERIES, MISSING, QUARANTINE, Stage, customers_bucket, key, tenant_id};
+use super::{DELIVERIES, LAKE, MISSING, QUARANTINE, Stage, customers_bucket, key, lakes_bucket, tenant_id};
 use crate::{
     comparison::Lane,
+    content::Made,
     copies,
+    lake::{Lake, Way},
     letters::{Bad, Letter, Told},
     notice::Stored,
     plan::{Object, Plan, Wanted},
@@ -32,9 +34,10 @@ impl Stage {
     }
 
     /// One lane for each object and each delivery that takes it.
-    pub(crate) fn lanes(&self, plan: &Plan) -> Vec<Lane> {
+    pub(crate) fn lanes(&self, plan: &Plan, stored: &HashMap<usize, Stored>) -> Vec<Lane> {
         let mut lanes = Vec::new();
         for (number, object) in plan.objects.iter().enumerate() {
+            let Some(Stored { modified, .. }) = stored.get(&number) else { continue };
             for (_, customer) in self.deliveries(object) {
                 let made = &self.made[number];
                 lanes.push(Lane {
@@ -47,10 +50,36 @@ impl Stage {
                         false => made.events.clone(),
                     },
                     readable: made.readable,
+                    object_time: *modified,
                 });
             }
         }
         lanes
+    }
+
+    /// Each lake: what should be in it, and its files.
+    pub(crate) async fn lakes(
+        &self,
+        plan: &Plan,
+        stored: &HashMap<usize, Stored>,
+    ) -> anyhow::Result<Vec<Lake<'_>>> {
+        let mut lakes = Vec::new();
+        for (tenant, settings) in plan.tenants.iter().enumerate() {
+            let Some(format) = settings.lake else { continue };
+            let theirs = plan.objects.iter().enumerate().filter(|(_, object)| object.tenant == tenant);
+            let way = |(number, _): (usize, &Object)| {
+                let Stored { key, modified, .. } = stored.get(&number)?;
+                let Made { rows, readable, .. } = &self.made[number];
+                let rows = rows.iter().take_while(|row| row.record < *readable).collect();
+                Some(Way { key: key.clone(), object_time: *modified, rows })
+            };
+            let bucket = lakes_bucket(tenant);
+            let files = self.tenants[tenant][0].0.objects(&self.aws, &bucket).await?;
+            let files = files.into_iter().map(|file| (file.key, file.bytes)).collect();
+            let left = self.sandbox.open_uploads(&bucket).len() as u64;
+            lakes.push(Lake { bucket, format, ways: theirs.filter_map(way).collect(), files, left });
+        }
+        Ok(lakes)
     }
 
     /// Deliveries that take an object: `type` of the row, and customer.
@@ -79,6 +108,17 @@ impl Stage {
                     bucket: bucket.clone(),
                     key: key.clone(),
                     records: made.aside.iter().chain(oversize).cloned().collect(),
+                });
+            }
+            if tenant.lake.is_some() {
+                // A lake takes records of any age and length.
+                let unreadable = made.aside.iter().filter(|aside| aside.timestamp.is_none());
+                shelves.push(Shelf {
+                    tenant_id: tenant_id(object.tenant),
+                    delivery: LAKE,
+                    bucket: bucket.clone(),
+                    key: key.clone(),
+                    records: unreadable.cloned().collect(),
                 });
             }
         }
