@@ -267,16 +267,21 @@ async fn a_lost_answer_to_a_completion_leaves_every_record_once() {
     }
     // The call is carried out, and its answer never comes.
     sandbox.faults().add(Fault {
+        sessions_only: true,
         times: Some(2),
         ..Fault::new("s3", "CompleteMultipartUpload", Effect::After { error: None })
     });
-    sandbox
-        .faults()
-        .add(Fault { times: Some(2), ..Fault::new("s3", "PutObject", Effect::After { error: None }) });
+    sandbox.faults().add(Fault {
+        sessions_only: true,
+        times: Some(2),
+        ..Fault::new("s3", "PutObject", Effect::After { error: None })
+    });
     let answer = ErrorAnswer::new(200, "InternalError");
-    sandbox
-        .faults()
-        .add(Fault { times: Some(1), ..Fault::new("s3", "CompleteMultipartUpload", Effect::Error(answer)) });
+    sandbox.faults().add(Fault {
+        sessions_only: true,
+        times: Some(1),
+        ..Fault::new("s3", "CompleteMultipartUpload", Effect::Error(answer))
+    });
     let worker = setup.worker().await;
     let (long, short) =
         (large("acme/c/app/pod/1.json.gz", 200), generated("acme/c/app/pod/2.json.gz", 30, 40));
