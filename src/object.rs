@@ -73,6 +73,11 @@ impl ObjectHead {
 
 /// The bytes of an open object, in order.
 pub trait ObjectBody: Send {
+    /// Version and eTag of the object as it was opened, as far as the store tells them.
+    fn exact(&self) -> (Option<&str>, Option<&str>) {
+        (None, None)
+    }
+
     /// Number of bytes, if the store tells it.
     fn content_length(&self) -> Option<u64>;
 

@@ -150,11 +150,11 @@ impl<A: LakeAccount, L: Ledger> Lane<A, L> {
         shelf: Option<Shelf>,
         share: ObjectShare,
     ) -> Result<Self, CopyError> {
-        let LakeWay { destination, lake, route, object, .. } = *way;
+        let LakeWay { delivery, destination, lake, route, object } = *way;
         let metadata = copy::metadata(object, route, object.version_id.as_deref());
         let metadata = metadata.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         let from = claim.from().position.records;
-        let mut stem = stem(route, object);
+        let mut stem = stem(route, object, &delivery.name);
         if from > 0 {
             // The earlier attempt's files stay, and may have been compacted.
             stem += &format!("-from{from}");

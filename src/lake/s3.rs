@@ -6,7 +6,8 @@ use aws_config::timeout::TimeoutConfig;
 use aws_sdk_s3::{
     Client,
     config::Builder,
-    error::ProvideErrorMetadata,
+    config::http::HttpResponse,
+    error::{ProvideErrorMetadata, SdkError},
     primitives::DateTime,
     types::{CompletedMultipartUpload, CompletedPart, ObjectCannedAcl, ObjectLockMode},
 };
@@ -14,7 +15,6 @@ use bytes::Bytes;
 
 use super::{FileSpec, LakeAccount, LakeStore, LakeWay, Part, Upload};
 use crate::{
-    aws::describe,
     copy::{
         CopyError,
         s3::{S3Copier, refused, session},
@@ -96,6 +96,20 @@ fn lock(file: &FileSpec) -> Option<(ObjectLockMode, DateTime)> {
     Some((mode, DateTime::from_millis(until.as_millisecond())))
 }
 
+/// Evaluates an error of a write. The copy's errors about its source have another meaning here: an upload that no longer exists was
+/// completed by a call whose answer was lost, or was removed by a lifecycle rule. The next attempt writes the file again.
+fn unwritten<E>(error: SdkError<E, HttpResponse>) -> CopyError
+where
+    E: ProvideErrorMetadata + std::error::Error + 'static,
+{
+    match refused(error) {
+        CopyError::SourceMissing(problem) | CopyError::SourceArchived(problem) => {
+            CopyError::Unavailable(problem)
+        }
+        other => other,
+    }
+}
+
 impl LakeAccount for S3Lake {
     async fn put(&self, file: &FileSpec, body: Bytes) -> Result<(), CopyError> {
         let (mode, until) = lock(file).unzip();
@@ -115,7 +129,7 @@ impl LakeAccount for S3Lake {
                 .config_override(self.customer())
                 .send()
         };
-        self.role.call(put).await.map(drop).map_err(refused)
+        self.role.call(put).await.map(drop).map_err(unwritten)
     }
 
     async fn begin(&self, file: &FileSpec) -> Result<String, CopyError> {
@@ -135,7 +149,7 @@ impl LakeAccount for S3Lake {
                 .config_override(self.customer())
                 .send()
         };
-        let begun = self.role.call(begin).await.map_err(refused)?;
+        let begun = self.role.call(begin).await.map_err(unwritten)?;
         begun.upload_id.ok_or_else(|| CopyError::Unavailable("the answer has no id of an upload".to_owned()))
     }
 
@@ -153,7 +167,7 @@ impl LakeAccount for S3Lake {
                 .config_override(self.customer())
                 .send()
         };
-        let part = self.role.call(part).await.map_err(refused)?;
+        let part = self.role.call(part).await.map_err(unwritten)?;
         Ok(Part { number, etag: part.e_tag })
     }
 
@@ -175,12 +189,7 @@ impl LakeAccount for S3Lake {
                 .config_override(self.customer())
                 .send()
         };
-        self.role.call(complete).await.map(drop).map_err(|error| match error.code() {
-            // The upload was completed before, by a call whose answer was lost, or a lifecycle rule removed it. The next attempt
-            // writes the file again.
-            Some("NoSuchUpload") => CopyError::Unavailable(describe(&error)),
-            _ => refused(error),
-        })
+        self.role.call(complete).await.map(drop).map_err(unwritten)
     }
 
     async fn abort(&self, upload: &Upload) {

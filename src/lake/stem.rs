@@ -10,8 +10,8 @@ const ENDINGS: [&str; 7] = [".gz", ".zst", ".json", ".ndjson", ".jsonl", ".log",
 pub const COMPACTED: &str = "compacted-";
 
 /// Name of an object's lake files without their ending: from the name of the object, and a hash of the exact object, so that no
-/// two objects have the same. It is the same in every attempt.
-pub fn stem(route: &Route, object: &ObjectRef) -> String {
+/// two objects have the same, nor two rows of one tenant. It is the same in every attempt.
+pub fn stem(route: &Route, object: &ObjectRef, delivery: &str) -> String {
     let mut name = route.file.as_str();
     while let Some(shorter) = ENDINGS.iter().find_map(|ending| name.strip_suffix(ending)) {
         name = shorter;
@@ -20,8 +20,9 @@ pub fn stem(route: &Route, object: &ObjectRef) -> String {
     let stem: String = name.chars().map(legal).take(MAX_STEM).collect();
     // Query engines skip files whose names begin with `_` or `.`, and the compaction's files have a beginning of their own.
     let first = if stem.starts_with(['_', '.']) || stem.starts_with(COMPACTED) { "f" } else { "" };
-    let exact = EntryKey::of(object, "").map(|entry| entry.object);
+    let exact = EntryKey::of(object, delivery).map(|entry| entry.object);
     let exact = exact.unwrap_or_else(|| format!("{}/{}", object.bucket, object.key));
+    let exact = format!("{exact}\n{delivery}");
     format!("{first}{stem}-{}", &digest::sha256(exact.as_bytes())[..16])
 }
 
@@ -38,7 +39,7 @@ mod tests {
                 etag: etag.map(str::to_owned),
                 ..ObjectRef::default()
             };
-            super::stem(&Route { file: file.to_owned(), ..Route::default() }, &object)
+            super::stem(&Route { file: file.to_owned(), ..Route::default() }, &object, "s3")
         };
         assert!(stem("1-x.json.gz", "k", None).starts_with("1-x-"));
         assert!(stem("_1.ndjson.zst", "k", None).starts_with("f_1-"));

@@ -204,6 +204,11 @@ impl S3Body {
 }
 
 impl ObjectBody for S3Body {
+    fn exact(&self) -> (Option<&str>, Option<&str>) {
+        let etag = self.request.if_match.as_deref();
+        (self.request.version_id.as_deref(), etag.map(|etag| etag.trim_matches('"')))
+    }
+
     fn content_length(&self) -> Option<u64> {
         self.len
     }

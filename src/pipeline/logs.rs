@@ -76,6 +76,16 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: Buckets, L: Ledger> Pipeline<
             }
         };
         let opening = began.elapsed() - entering;
+        // S3's answer names the object alike for every event about it, so its lake files have the same names.
+        let exact = ready.iter().any(|ready| matches!(ready.entered, Entered::Lake(..))).then(|| {
+            let (version_id, etag) = body.exact();
+            ObjectRef {
+                version_id: version_id.map(str::to_owned).or_else(|| object.version_id.clone()),
+                etag: etag.map(str::to_owned).or_else(|| object.etag.clone()),
+                ..object.clone()
+            }
+        });
+        let exact = exact.as_ref().unwrap_or(object);
         let trail = Trail::default();
         let before = ready.iter().flat_map(|ready| ready.claim.from().fingerprints.iter().copied());
         let body = TrailedBody::new(body, trail.clone(), before.collect());
@@ -88,7 +98,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: Buckets, L: Ledger> Pipeline<
             let (destination, sink) = match entered {
                 Entered::Logs(destination, sink) => (destination, sink),
                 Entered::Lake(destination, lake, account) => {
-                    let way = LakeWay { delivery, destination, lake, route, object };
+                    let way = LakeWay { delivery, destination, lake, route, object: exact };
                     match lake::Lane::new(account, Arc::clone(&claim), &way, modified, shelf, share.clone()) {
                         Ok(lane) => lanes.push((delivery, AnyLane::Lake(lane))),
                         Err(error) => {

@@ -162,7 +162,11 @@ fn fields(text: &str) -> Result<Fields, String> {
         return Ok(Fields::All);
     }
     let names: Vec<String> = text.split(',').map(|name| name.trim().to_owned()).collect();
-    match names.iter().find(|name| name.is_empty() || name.contains(|c: char| c.is_control() || c == '"')) {
+    match names.iter().find(|name| {
+        name.is_empty()
+            || name.eq_ignore_ascii_case("all")
+            || name.contains(|c: char| c.is_control() || c == '"')
+    }) {
         None => Ok(Fields::Named(names)),
         Some(bad) => Err(format!("{text:?} is neither \"all\" nor names separated by commas: {bad:?}")),
     }
