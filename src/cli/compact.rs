@@ -51,19 +51,19 @@ pub(super) const CONCERNS: [&str; 9] = [
     "tenants.table",
 ];
 
-/// Most rows that are compacted at once. Most of them wait.
-const ROWS: usize = 64;
+/// Most rows that are compacted at once. Most of them wait for --settle.
+const ROWS: usize = 256;
 /// Smallest and largest target. A source is in memory as a whole, and has up to half of the target.
 const TARGETS: std::ops::RangeInclusive<u64> = 1 << 20..=1 << 30;
-/// Longest time between the steps of a turn. A turn must end well before others may take it over.
+/// Longest --settle. A turn must end well before others may take it over.
 const MAX_SETTLE: Duration = Duration::from_mins(10);
 /// Time between two lines of progress, without a terminal.
 const LINE_EVERY: Duration = Duration::from_secs(30);
 
 const MORE: &str = "\
 A worker writes a file or two for each object, and queries of many small files are slow. This command merges the files of each
-closed hour of a lake (a row of type s3 with format = \"ndjson\" or \"parquet\") into files named compacted-*, and deletes the merged
-ones. A file of half of --target-size or more stays as it is. Rows keep their columns and their contents; their order is that of
+closed hour of a lake (a row of type s3 with format = \"ndjson\" or \"parquet\") into files named compacted-*. A later run deletes the
+merged ones, --remove-after later, so run this command every hour. A file of half of --target-size or more stays as it is. Rows keep their columns and their contents; their order is that of
 the files' keys.
 
 Queries must follow the manifests, as the view of `logferry lake ddl` does: a file counts if its name does not begin with compacted-
@@ -111,9 +111,13 @@ pub(super) struct CompactArgs {
     /// Folders in which files are merged at once. Memory grows with it.
     #[arg(long, value_name = "COUNT", default_value = "2")]
     concurrency: NonZeroU8,
-    /// Time before a merged file counts, and before its sources are deleted: as long as a query needs to list its files.
+    /// Time before a merged file counts. A query that lists a folder before it reads the manifest must need less between the two.
     #[arg(long, value_name = "DURATION", value_parser = settle, default_value = "1m")]
     settle: Duration,
+    /// Time before a run deletes a file that does not count any more. A query that reads the manifest before it lists the folder must
+    /// need less between the two.
+    #[arg(long, value_name = "AGE", value_parser = duration, default_value = "1h")]
+    remove_after: Duration,
     /// Take a folder over if another run began to merge it this long ago.
     #[arg(long, value_name = "AGE", value_parser = duration, default_value = "1h")]
     takeover_after: Duration,
@@ -180,6 +184,7 @@ impl CompactArgs {
         }
         let mut setup = Setup::new(self.target_size, since, until, self.concurrency.get().into());
         setup.settle = self.settle;
+        setup.remove_after = self.remove_after;
         setup.takeover = self.takeover_after;
         setup.dry_run = self.dry_run;
         Ok(Arc::new(setup))

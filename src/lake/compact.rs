@@ -7,15 +7,17 @@
 //!    turn did not end within [`Setup::takeover`], the next one says in the manifest that its files are `abandoned`.
 //! 3. Write the merged files (`merge`). They do not count yet.
 //! 4. Write into the manifest that they count (`merged`), and their sources do not (`replaced`), by one request.
-//! 5. Delete the sources.
+//!
+//! A turn of a later run deletes the sources, [`Setup::remove_after`] after step 4.
 //!
 //! Each write of the manifest has the condition that nobody else wrote it since the turn read it. So of two turns at once, one
 //! fails before step 4. The names of merged files are unique, also between two turns with the same sources, so whoever was
 //! stopped for long cannot delete or replace a file that counts. A file is deleted only if the manifest says `replaced` or
 //! `abandoned`. Both are final: a source that a message brings back later does not count, and the next turn deletes it.
 //!
-//! Between steps 3, 4 and 5 a turn waits for [`Setup::settle`], because a query lists files and reads manifests at different
-//! moments.
+//! A query lists files and reads manifests at different moments. Between steps 3 and 4 a turn waits for [`Setup::settle`], for
+//! queries that list first: such a query must not read the manifest of step 4 after a listing without the merged file.
+//! [`Setup::remove_after`] is for queries that read the manifest first: such a query needs the sources.
 
 mod folders;
 mod merge;
@@ -47,8 +49,10 @@ use crate::{
 
 /// Bytes of rows in a row group.
 const ROW_GROUP: usize = 64 << 20;
-/// Most turns that are under way at once, most of them waiting for [`Setup::settle`].
+/// Most turns that work at once, or wait for a permit to merge.
 const TURNS: usize = 64;
+/// Most turns that wait for [`Setup::settle`] at once. Each holds its manifest and the names of its sources.
+const SETTLING: usize = 512;
 
 /// Upper bound of the memory of one folder whose files are being merged: a source; the rows that were decoded of it at once, at most
 /// 32 of 1 MiB; an open row group, its encoded bytes with room to double, and what the allocator keeps of the group before. A test
@@ -68,13 +72,17 @@ pub struct Setup {
     pub until: Timestamp,
     /// Age of another run's turn at which it is taken over.
     pub takeover: Duration,
-    /// Time between the steps of a turn.
+    /// Time between the moment at which a merged file is there and the one from which it counts.
     pub settle: Duration,
+    /// Time from which on a file does not count, until it is deleted.
+    pub remove_after: Duration,
     /// Finds out what would be merged, and changes nothing.
     pub dry_run: bool,
     /// Permits to merge: each is one folder's memory.
     merges: Semaphore,
     turns: Arc<Semaphore>,
+    settling: Semaphore,
+    now: fn() -> Timestamp,
     /// Cancelled: no turn begins, and turns before step 4 give up.
     pub stop: CancellationToken,
     /// What was done so far.
@@ -101,9 +109,12 @@ impl Setup {
             until,
             takeover: Duration::from_hours(1),
             settle: Duration::from_mins(1),
+            remove_after: Duration::from_hours(1),
             dry_run: false,
             merges: Semaphore::new(folders.max(1)),
             turns: Arc::new(Semaphore::new(TURNS)),
+            settling: Semaphore::new(SETTLING),
+            now: Timestamp::now,
             stop: CancellationToken::new(),
             progress: Progress::default(),
         }
@@ -136,7 +147,7 @@ pub struct Report {
     pub written: u64,
     /// Their bytes. In a dry run, the bytes of the sources.
     pub bytes_after: u64,
-    /// Files that were deleted after an earlier run: it was stopped, or a message brought them back.
+    /// Files that were deleted: an earlier run merged them, or was stopped while it wrote them, or a message brought them back.
     pub removed: u64,
     /// Folders at which another compaction works.
     pub busy: u64,
@@ -236,11 +247,7 @@ pub async fn compact<A: CompactAccount>(setup: &Arc<Setup>, account: A, row: &La
             Ok(Some(folder)) => {
                 let place = Arc::clone(&setup.turns).acquire_owned().await.expect("it is never closed");
                 let (setup, account, rules) = (Arc::clone(setup), Arc::clone(&account), Arc::clone(&rules));
-                turns.spawn(async move {
-                    let report = turn::take(&setup, &*account, &rules, &folder).await;
-                    drop(place);
-                    report
-                });
+                turns.spawn(async move { turn::take(&setup, &*account, &rules, &folder, place).await });
             }
             Ok(None) => break,
             // Folders beside and above it may be readable, but most causes hold for all.

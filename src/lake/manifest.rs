@@ -180,9 +180,9 @@ impl Manifest {
         self.lines.get(file).map(|entry| &entry.state)
     }
 
-    /// Whether a file is merged, and since when.
-    pub fn merged_since(&self, file: &str) -> Option<Timestamp> {
-        self.lines.get(file).filter(|entry| entry.state == State::Merged).map(|entry| entry.at)
+    /// Since when a file has its state.
+    pub fn since(&self, file: &str) -> Option<Timestamp> {
+        self.lines.get(file).map(|entry| entry.at)
     }
 
     /// All lines, by their files' URLs.

@@ -28,11 +28,13 @@ pub(super) struct Plan {
     pub(super) unknown: Vec<String>,
 }
 
-/// Plans a turn. `listing` is older than `manifest`. Files in `left` stay as they are.
+/// Plans a turn. `listing` is older than `manifest`. Files that were replaced until `due` are to be deleted. Files in `left` stay
+/// as they are.
 pub(super) fn plan(
     bucket: &str,
     listing: &[ListedFile],
     manifest: &Manifest,
+    due: Timestamp,
     target: u64,
     left: &BTreeSet<String>,
 ) -> Plan {
@@ -42,7 +44,9 @@ pub(super) fn plan(
         let at = url(bucket, &file.key);
         match manifest.state(&at) {
             Some(State::Replaced { by }) => {
-                plan.replaced.entry(by.clone()).or_default().push(file.key.clone())
+                if manifest.since(&at).is_some_and(|since| since <= due) {
+                    plan.replaced.entry(by.clone()).or_default().push(file.key.clone());
+                }
             }
             Some(State::Abandoned) => plan.abandoned.push(file.key.clone()),
             Some(State::Merging { .. }) => {}
@@ -90,7 +94,7 @@ mod tests {
         };
         let listing: Vec<_> = files.iter().map(file).collect();
         let left = BTreeSet::from([format!("f/{left}")]);
-        let plan = plan("b", &listing, manifest, TARGET, &left);
+        let plan = plan("b", &listing, manifest, Timestamp::UNIX_EPOCH, TARGET, &left);
         let groups: Vec<Vec<_>> =
             plan.groups.iter().map(|group| group.iter().map(|file| &file.key[2..]).collect()).collect();
         assert_eq!(groups, expected);

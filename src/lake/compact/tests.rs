@@ -1,6 +1,7 @@
 //! A compaction that is killed, doubled or disturbed at every call, on a bucket in memory.
 
 mod bucket;
+mod time;
 
 use std::{
     collections::BTreeMap,
@@ -58,7 +59,7 @@ fn at(text: &str) -> Timestamp {
 
 fn setup() -> Setup {
     let mut setup = Setup::new(1 << 20, at("2026-01-02T02:00:00Z"), at("2026-01-02T05:00:00Z"), 2);
-    (setup.settle, setup.takeover) = (Duration::ZERO, Duration::ZERO);
+    (setup.settle, setup.remove_after, setup.takeover) = (Duration::ZERO, Duration::ZERO, Duration::ZERO);
     setup
 }
 

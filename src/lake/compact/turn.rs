@@ -1,9 +1,10 @@
 //! One turn at a folder.
 
-use std::{collections::BTreeSet, fmt::Write};
+use std::{collections::BTreeSet, fmt::Write, sync::Arc};
 
 use bytes::Bytes;
 use jiff::Timestamp;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
     CompactError, Report, Rules, Setup, count,
@@ -22,18 +23,20 @@ use crate::{
     },
 };
 
-/// Takes turns at the folder until nothing is left to merge.
+/// Takes turns at the folder until nothing is left to merge. `place` is a permit of [`Setup::turns`].
 pub(super) async fn take<A: CompactAccount>(
     setup: &Setup,
     account: &A,
     rules: &Rules,
     folder: &Folder,
+    place: OwnedSemaphorePermit,
 ) -> Report {
     let mut turn = Turn {
         setup,
         account,
         rules,
         folder,
+        place: Some(place),
         left: BTreeSet::new(),
         report: Report { folders: 1, ..Report::default() },
     };
@@ -57,6 +60,8 @@ struct Turn<'a, A> {
     account: &'a A,
     rules: &'a Rules,
     folder: &'a Folder,
+    /// `None` while the turn settles and commits.
+    place: Option<OwnedSemaphorePermit>,
     /// Keys of sources that are not readable, or that were written anew meanwhile.
     left: BTreeSet<String>,
     report: Report,
@@ -77,16 +82,21 @@ struct Read {
 impl<A: CompactAccount> Turn<'_, A> {
     async fn once(&mut self) -> Result<Next, CompactError> {
         let Self { setup, rules, .. } = *self;
+        if self.place.is_none() {
+            let place = Arc::clone(&setup.turns).acquire_owned().await;
+            self.place = Some(place.expect("it is never closed"));
+        }
         // The listing comes first. So a file in it that the manifest calls abandoned or replaced will always be.
         let listing = self.list().await?;
         let mut read = self.read().await?;
-        let mut now = Timestamp::now();
-        let plan = plan(&rules.bucket, &listing, &read.manifest, setup.target, &self.left);
+        let mut now = (setup.now)();
+        let due = now.checked_sub(setup.remove_after).unwrap_or(Timestamp::MIN);
+        let plan = plan(&rules.bucket, &listing, &read.manifest, due, setup.target, &self.left);
         if setup.dry_run {
             self.foresee(&plan);
             return Ok(Next::Done);
         }
-        self.remove(&plan, &read.manifest, now).await?;
+        self.remove(&plan).await?;
         if read.manifest.merging().any(|(_, since)| !is_older(since, setup.takeover, now)) {
             self.report.busy += 1;
             return Ok(Next::Done);
@@ -98,7 +108,7 @@ impl<A: CompactAccount> Turn<'_, A> {
         let mut permit = None;
         if !plan.groups.is_empty() {
             permit = Some(setup.merges.acquire().await.expect("it is never closed"));
-            now = Timestamp::now();
+            now = (setup.now)();
         }
         read.manifest.abandon(now);
         let groups = self.begin(&mut read.manifest, plan.groups, now);
@@ -214,8 +224,8 @@ impl<A: CompactAccount> Turn<'_, A> {
         self.report.removed += (replaced + plan.abandoned.len()) as u64;
     }
 
-    /// Deletes files that do not count any more: of a run that was stopped, or that a message brought back.
-    async fn remove(&mut self, plan: &Plan, manifest: &Manifest, now: Timestamp) -> Result<(), CompactError> {
+    /// Deletes files that do not count any more.
+    async fn remove(&mut self, plan: &Plan) -> Result<(), CompactError> {
         for file in &plan.unknown {
             self.fail(format!(
                 "no manifest knows {file}, so its records do not count; restore {} from an older version, or delete the file",
@@ -225,8 +235,7 @@ impl<A: CompactAccount> Turn<'_, A> {
         self.delete(&plan.abandoned).await?;
         self.report.removed += plan.abandoned.len() as u64;
         for (by, keys) in &plan.replaced {
-            let settled = |since| is_older(since, self.setup.settle, now);
-            if manifest.merged_since(by).is_some_and(settled) && self.exists(by).await? {
+            if self.exists(by).await? {
                 self.delete(keys).await?;
                 self.report.removed += keys.len() as u64;
             }
@@ -290,7 +299,7 @@ impl<A: CompactAccount> Turn<'_, A> {
                 key: key.clone(),
                 content_type: content_type(format),
                 metadata: [("delivered-by".to_owned(), by.to_owned())].into(),
-                lock: lock.map(|lock| lock.until(Timestamp::now())),
+                lock: lock.map(|lock| lock.until((self.setup.now)())),
             };
             self.left.extend(sources.iter().map(|source| source.key.clone()));
             let merged = merge(self.account, bucket, &spec, format, sources, &self.setup.stop).await?;
@@ -307,14 +316,17 @@ impl<A: CompactAccount> Turn<'_, A> {
         Ok(all)
     }
 
-    /// Lets the merged files count instead of their sources, and deletes the sources.
+    /// Lets the merged files count instead of their sources.
     async fn commit(&mut self, mut read: Read, merged: Vec<(String, Merged)>) -> Result<Next, CompactError> {
+        // Other folders take the place. This turn waits for no other permit before it ends, so no two wait for each other.
+        let _settling = self.setup.settling.acquire().await.expect("it is never closed");
+        self.place = None;
         if merged.is_empty() || !self.settle().await {
             self.give_up(read).await;
             // The next turn has another plan, because the sources that could not be merged are left alone.
             return Ok(Next::Again);
         }
-        let now = Timestamp::now();
+        let now = (self.setup.now)();
         for (key, Merged { sources, .. }) in &merged {
             let sources = sources.iter().map(|source| self.url(&source.key));
             read.manifest.replace(sources.collect::<Vec<_>>(), &self.url(key), now);
@@ -334,21 +346,10 @@ impl<A: CompactAccount> Turn<'_, A> {
             count(&self.setup.progress.merged, sources.len() as u64);
             count(&self.setup.progress.written, 1);
         }
-        // If the run stops here, the next one deletes the sources.
-        if !self.settle().await {
-            return Ok(Next::Done);
-        }
-        for (key, Merged { sources, .. }) in &merged {
-            let file = self.url(key);
-            if self.exists(&file).await? {
-                let keys: Vec<_> = sources.iter().map(|source| source.key.clone()).collect();
-                self.delete(&keys).await?;
-            }
-        }
         Ok(Next::Again)
     }
 
-    /// Waits, so that queries that began before see one side or the other. Returns false if the run is told to stop.
+    /// Waits for queries that listed the folder before the merged files were there. Returns false if the run is told to stop.
     async fn settle(&self) -> bool {
         tokio::select! {
             () = tokio::time::sleep(self.setup.settle) => true,
@@ -360,7 +361,7 @@ impl<A: CompactAccount> Turn<'_, A> {
     /// run takes the folder over later.
     async fn give_up(&self, mut read: Read) {
         let keys: Vec<_> = read.manifest.merging().filter_map(|(file, _)| self.key(file)).collect();
-        read.manifest.abandon(Timestamp::now());
+        read.manifest.abandon((self.setup.now)());
         if let Ok(Some(_)) = self.write(&read.manifest, read.etag.as_deref()).await {
             let _ = self.delete(&keys).await;
         }

@@ -204,7 +204,7 @@ pub(super) fn file(key: &str, records: &[u32]) -> Bytes {
 }
 
 /// The records of a file. An unreadable file has none.
-fn records(key: &str, body: &Bytes) -> Vec<String> {
+pub(super) fn records(key: &str, body: &Bytes) -> Vec<String> {
     let mut found = Vec::new();
     if key.ends_with(".parquet") {
         let Ok(mut reader) = ParquetReader::new(body.clone()) else { return found };
