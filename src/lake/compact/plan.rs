@@ -9,7 +9,7 @@ use jiff::Timestamp;
 
 use crate::lake::{
     bucket::ListedFile,
-    manifest::{Manifest, State, is_compacted, url},
+    manifest::{Content, Manifest, State, is_compacted, url},
 };
 
 /// Most files that one turn writes. A turn must end long before others take it over.
@@ -20,8 +20,8 @@ const MOST_GROUPS: usize = 16;
 pub(super) struct Plan {
     /// Files to merge. Each group becomes one file.
     pub(super) groups: Vec<Vec<ListedFile>>,
-    /// Keys of files to delete, by the URL of the file that replaced them.
-    pub(super) replaced: BTreeMap<String, Vec<String>>,
+    /// Files to delete, by the URL of the file that replaced them. With the content that is in it.
+    pub(super) replaced: BTreeMap<String, Vec<(ListedFile, Content)>>,
     /// Keys of abandoned files.
     pub(super) abandoned: Vec<String>,
     /// URLs of files whose name is of the compaction, and which the manifest does not know.
@@ -43,9 +43,9 @@ pub(super) fn plan(
     for file in listing {
         let at = url(bucket, &file.key);
         match manifest.state(&at) {
-            Some(State::Replaced { by }) => {
-                if manifest.since(&at).is_some_and(|since| since <= due) {
-                    plan.replaced.entry(by.clone()).or_default().push(file.key.clone());
+            Some(State::Replaced { by, content }) => {
+                if manifest.since(&at).is_some_and(|since| since <= due) && !left.contains(&file.key) {
+                    plan.replaced.entry(by.clone()).or_default().push((file.clone(), content.clone()));
                 }
             }
             Some(State::Abandoned) => plan.abandoned.push(file.key.clone()),
@@ -124,11 +124,14 @@ mod tests {
         let at = |name: &str| format!("s3://b/f/{name}");
         manifest.begin(at("compacted-0"), "m", Vec::new(), Timestamp::UNIX_EPOCH);
         manifest.abandon(Timestamp::UNIX_EPOCH);
-        manifest.replace([at("a"), at("compacted-1")], &at("compacted-2"), Timestamp::UNIX_EPOCH);
+        let content = Content { records: 1, etag: "e".to_owned() };
+        let sources = ["a", "compacted-1"].map(|name| (at(name), content.clone()));
+        manifest.replace(sources, &at("compacted-2"), Timestamp::UNIX_EPOCH);
         manifest.begin(at("compacted-3"), "m", Vec::new(), Timestamp::UNIX_EPOCH);
         let names = ["a", "b", "compacted-0", "compacted-1", "compacted-2", "compacted-3", "compacted-4"];
         let plan = check(&names.map(|name| (name, 1)), &manifest, "", &[&["b", "compacted-2"]]);
-        let replaced = vec!["f/a".to_owned(), "f/compacted-1".to_owned()];
+        let file = |key: &str| ListedFile { key: key.to_owned(), size: 1, etag: "e".to_owned() };
+        let replaced = vec![(file("f/a"), content.clone()), (file("f/compacted-1"), content)];
         assert_eq!(plan.replaced, BTreeMap::from([(at("compacted-2"), replaced)]));
         assert_eq!(plan.abandoned, ["f/compacted-0"]);
         assert_eq!(plan.unknown, [at("compacted-4")]);

@@ -260,6 +260,45 @@ async fn a_source_that_comes_back_is_deleted_and_not_merged_again() {
 }
 
 #[tokio::test]
+async fn a_source_that_comes_back_with_other_records_stays_and_is_told() {
+    for ending in KINDS {
+        let bucket = Arc::<Mutex<Objects>>::default();
+        let key = |name: &str| format!("{FOLDER}{name}{ending}");
+        for (name, record) in [("a", 1), ("b", 2), ("c", 3), ("d", 4)] {
+            lock(&bucket).put(&key(name), &[record]);
+        }
+        finish(ending, &bucket).await;
+        // More records than were merged, other bytes with as many records, a broken file, and a large one.
+        let large: Vec<u32> = (0..200_000).collect();
+        for (name, body) in [
+            ("a", file(&key("a"), &[1, 5, 6])),
+            ("b", file(&key("b"), &[7])),
+            ("c", Bytes::from_static(b"broken")),
+            ("d", file(&key("d"), &large)),
+        ] {
+            lock(&bucket).objects.insert(key(name), body);
+        }
+        for _ in 0..2 {
+            let setup = Setup { target: 64 << 10, ..setup() };
+            let report = run(setup, ending, &Handle::new(&bucket)).await;
+            let told = |name: &str, what: &[&str]| {
+                let mut failures = report.failures.iter();
+                let failure = failures.find(|failure| failure.starts_with(&url(BUCKET, &key(name))));
+                let failure = failure.unwrap_or_else(|| panic!("{name}: {report:?}"));
+                assert!(what.iter().all(|what| failure.contains(what)), "{failure}");
+            };
+            told("a", &["after 1 records", "has 3 records now", "download it"]);
+            told("c", &["after 1 records", "download it"]);
+            told("d", &["too large", "download it"]);
+            assert_eq!(report.failures.len(), 3, "{report:?}");
+            let names = names(&bucket);
+            assert!(!names.contains(&format!("b{ending}")), "{names:?}");
+            assert_eq!(names.len(), 4, "{names:?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_merge_under_way_is_left_alone_and_an_old_one_is_taken_over() {
     for (age, busy) in [(59, true), (61, false)] {
         let bucket = lived_in(".parquet").await;

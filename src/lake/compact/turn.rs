@@ -9,7 +9,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::{
     CompactError, Report, Rules, Setup, count,
     folders::Folder,
-    merge::{Merged, merge},
+    merge::{Merged, merge, records},
     plan::{Plan, is_older, plan},
 };
 use crate::{
@@ -19,7 +19,7 @@ use crate::{
         COMPACTED, FileSpec,
         bucket::{CompactAccount, ListedFile},
         file::{content_type, ending},
-        manifest::{Manifest, url},
+        manifest::{Content, Manifest, url},
     },
 };
 
@@ -234,12 +234,61 @@ impl<A: CompactAccount> Turn<'_, A> {
         }
         self.delete(&plan.abandoned).await?;
         self.report.removed += plan.abandoned.len() as u64;
-        for (by, keys) in &plan.replaced {
-            if self.exists(by).await? {
-                self.delete(keys).await?;
-                self.report.removed += keys.len() as u64;
+        for (by, files) in &plan.replaced {
+            if !self.exists(by).await? {
+                continue;
+            }
+            let (same, returned): (Vec<_>, Vec<_>) =
+                files.iter().partition(|(file, content)| file.etag == content.etag);
+            let keys: Vec<_> = same.iter().map(|(file, _)| file.key.clone()).collect();
+            self.delete(&keys).await?;
+            self.report.removed += keys.len() as u64;
+            for (file, content) in returned {
+                if self.setup.stop.is_cancelled() {
+                    break;
+                }
+                self.remove_returned(file, content, by).await?;
             }
         }
+        Ok(())
+    }
+
+    /// Deletes a file that was written anew after it was merged, if it has as many records as then. A redelivery writes the same
+    /// records again, but it finds more of them if the object was mended meanwhile.
+    async fn remove_returned(
+        &mut self,
+        file: &ListedFile,
+        content: &Content,
+        by: &str,
+    ) -> Result<(), CompactError> {
+        let place = self.url(&file.key);
+        // The next turn of this run leaves the file alone.
+        self.left.insert(file.key.clone());
+        let found = if file.size < self.setup.target / 2 {
+            let _permit = self.setup.merges.acquire().await.expect("it is never closed");
+            let body = self.account.get(&file.key, Some(&file.etag)).await;
+            match body.map_err(CompactError::of("read", place.clone()))? {
+                Some((_, body)) => records(&self.rules.format, body),
+                // It was deleted or written again since it was listed. The next run looks at it.
+                None => return Ok(()),
+            }
+        } else {
+            Err("it is too large to be compared with --target-size".to_owned())
+        };
+        let found = match found {
+            Ok(found) if found == content.records => {
+                self.delete(std::slice::from_ref(&file.key)).await?;
+                self.report.removed += 1;
+                return Ok(());
+            }
+            Ok(found) => format!("it has {found} records now"),
+            Err(problem) => problem,
+        };
+        self.fail(format!(
+            "{place} was written again after {} records of it were merged into {by}, and does not count: {found}; download it, \
+             compare the two, put records that are missing into its folder under another name, and delete it",
+            content.records
+        ));
         Ok(())
     }
 
@@ -303,7 +352,7 @@ impl<A: CompactAccount> Turn<'_, A> {
             };
             self.left.extend(sources.iter().map(|source| source.key.clone()));
             let merged = merge(self.account, bucket, &spec, format, sources, &self.setup.stop).await?;
-            for source in &merged.sources {
+            for (source, _) in &merged.sources {
                 self.left.remove(&source.key);
             }
             for (source, problem) in &merged.bad {
@@ -328,8 +377,11 @@ impl<A: CompactAccount> Turn<'_, A> {
         }
         let now = (self.setup.now)();
         for (key, Merged { sources, .. }) in &merged {
-            let sources = sources.iter().map(|source| self.url(&source.key));
-            read.manifest.replace(sources.collect::<Vec<_>>(), &self.url(key), now);
+            let sources = sources.iter().map(|(source, records)| {
+                let content = Content { records: *records, etag: source.etag.clone() };
+                (self.url(&source.key), content)
+            });
+            read.manifest.replace(sources, &self.url(key), now);
         }
         // A group of which too few sources were left.
         read.manifest.abandon(now);
@@ -340,7 +392,7 @@ impl<A: CompactAccount> Turn<'_, A> {
         }
         for (_, Merged { sources, bytes, .. }) in &merged {
             self.report.merged += sources.len() as u64;
-            self.report.bytes_before += sources.iter().map(|source| source.size).sum::<u64>();
+            self.report.bytes_before += sources.iter().map(|(source, _)| source.size).sum::<u64>();
             self.report.written += 1;
             self.report.bytes_after += bytes;
             count(&self.setup.progress.merged, sources.len() as u64);
