@@ -33,9 +33,10 @@ use serde::{Deserialize, Serialize};
 use super::COMPACTED;
 use crate::{digest, name::MANIFESTS};
 
-/// Age from which the line of a replaced or abandoned file may be dropped, if the file does not exist. A message cannot bring
-/// a replaced file back after that: SQS keeps no message for longer than 14 days.
-const KEPT: SignedDuration = SignedDuration::from_hours(15 * 24);
+/// Age from which the line of a replaced or abandoned file may be dropped, if the file does not exist. The worker must not write a
+/// replaced file again after that. A dead letter can come back after 17 days: the queue's largest age, and 14 days in the
+/// dead-letter queue. A replay writes files again once the entries of the ledger have ended, after 18 days.
+const KEPT: SignedDuration = SignedDuration::from_hours(60 * 24);
 
 /// The manifest of one folder.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -362,10 +363,10 @@ mod tests {
             assert!(manifest.counts("s3://b/f/compacted-2.gz"));
             assert_eq!(manifest.merging().count(), 1);
         };
-        check("2026-01-16T23:00:00Z", "", 5);
-        check("2026-01-17T01:00:00Z", "", 4);
-        check("2026-01-17T01:10:00Z", "", 2);
-        check("2026-01-17T01:10:00Z", "s3://b/f/a", 3);
+        check("2026-03-02T23:00:00Z", "", 5);
+        check("2026-03-03T01:00:00Z", "", 4);
+        check("2026-03-03T01:10:00Z", "", 2);
+        check("2026-03-03T01:10:00Z", "s3://b/f/a", 3);
     }
 
     #[test]
