@@ -28,12 +28,14 @@ pub(super) struct Plan {
     pub(super) unknown: Vec<String>,
 }
 
-/// Plans a turn. `listing` is older than `manifest`. Files that were replaced until `due` are to be deleted. Files in `left` stay
+/// Plans a turn. `listing` is older than `manifest`. Only files with the row's `ending` are merged: if the row had another format
+/// before, the folder has others too. Files that were replaced until `due` are to be deleted. Files in `left` stay
 /// as they are.
 pub(super) fn plan(
     bucket: &str,
     listing: &[ListedFile],
     manifest: &Manifest,
+    ending: &str,
     due: Timestamp,
     target: u64,
     left: &BTreeSet<String>,
@@ -42,14 +44,18 @@ pub(super) fn plan(
     let mut small = Vec::new();
     for file in listing {
         let at = url(bucket, &file.key);
+        let ours = file.key.ends_with(ending);
         match manifest.state(&at) {
             Some(State::Replaced { by, content }) => {
-                if manifest.since(&at).is_some_and(|since| since <= due) && !left.contains(&file.key) {
+                let due = manifest.since(&at).is_some_and(|since| since <= due);
+                // A row of another format writes no file of this ending again.
+                if due && !left.contains(&file.key) && (ours || file.etag == content.etag) {
                     plan.replaced.entry(by.clone()).or_default().push((file.clone(), content.clone()));
                 }
             }
             Some(State::Abandoned) => plan.abandoned.push(file.key.clone()),
             Some(State::Merging { .. }) => {}
+            _ if !ours => {}
             None if is_compacted(&file.key) => plan.unknown.push(at),
             Some(State::Merged) | None => {
                 if file.size < target / 2 && !left.contains(&file.key) {
@@ -94,7 +100,7 @@ mod tests {
         };
         let listing: Vec<_> = files.iter().map(file).collect();
         let left = BTreeSet::from([format!("f/{left}")]);
-        let plan = plan("b", &listing, manifest, Timestamp::UNIX_EPOCH, TARGET, &left);
+        let plan = plan("b", &listing, manifest, "", Timestamp::UNIX_EPOCH, TARGET, &left);
         let groups: Vec<Vec<_>> =
             plan.groups.iter().map(|group| group.iter().map(|file| &file.key[2..]).collect()).collect();
         assert_eq!(groups, expected);

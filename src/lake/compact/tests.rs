@@ -18,7 +18,7 @@ use super::{Report, Setup, compact};
 use crate::{
     lake::{
         bucket::LakeRow,
-        manifest::{self, Manifest, is_compacted, url},
+        manifest::{self, Content, Manifest, is_compacted, url},
     },
     name::LakeLayout,
     tenant::{Bucket, Compression, Contents, Delivery, Destination, Fields, Format, Lake, Mode},
@@ -296,6 +296,36 @@ async fn a_source_that_comes_back_with_other_records_stays_and_is_told() {
             assert_eq!(names.len(), 4, "{names:?}");
         }
     }
+}
+
+/// A row's format was changed. The old lines of files with the other ending are needed as long as the files are there.
+#[tokio::test]
+async fn lines_of_another_format_stay() {
+    let bucket = Arc::<Mutex<Objects>>::default();
+    let key = |name: &str| format!("{FOLDER}{name}");
+    let old = key("compacted-1.ndjson.gz");
+    let source = key("a.ndjson.gz");
+    let body = file(&source, &[1]);
+    let content = Content { records: 1, etag: bucket::etag(&body) };
+    let mut manifest = Manifest::default();
+    let long_ago = Timestamp::now() - SignedDuration::from_hours(100 * 24);
+    manifest.replace([(url(BUCKET, &source), content)], &url(BUCKET, &old), long_ago);
+    let at = manifest::key("logs/", "dt=2026-01-02/hour=03", &FOLDER[5..]);
+    lock(&bucket).objects.insert(at, manifest.text().into());
+    lock(&bucket).objects.insert(source.clone(), body);
+    lock(&bucket).put(&old, &[1]);
+    lock(&bucket).put(&key("b.parquet"), &[2]);
+    lock(&bucket).put(&key("c.parquet"), &[3]);
+    let keeps = Setup { remove_after: Duration::from_hours(200 * 24), ..setup() };
+    let report = run(keeps, ".parquet", &Handle::new(&bucket)).await;
+    assert_eq!((report.written, &*report.failures), (1, &[][..]));
+    assert_eq!(lock(&bucket).violations, [""; 0]);
+    assert!(read_manifest(&bucket).state(&url(BUCKET, &source)).is_some());
+    // The next run deletes the file, and leaves the merged one.
+    finish(".parquet", &bucket).await;
+    let names = names(&bucket);
+    assert!(!names.contains(&"a.ndjson.gz".to_owned()) && names.len() == 2, "{names:?}");
+    assert_eq!(lock(&bucket).violations, [""; 0]);
 }
 
 #[tokio::test]

@@ -91,7 +91,15 @@ impl<A: CompactAccount> Turn<'_, A> {
         let mut read = self.read().await?;
         let mut now = (setup.now)();
         let due = now.checked_sub(setup.remove_after).unwrap_or(Timestamp::MIN);
-        let plan = plan(&rules.bucket, &listing, &read.manifest, due, setup.target, &self.left);
+        let plan = plan(
+            &rules.bucket,
+            &listing,
+            &read.manifest,
+            ending(&rules.format),
+            due,
+            setup.target,
+            &self.left,
+        );
         if setup.dry_run {
             self.foresee(&plan);
             return Ok(Next::Done);
@@ -135,14 +143,13 @@ impl<A: CompactAccount> Turn<'_, A> {
         self.commit(read, merged).await
     }
 
-    /// Lists the files of the row's format.
+    /// Lists all files of the folder.
     async fn list(&self) -> Result<Vec<ListedFile>, CompactError> {
-        let ending = ending(&self.rules.format);
         let (mut files, mut token) = (Vec::new(), None);
         loop {
             let page = self.account.list(&self.folder.key, token).await;
             let page = page.map_err(CompactError::of("list", self.url(&self.folder.key)))?;
-            files.extend(page.files.into_iter().filter(|file| file.key.ends_with(ending)));
+            files.extend(page.files);
             token = page.next;
             if token.is_none() {
                 return Ok(files);
