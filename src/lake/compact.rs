@@ -34,12 +34,16 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::{sync::Semaphore, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use self::folders::Folders;
-use super::bucket::{CompactAccount, LakeRow};
+use super::{
+    bucket::{CompactAccount, LakeRow},
+    manifest::url,
+};
 use crate::{
     copy::CopyError,
     name::LakeLayout,
@@ -265,6 +269,27 @@ pub async fn compact<A: CompactAccount>(setup: &Arc<Setup>, account: A, row: &La
     }
     report.failures.sort();
     report
+}
+
+/// Reads an object, and its eTag. With `etag`, only if the object still has it.
+async fn get<A: CompactAccount>(
+    account: &A,
+    bucket: &str,
+    key: &str,
+    etag: Option<&str>,
+) -> Result<Option<(String, Bytes)>, CompactError> {
+    match account.get(key, etag).await {
+        // A role that may list only some prefixes gets the same answer for an object that does not exist.
+        Err(CopyError::Denied(_)) if !exists(account, bucket, key).await? => Ok(None),
+        found => found.map_err(CompactError::of("read", url(bucket, key))),
+    }
+}
+
+/// Whether an object exists.
+async fn exists<A: CompactAccount>(account: &A, bucket: &str, key: &str) -> Result<bool, CompactError> {
+    // Its key is the first of all that begin with it.
+    let listing = account.list(key, None).await.map_err(CompactError::of("find", url(bucket, key)))?;
+    Ok(listing.files.first().is_some_and(|file| file.key == key))
 }
 
 /// A turn that panicked. Its folder is as after a kill.

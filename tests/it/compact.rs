@@ -205,7 +205,7 @@ impl Filled {
     fn slow_down(&self) {
         if let Some(sandbox) = self.setup.sandbox() {
             let slow = Effect::Latency { milliseconds: 60 };
-            sandbox.faults().add(Fault::new("s3", "PutObject|DeleteObjects|HeadObject", slow));
+            sandbox.faults().add(Fault::new("s3", "PutObject|DeleteObjects|ListObjectsV2", slow));
         }
     }
 }

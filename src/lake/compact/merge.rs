@@ -6,7 +6,7 @@ use bytes::{Buf, Bytes};
 use flate2::{Compression, bufread::MultiGzDecoder, write::GzEncoder};
 use tokio_util::sync::CancellationToken;
 
-use super::CompactError;
+use super::{CompactError, get};
 #[cfg(feature = "parquet")]
 use crate::lake::{
     file::{codec, unwritable},
@@ -94,12 +94,10 @@ async fn attempt<A: CompactAccount>(
     let mut encoder = Encoder::new(format).map_err(unwritten)?;
     let mut index = 0;
     while let Some((source, records)) = sources.get_mut(index) {
-        let from = url(bucket, &source.key);
         if stop.is_cancelled() {
-            return Err(CompactError::Interrupted(from));
+            return Err(CompactError::Interrupted(url(bucket, &source.key)));
         }
-        let found = account.get(&source.key, Some(&source.etag)).await;
-        let Some((_, body)) = found.map_err(CompactError::of("read", from))? else {
+        let Some((_, body)) = get(account, bucket, &source.key, Some(&source.etag)).await? else {
             // It was deleted or written anew since it was listed.
             sources.remove(index);
             continue;

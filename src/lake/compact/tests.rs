@@ -298,6 +298,20 @@ async fn a_source_that_comes_back_with_other_records_stays_and_is_told() {
     }
 }
 
+#[tokio::test]
+async fn a_source_that_vanished_is_left_out_whatever_its_read_answers() {
+    for (ending, denies) in [(".ndjson.gz", false), (".ndjson.gz", true), (".parquet", true)] {
+        let bucket = lived_in(ending).await;
+        {
+            let mut objects = lock(&bucket);
+            (objects.denies, objects.vanishes) = (denies, Some(format!("{FOLDER}cc{ending}")));
+        }
+        let report = finish(ending, &bucket).await;
+        assert_eq!((report.merged, report.written, &*report.failures), (4, 1, &[][..]), "{ending}, {denies}");
+        check_end(&bucket, ending);
+    }
+}
+
 /// A row's format was changed. The old lines of files with the other ending are needed as long as the files are there.
 #[tokio::test]
 async fn lines_of_another_format_stay() {

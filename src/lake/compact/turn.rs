@@ -7,13 +7,13 @@ use jiff::Timestamp;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
-    CompactError, Report, Rules, Setup, count,
+    CompactError, Report, Rules, Setup, count, exists,
     folders::Folder,
+    get,
     merge::{Merged, merge, records},
     plan::{Plan, is_older, plan},
 };
 use crate::{
-    copy::CopyError,
     digest,
     lake::{
         COMPACTED, FileSpec,
@@ -170,17 +170,7 @@ impl<A: CompactAccount> Turn<'_, A> {
 
     async fn read(&self) -> Result<Read, CompactError> {
         let place = || self.url(&self.folder.manifest);
-        let found = match self.account.get(&self.folder.manifest, None).await {
-            // Without permission to list all of the bucket, S3 may deny the read of an object that does not exist.
-            Err(denied @ CopyError::Denied(_)) => {
-                let listing = self.account.list(&self.folder.manifest, None).await;
-                match listing.map_err(CompactError::of("list", place()))?.files.is_empty() {
-                    true => None,
-                    false => return Err(CompactError::of("read", place())(denied)),
-                }
-            }
-            found => found.map_err(CompactError::of("read", place()))?,
-        };
+        let found = get(self.account, &self.rules.bucket, &self.folder.manifest, None).await?;
         let Some((etag, text)) = found else { return Ok(Read { manifest: Manifest::default(), etag: None }) };
         let manifest = Manifest::parse(&text);
         let manifest = manifest.map_err(|problem| CompactError::Manifest { place: place(), problem })?;
@@ -273,8 +263,7 @@ impl<A: CompactAccount> Turn<'_, A> {
         self.left.insert(file.key.clone());
         let found = if file.size < self.setup.target / 2 {
             let _permit = self.setup.merges.acquire().await.expect("it is never closed");
-            let body = self.account.get(&file.key, Some(&file.etag)).await;
-            match body.map_err(CompactError::of("read", place.clone()))? {
+            match get(self.account, &self.rules.bucket, &file.key, Some(&file.etag)).await? {
                 Some((_, body)) => records(&self.rules.format, body),
                 // It was deleted or written again since it was listed. The next run looks at it.
                 None => return Ok(()),
@@ -301,17 +290,17 @@ impl<A: CompactAccount> Turn<'_, A> {
 
     /// Whether a merged file is there. Its sources are deleted only then.
     async fn exists(&mut self, file: &str) -> Result<bool, CompactError> {
-        let size = match self.key(file) {
-            Some(key) => self.account.size(&key).await.map_err(CompactError::of("find", file.to_owned()))?,
-            None => None,
+        let exists = match self.key(file) {
+            Some(key) => exists(self.account, &self.rules.bucket, &key).await?,
+            None => false,
         };
-        if size.is_none() {
+        if !exists {
             self.fail(format!(
                 "{file} does not exist, but {} says that it counts; the files that it replaced stay, and do not count",
                 self.url(&self.folder.manifest)
             ));
         }
-        Ok(size.is_some())
+        Ok(exists)
     }
 
     fn fail(&mut self, problem: String) {

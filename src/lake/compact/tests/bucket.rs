@@ -48,6 +48,10 @@ pub(super) struct Objects {
     /// What a reader saw instead.
     pub(super) violations: Vec<String>,
     decoded: HashMap<String, Vec<String>>,
+    /// A read of an object that does not exist is denied.
+    pub(super) denies: bool,
+    /// An object that listings of its folder still have: it is deleted right after them.
+    pub(super) vanishes: Option<String>,
 }
 
 /// One process that uses the bucket.
@@ -298,6 +302,12 @@ impl CompactAccount for Handle {
                     false => page.folders.push(entry.to_owned()),
                 }
             }
+            if let Some(key) = shared.vanishes.clone().filter(|key| key.starts_with(prefix) && key != prefix)
+                && page.next.is_none()
+                && !key[prefix.len()..].contains('/')
+            {
+                page.files.push(ListedFile { key, size: 1, etag: "gone".to_owned() });
+            }
             page
         })
         .await
@@ -305,15 +315,17 @@ impl CompactAccount for Handle {
 
     async fn get(&self, key: &str, tag: Option<&str>) -> Result<Option<(String, Bytes)>, CopyError> {
         self.call(|shared| {
-            let body = shared.objects.get(key)?.clone();
+            let Some(body) = shared.objects.get(key).cloned() else {
+                return if shared.denies {
+                    Err(CopyError::Denied("no permission".to_owned()))
+                } else {
+                    Ok(None)
+                };
+            };
             let found = etag(&body);
-            (tag.is_none_or(|tag| tag == found)).then_some((found, body))
+            Ok((tag.is_none_or(|tag| tag == found)).then_some((found, body)))
         })
-        .await
-    }
-
-    async fn size(&self, key: &str) -> Result<Option<u64>, CopyError> {
-        self.call(|shared| shared.objects.get(key).map(|body| body.len() as u64)).await
+        .await?
     }
 
     async fn put_if(
