@@ -58,9 +58,10 @@ const TURNS: usize = 64;
 /// Most turns that wait for [`Setup::settle`] at once. Each holds its manifest and the names of its sources.
 const SETTLING: usize = 512;
 
-/// Upper bound of the memory of one folder whose files are being merged: a source; the rows that were decoded of it at once, at most
-/// 32 of 1 MiB; an open row group, its encoded bytes with room to double, and what the allocator keeps of the group before. A test
-/// of the program measures it.
+/// Estimate of the memory of one folder whose files are being merged: a source, 32 MiB for the rows that are decoded of it at once,
+/// and four row groups, for the open one, its encoded bytes and what the allocator keeps. The parts were not measured one by one. A
+/// test of the program measures the peak of one merge, of large sources whose rows have 1 MiB and do not compress: it stays below the
+/// estimate. Other rows may take more.
 pub fn memory_bound(target: u64) -> u64 {
     target / 2 + (32 << 20) + 4 * ROW_GROUP as u64
 }
