@@ -118,7 +118,7 @@ pub(super) struct CompactArgs {
     /// need less between the two.
     #[arg(long, value_name = "AGE", value_parser = duration, default_value = "1h")]
     remove_after: Duration,
-    /// Take a folder over if another run began to merge it this long ago.
+    /// Take a folder over if another run began to merge it, or renewed its claim, this long ago.
     #[arg(long, value_name = "AGE", value_parser = duration, default_value = "1h")]
     takeover_after: Duration,
     /// Show what would be merged. Changes nothing.

@@ -3,8 +3,9 @@
 //! A run finds the folders of the wanted hours (`folders`) and takes a turn at each (`turn`). A turn has these steps:
 //!
 //! 1. List the folder, and read its [`Manifest`](super::manifest::Manifest).
-//! 2. Write into the manifest which files the turn will write (`merging`). Another compaction then leaves the folder alone. If a
-//!    turn did not end within [`Setup::takeover`], the next one says in the manifest that its files are `abandoned`.
+//! 2. Write into the manifest which files the turn will write (`merging`). Another compaction then leaves the folder alone. A turn
+//!    renews the time of these lines while it works. If it did not for [`Setup::takeover`], the next turn says in the manifest that
+//!    its files are `abandoned`.
 //! 3. Write the merged files (`merge`). They do not count yet.
 //! 4. Write into the manifest that they count (`merged`), and their sources do not (`replaced`), by one request.
 //!
@@ -22,6 +23,7 @@
 mod folders;
 mod merge;
 mod plan;
+mod site;
 #[cfg(test)]
 mod tests;
 mod turn;
@@ -75,7 +77,7 @@ pub struct Setup {
     pub since: Timestamp,
     /// The wanted hours end at or before this time.
     pub until: Timestamp,
-    /// Age of another run's turn at which it is taken over.
+    /// Age of another run's turn, since it was renewed, at which it is taken over.
     pub takeover: Duration,
     /// Time between the moment at which a merged file is there and the one from which it counts.
     pub settle: Duration,

@@ -214,7 +214,7 @@ impl Manifest {
         self.lines.iter().map(|(file, entry)| (file.as_str(), entry))
     }
 
-    /// The files that a merge writes, and when it began.
+    /// The files that a merge writes, and when it began or was renewed.
     pub fn merging(&self) -> impl Iterator<Item = (&str, Timestamp)> {
         let merging = |(_, entry): &(_, &Entry)| matches!(entry.state, State::Merging { .. });
         self.lines().filter(merging).map(|(file, entry)| (file, entry.at))
@@ -224,6 +224,15 @@ impl Manifest {
     pub fn begin(&mut self, file: String, merge: &str, sources: Vec<String>, at: Timestamp) {
         let state = State::Merging { merge: merge.to_owned(), sources };
         self.lines.insert(file, Entry { at, state });
+    }
+
+    /// Renews the times of the merges that are under way.
+    pub fn renew(&mut self, at: Timestamp) {
+        for entry in self.lines.values_mut() {
+            if matches!(entry.state, State::Merging { .. }) {
+                entry.at = at;
+            }
+        }
     }
 
     /// Gives all merges up that are under way.

@@ -15,6 +15,9 @@ use crate::lake::{
 /// Most files that one turn writes. A turn must end long before others take it over.
 const MOST_GROUPS: usize = 16;
 
+/// Most files that one turn merges.
+const MOST_FILES: usize = 2000;
+
 /// What to do in a folder.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Plan {
@@ -65,6 +68,7 @@ pub(super) fn plan(
         }
     }
     small.sort_by(|one, other| one.key.cmp(&other.key));
+    small.truncate(MOST_FILES);
     let mut size = 0;
     let mut group = Vec::new();
     for file in small {
@@ -122,6 +126,15 @@ mod tests {
             &[&["a", "b"], &["c", "d", "e"]],
         );
         check(&[("a", 1), ("b", 1), ("c", 1)], &nothing, "b", &[&["a", "c"]]);
+    }
+
+    #[test]
+    fn a_turn_merges_a_bounded_number_of_files() {
+        let file = |number| ListedFile { key: format!("f/{number:05}"), size: 0, etag: "e".to_owned() };
+        let listing: Vec<_> = (0..5000).map(file).collect();
+        let nothing = (Manifest::default(), BTreeSet::new());
+        let plan = plan("b", &listing, &nothing.0, "", Timestamp::UNIX_EPOCH, TARGET, &nothing.1);
+        assert_eq!(plan.groups, [&listing[..2000]]);
     }
 
     #[test]

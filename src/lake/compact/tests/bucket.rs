@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     io::{Read, Write},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
@@ -68,13 +69,22 @@ struct Process {
     killed: bool,
     /// Lets other processes go on at random.
     random: Option<fastrand::Rng>,
+    /// Time that each call takes.
+    latency: Duration,
     /// The process stands still before this call until the semaphore has a permit.
     gate: Option<(usize, Arc<Semaphore>)>,
 }
 
 impl Handle {
     pub(super) fn new(shared: &Arc<Mutex<Objects>>) -> Self {
-        let process = Process { calls: 0, fault: None, killed: false, random: None, gate: None };
+        let process = Process {
+            calls: 0,
+            fault: None,
+            killed: false,
+            random: None,
+            latency: Duration::ZERO,
+            gate: None,
+        };
         Self { shared: Arc::clone(shared), process: Arc::new(Mutex::new(process)) }
     }
 
@@ -90,6 +100,11 @@ impl Handle {
 
     pub(super) fn paused_at(self, call: usize, gate: &Arc<Semaphore>) -> Self {
         lock(&self.process).gate = Some((call, Arc::clone(gate)));
+        self
+    }
+
+    pub(super) fn slow(self, latency: Duration) -> Self {
+        lock(&self.process).latency = latency;
         self
     }
 
@@ -119,6 +134,10 @@ impl Handle {
 
     async fn call<T>(&self, effect: impl Fn(&mut Objects) -> T) -> Result<T, CopyError> {
         self.pause().await;
+        let latency = lock(&self.process).latency;
+        if !latency.is_zero() {
+            tokio::time::sleep(latency).await;
+        }
         let result = {
             let mut process = lock(&self.process);
             let fault = process.fault.filter(|(at, _)| *at == process.calls).map(|(_, fault)| fault);

@@ -132,3 +132,48 @@ async fn folders_that_settle_keep_no_place() {
     assert!(took < 2 * defaults().settle, "{took:?}");
     assert_eq!(lock(&bucket).violations, [""; 0]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_turn_that_takes_hours_is_not_taken_over() {
+    let bucket = Arc::<Mutex<Objects>>::default();
+    for record in 0..40 {
+        lock(&bucket).put(&format!("{FOLDER}{record}.ndjson.gz"), &[record]);
+    }
+    let slow = Handle::new(&bucket).slow(Duration::from_mins(5));
+    let other = async {
+        let mut busy = 0;
+        // The other turn has begun then: it has listed the folder.
+        sleep(Duration::from_mins(50)).await;
+        for _ in 0..4 {
+            sleep(Duration::from_mins(45)).await;
+            let report = run(defaults(), ".ndjson.gz", &Handle::new(&bucket)).await;
+            assert_eq!(report.merged, 0, "{report:?}");
+            busy += report.busy;
+        }
+        busy
+    };
+    let (report, busy) = tokio::join!(run(defaults(), ".ndjson.gz", &slow), other);
+    assert_eq!((report.merged, report.written, &*report.failures), (40, 1, &[][..]), "{report:?}");
+    assert!(busy > 2, "{busy}");
+    assert_eq!(lock(&bucket).violations, [""; 0]);
+}
+
+/// The manifest was changed, as by a turn that took the folder over.
+#[tokio::test(start_paused = true)]
+async fn a_turn_that_was_taken_over_ends_at_its_next_renewal() {
+    let bucket = Arc::<Mutex<Objects>>::default();
+    for record in 0..100 {
+        lock(&bucket).put(&format!("{FOLDER}{record}.ndjson.gz"), &[record]);
+    }
+    let slow = Handle::new(&bucket).slow(Duration::from_mins(1));
+    let other = async {
+        sleep(Duration::from_mins(60)).await;
+        let thief = Setup { takeover: Duration::ZERO, ..defaults() };
+        let report = run(thief, ".ndjson.gz", &Handle::new(&bucket)).await;
+        assert_eq!((report.merged, report.busy), (100, 0), "{report:?}");
+    };
+    let (report, ()) = tokio::join!(run(defaults(), ".ndjson.gz", &slow), other);
+    assert_eq!((report.merged, report.busy, &*report.failures), (0, 1, &[][..]), "{report:?}");
+    assert!(slow.calls() < 90, "{}", slow.calls());
+    assert_eq!(lock(&bucket).violations, [""; 0]);
+}
