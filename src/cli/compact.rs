@@ -62,15 +62,15 @@ const LINE_EVERY: Duration = Duration::from_secs(30);
 
 const MORE: &str = "\
 A worker writes a file or two for each object, and queries of many small files are slow. This command merges the files of each
-closed hour of a lake (a row of type s3 with format = \"ndjson\" or \"parquet\") into files named compacted-*. A later run deletes the
-merged ones, --remove-after later, so run this command every hour. A file of half of --target-size or more stays as it is. Rows keep their columns and their contents; their order is that of
-the files' keys.
+closed hour of a lake (a row of type s3 with format = \"ndjson\" or \"parquet\") into files named compacted-*. A run that looks at the
+hour at least --remove-after later deletes the small files, so run this command every hour. A file of half of --target-size or more
+stays as it is. Rows keep their columns and their contents; their order is that of the files' keys.
 
 Queries must follow the manifests, as the view of `logferry lake ddl` does: a file counts if its name does not begin with compacted-
 and no line of its folder's manifest says that it is replaced, or if its name begins so and a line says that it is merged. Then they see
 every record exactly once at every moment, also if a run is killed. The next run finishes what a killed run left. Runs at the same
 time are harmless: one leaves the folders of the other alone. A file that a message brings back later is known, and deleted by the next
-run that looks at its hour.
+run that looks at its hour. If it has another number of records then, it stays, does not count, and the result names it.
 
 A merged file gets the row's Object Lock, from the moment of the merge on. In a bucket with versions, deleted files stay as
 older versions, until their lock ends and a lifecycle rule removes them. Parts of files that a killed run left need a lifecycle rule
@@ -81,7 +81,7 @@ A file that cannot be read, or has other columns, stays where it is; the result 
 A run lists each folder of the wanted hours, and S3 bills the customer for it: about 0.005 USD for 1,000 folders. With an hourly run,
 a shorter --since is cheaper.
 
-Memory: for each of --concurrency folders at most half of --target-size and 288 MiB, so 704 MiB by default.
+Memory, by an estimate: for each of --concurrency folders half of --target-size and 288 MiB, so 704 MiB by default.
 
 Needs dynamodb:Scan on the tenant table (dynamodb:Query with --tenant), the central role, and in the customer's role s3:ListBucket on
 the bucket, and s3:GetObject, s3:PutObject, s3:PutObjectRetention (with Object Lock), s3:AbortMultipartUpload and s3:DeleteObject below

@@ -108,7 +108,9 @@ async fn attempt<A: CompactAccount>(
         };
         *records = 0;
         loop {
-            match without_pause(CHUNK, || encoder.take_from(&mut reader, records)).map_err(unwritten)? {
+            match without_pause(encoder.work(), || encoder.take_from(&mut reader, records))
+                .map_err(unwritten)?
+            {
                 Step::More => {}
                 Step::End => break,
                 Step::Unreadable(problem) => return Ok(Attempt::Unreadable(index, problem)),
@@ -124,7 +126,7 @@ async fn attempt<A: CompactAccount>(
     if sources.len() < 2 {
         return Ok(Attempt::TooFew);
     }
-    let mut rest = without_pause(CHUNK, || encoder.finish()).map_err(unwritten)?;
+    let mut rest = without_pause(encoder.work(), || encoder.finish()).map_err(unwritten)?;
     write_parts(account, parts, &mut rest).await.map_err(unwritten)?;
     let written: Result<u64, CopyError> = parts.finish(account, rest, std::future::ready(Ok(()))).await;
     written.map(Attempt::Written).map_err(unwritten)
@@ -181,7 +183,7 @@ pub(super) fn records(format: &Format, body: Bytes) -> Result<u64, String> {
         Reader::Ndjson(mut lines) => {
             let mut records = 0;
             loop {
-                let text = without_pause(CHUNK, || lines.next()).map_err(|error| error.to_string())?;
+                let text = without_pause(2 * CHUNK, || lines.next()).map_err(|error| error.to_string())?;
                 if text.is_empty() {
                     return Ok(records);
                 }
@@ -282,6 +284,17 @@ impl Encoder {
         }
     }
 
+    /// Bytes that one call may work on.
+    fn work(&self) -> usize {
+        match self {
+            // One chunk is inflated and deflated.
+            Self::Ndjson(_) => 2 * CHUNK,
+            // The call may end the row group.
+            #[cfg(feature = "parquet")]
+            Self::Parquet(writer) => writer.pending_bytes() + CHUNK,
+        }
+    }
+
     /// Bytes that are encoded and not written.
     fn encoded(&self) -> usize {
         match self {
@@ -305,5 +318,37 @@ impl Encoder {
             #[cfg(feature = "parquet")]
             Self::Parquet(writer) => writer.finish().map(Bytes::from).map_err(unwritable),
         }
+    }
+}
+
+#[cfg(all(test, feature = "parquet"))]
+mod tests {
+    use std::{sync::mpsc, time::Duration};
+
+    use super::*;
+    use crate::{
+        lake::row::Row,
+        tenant::{Compression, Fields},
+    };
+
+    /// Whether another task runs while the only thread does work of this encoder.
+    async fn others_run(encoder: Encoder) -> bool {
+        let (here, there) = mpsc::channel();
+        let work = tokio::spawn(async move {
+            tokio::spawn(async move { here.send(()) });
+            without_pause(encoder.work(), || there.recv_timeout(Duration::from_secs(2)).is_ok())
+        });
+        work.await.expect("it ends")
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn other_tasks_run_while_a_row_group_is_compressed() {
+        let mut large = ParquetWriter::new(codec(Compression::Zstd), &[]).expect("a file");
+        large.push(&Row { message: &"x".repeat(2 * CHUNK), ..Row::default() });
+        assert!(others_run(Encoder::Parquet(large)).await);
+        assert!(others_run(Encoder::new(&Format::Ndjson(Fields::All)).expect("a file")).await);
+        // Small work stays on its thread.
+        let small = Encoder::new(&Format::Parquet(Compression::Zstd)).expect("a file");
+        assert!(!others_run(small).await);
     }
 }
