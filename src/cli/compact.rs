@@ -51,26 +51,26 @@ pub(super) const CONCERNS: [&str; 9] = [
     "tenants.table",
 ];
 
-/// Most rows that are compacted at once. Most of them wait.
-const ROWS: usize = 64;
+/// Most rows that are compacted at once. Most of them wait for --settle.
+const ROWS: usize = 256;
 /// Smallest and largest target. A source is in memory as a whole, and has up to half of the target.
 const TARGETS: std::ops::RangeInclusive<u64> = 1 << 20..=1 << 30;
-/// Longest time between the steps of a turn. A turn must end well before others may take it over.
+/// Longest --settle. A turn must end well before others may take it over.
 const MAX_SETTLE: Duration = Duration::from_mins(10);
 /// Time between two lines of progress, without a terminal.
 const LINE_EVERY: Duration = Duration::from_secs(30);
 
 const MORE: &str = "\
 A worker writes a file or two for each object, and queries of many small files are slow. This command merges the files of each
-closed hour of a lake (a row of type s3 with format = \"ndjson\" or \"parquet\") into files named compacted-*, and deletes the merged
-ones. A file of half of --target-size or more stays as it is. Rows keep their columns and their contents; their order is that of
-the files' keys.
+closed hour of a lake (a row of type s3 with format = \"ndjson\" or \"parquet\") into files named compacted-*. A run that looks at the
+hour at least --remove-after later deletes the small files, so run this command every hour. A file of half of --target-size or more
+stays as it is. Rows keep their columns and their contents; their order is that of the files' keys.
 
 Queries must follow the manifests, as the view of `logferry lake ddl` does: a file counts if its name does not begin with compacted-
 and no line of its folder's manifest says that it is replaced, or if its name begins so and a line says that it is merged. Then they see
 every record exactly once at every moment, also if a run is killed. The next run finishes what a killed run left. Runs at the same
 time are harmless: one leaves the folders of the other alone. A file that a message brings back later is known, and deleted by the next
-run that looks at its hour.
+run that looks at its hour. If it has another number of records then, it stays, does not count, and the result names it.
 
 A merged file gets the row's Object Lock, from the moment of the merge on. In a bucket with versions, deleted files stay as
 older versions, until their lock ends and a lifecycle rule removes them. Parts of files that a killed run left need a lifecycle rule
@@ -81,7 +81,7 @@ A file that cannot be read, or has other columns, stays where it is; the result 
 A run lists each folder of the wanted hours, and S3 bills the customer for it: about 0.005 USD for 1,000 folders. With an hourly run,
 a shorter --since is cheaper.
 
-Memory: for each of --concurrency folders at most half of --target-size and 288 MiB, so 704 MiB by default.
+Memory, by an estimate: for each of --concurrency folders half of --target-size and 288 MiB, so 704 MiB by default.
 
 Needs dynamodb:Scan on the tenant table (dynamodb:Query with --tenant), the central role, and in the customer's role s3:ListBucket on
 the bucket, and s3:GetObject, s3:PutObject, s3:PutObjectRetention (with Object Lock), s3:AbortMultipartUpload and s3:DeleteObject below
@@ -111,10 +111,14 @@ pub(super) struct CompactArgs {
     /// Folders in which files are merged at once. Memory grows with it.
     #[arg(long, value_name = "COUNT", default_value = "2")]
     concurrency: NonZeroU8,
-    /// Time before a merged file counts, and before its sources are deleted: as long as a query needs to list its files.
+    /// Time before a merged file counts. A query that lists a folder before it reads the manifest must need less between the two.
     #[arg(long, value_name = "DURATION", value_parser = settle, default_value = "1m")]
     settle: Duration,
-    /// Take a folder over if another run began to merge it this long ago.
+    /// Time before a run deletes a file that does not count any more. A query that reads the manifest before it lists the folder must
+    /// need less between the two.
+    #[arg(long, value_name = "AGE", value_parser = duration, default_value = "1h")]
+    remove_after: Duration,
+    /// Take a folder over if another run began to merge it, or renewed its claim, this long ago.
     #[arg(long, value_name = "AGE", value_parser = duration, default_value = "1h")]
     takeover_after: Duration,
     /// Show what would be merged. Changes nothing.
@@ -180,6 +184,7 @@ impl CompactArgs {
         }
         let mut setup = Setup::new(self.target_size, since, until, self.concurrency.get().into());
         setup.settle = self.settle;
+        setup.remove_after = self.remove_after;
         setup.takeover = self.takeover_after;
         setup.dry_run = self.dry_run;
         Ok(Arc::new(setup))

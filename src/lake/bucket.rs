@@ -55,12 +55,6 @@ pub trait CompactAccount: LakeAccount {
         etag: Option<&str>,
     ) -> impl Future<Output = Result<Option<(String, Bytes)>, CopyError>> + Send;
 
-    /// The size of an object. `None`: there is no such object.
-    ///
-    /// # Errors
-    /// See [`CopyError`].
-    fn size(&self, key: &str) -> impl Future<Output = Result<Option<u64>, CopyError>> + Send;
-
     /// Writes an object if the one at its key has `etag`, or, without `etag`, if there is none. Returns the new eTag, or `None` if the
     /// condition does not hold. If the answer to a first attempt was lost, the condition does not hold either: compare what is there.
     ///

@@ -3,23 +3,27 @@
 //! A run finds the folders of the wanted hours (`folders`) and takes a turn at each (`turn`). A turn has these steps:
 //!
 //! 1. List the folder, and read its [`Manifest`](super::manifest::Manifest).
-//! 2. Write into the manifest which files the turn will write (`merging`). Another compaction then leaves the folder alone. If a
-//!    turn did not end within [`Setup::takeover`], the next one says in the manifest that its files are `abandoned`.
+//! 2. Write into the manifest which files the turn will write (`merging`). Another compaction then leaves the folder alone. A turn
+//!    renews the time of these lines while it works. If it did not for [`Setup::takeover`], the next turn says in the manifest that
+//!    its files are `abandoned`.
 //! 3. Write the merged files (`merge`). They do not count yet.
 //! 4. Write into the manifest that they count (`merged`), and their sources do not (`replaced`), by one request.
-//! 5. Delete the sources.
+//!
+//! A turn of a later run deletes the sources, [`Setup::remove_after`] after step 4.
 //!
 //! Each write of the manifest has the condition that nobody else wrote it since the turn read it. So of two turns at once, one
 //! fails before step 4. The names of merged files are unique, also between two turns with the same sources, so whoever was
 //! stopped for long cannot delete or replace a file that counts. A file is deleted only if the manifest says `replaced` or
 //! `abandoned`. Both are final: a source that a message brings back later does not count, and the next turn deletes it.
 //!
-//! Between steps 3, 4 and 5 a turn waits for [`Setup::settle`], because a query lists files and reads manifests at different
-//! moments.
+//! A query lists files and reads manifests at different moments. Between steps 3 and 4 a turn waits for [`Setup::settle`], for
+//! queries that list first: such a query must not read the manifest of step 4 after a listing without the merged file.
+//! [`Setup::remove_after`] is for queries that read the manifest first: such a query needs the sources.
 
 mod folders;
 mod merge;
 mod plan;
+mod site;
 #[cfg(test)]
 mod tests;
 mod turn;
@@ -32,12 +36,16 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::{sync::Semaphore, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use self::folders::Folders;
-use super::bucket::{CompactAccount, LakeRow};
+use super::{
+    bucket::{CompactAccount, LakeRow},
+    manifest::url,
+};
 use crate::{
     copy::CopyError,
     name::LakeLayout,
@@ -47,12 +55,15 @@ use crate::{
 
 /// Bytes of rows in a row group.
 const ROW_GROUP: usize = 64 << 20;
-/// Most turns that are under way at once, most of them waiting for [`Setup::settle`].
+/// Most turns that work at once, or wait for a permit to merge.
 const TURNS: usize = 64;
+/// Most turns that wait for [`Setup::settle`] at once. Each holds its manifest and the names of its sources.
+const SETTLING: usize = 512;
 
-/// Upper bound of the memory of one folder whose files are being merged: a source; the rows that were decoded of it at once, at most
-/// 32 of 1 MiB; an open row group, its encoded bytes with room to double, and what the allocator keeps of the group before. A test
-/// of the program measures it.
+/// Estimate of the memory of one folder whose files are being merged: a source, 32 MiB for the rows that are decoded of it at once,
+/// and four row groups, for the open one, its encoded bytes and what the allocator keeps. The parts were not measured one by one. A
+/// test of the program measures the peak of one merge, of large sources whose rows have 1 MiB and do not compress: it stays below the
+/// estimate. Other rows may take more.
 pub fn memory_bound(target: u64) -> u64 {
     target / 2 + (32 << 20) + 4 * ROW_GROUP as u64
 }
@@ -66,15 +77,19 @@ pub struct Setup {
     pub since: Timestamp,
     /// The wanted hours end at or before this time.
     pub until: Timestamp,
-    /// Age of another run's turn at which it is taken over.
+    /// Age of another run's turn, since it was renewed, at which it is taken over.
     pub takeover: Duration,
-    /// Time between the steps of a turn.
+    /// Time between the moment at which a merged file is there and the one from which it counts.
     pub settle: Duration,
+    /// Time from which on a file does not count, until it is deleted.
+    pub remove_after: Duration,
     /// Finds out what would be merged, and changes nothing.
     pub dry_run: bool,
     /// Permits to merge: each is one folder's memory.
     merges: Semaphore,
     turns: Arc<Semaphore>,
+    settling: Semaphore,
+    now: fn() -> Timestamp,
     /// Cancelled: no turn begins, and turns before step 4 give up.
     pub stop: CancellationToken,
     /// What was done so far.
@@ -101,9 +116,12 @@ impl Setup {
             until,
             takeover: Duration::from_hours(1),
             settle: Duration::from_mins(1),
+            remove_after: Duration::from_hours(1),
             dry_run: false,
             merges: Semaphore::new(folders.max(1)),
             turns: Arc::new(Semaphore::new(TURNS)),
+            settling: Semaphore::new(SETTLING),
+            now: Timestamp::now,
             stop: CancellationToken::new(),
             progress: Progress::default(),
         }
@@ -136,7 +154,7 @@ pub struct Report {
     pub written: u64,
     /// Their bytes. In a dry run, the bytes of the sources.
     pub bytes_after: u64,
-    /// Files that were deleted after an earlier run: it was stopped, or a message brought them back.
+    /// Files that were deleted: an earlier run merged them, or was stopped while it wrote them, or a message brought them back.
     pub removed: u64,
     /// Folders at which another compaction works.
     pub busy: u64,
@@ -236,11 +254,7 @@ pub async fn compact<A: CompactAccount>(setup: &Arc<Setup>, account: A, row: &La
             Ok(Some(folder)) => {
                 let place = Arc::clone(&setup.turns).acquire_owned().await.expect("it is never closed");
                 let (setup, account, rules) = (Arc::clone(setup), Arc::clone(&account), Arc::clone(&rules));
-                turns.spawn(async move {
-                    let report = turn::take(&setup, &*account, &rules, &folder).await;
-                    drop(place);
-                    report
-                });
+                turns.spawn(async move { turn::take(&setup, &*account, &rules, &folder, place).await });
             }
             Ok(None) => break,
             // Folders beside and above it may be readable, but most causes hold for all.
@@ -258,6 +272,27 @@ pub async fn compact<A: CompactAccount>(setup: &Arc<Setup>, account: A, row: &La
     }
     report.failures.sort();
     report
+}
+
+/// Reads an object, and its eTag. With `etag`, only if the object still has it.
+async fn get<A: CompactAccount>(
+    account: &A,
+    bucket: &str,
+    key: &str,
+    etag: Option<&str>,
+) -> Result<Option<(String, Bytes)>, CompactError> {
+    match account.get(key, etag).await {
+        // A role that may list only some prefixes gets the same answer for an object that does not exist.
+        Err(CopyError::Denied(_)) if !exists(account, bucket, key).await? => Ok(None),
+        found => found.map_err(CompactError::of("read", url(bucket, key))),
+    }
+}
+
+/// Whether an object exists.
+async fn exists<A: CompactAccount>(account: &A, bucket: &str, key: &str) -> Result<bool, CompactError> {
+    // Its key is the first of all that begin with it.
+    let listing = account.list(key, None).await.map_err(CompactError::of("find", url(bucket, key)))?;
+    Ok(listing.files.first().is_some_and(|file| file.key == key))
 }
 
 /// A turn that panicked. Its folder is as after a kill.

@@ -10,7 +10,7 @@
 //! each line, and at most one line for each file:
 //!
 //! ```json
-//! {"file":"s3://b/logs/dt=2026-01-02/a.parquet","state":"replaced","at":"2026-01-02T06:00:09Z","by":"s3://b/logs/dt=2026-01-02/compacted-2f1e.parquet"}
+//! {"file":"s3://b/logs/dt=2026-01-02/a.parquet","state":"replaced","at":"2026-01-02T06:00:09Z","by":"s3://b/logs/dt=2026-01-02/compacted-2f1e.parquet","records":812,"etag":"\"9bb5\""}
 //! {"file":"s3://b/logs/dt=2026-01-02/compacted-2f1e.parquet","state":"merged","at":"2026-01-02T06:00:09Z"}
 //! {"file":"s3://b/logs/dt=2026-01-02/compacted-77c0.parquet","state":"merging","at":"2026-01-02T07:00:00Z","merge":"d5a1","sources":["s3://b/logs/dt=2026-01-02/c.parquet"]}
 //! {"file":"s3://b/logs/dt=2026-01-02/compacted-09ab.parquet","state":"abandoned","at":"2026-01-02T06:30:00Z"}
@@ -33,9 +33,10 @@ use serde::{Deserialize, Serialize};
 use super::COMPACTED;
 use crate::{digest, name::MANIFESTS};
 
-/// Age from which the line of a replaced or abandoned file may be dropped, if the file does not exist. A message cannot bring
-/// a replaced file back after that: SQS keeps no message for longer than 14 days.
-const KEPT: SignedDuration = SignedDuration::from_hours(15 * 24);
+/// Age from which the line of a replaced or abandoned file may be dropped, if the file does not exist. The worker must not write a
+/// replaced file again after that. A dead letter can come back after 17 days: the queue's largest age, and 14 days in the
+/// dead-letter queue. A replay writes files again once the entries of the ledger have ended, after 18 days.
+const KEPT: SignedDuration = SignedDuration::from_hours(60 * 24);
 
 /// The manifest of one folder.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -68,9 +69,20 @@ pub enum State {
     Replaced {
         /// The other file's URL. It is merged.
         by: String,
+        /// What the merge read.
+        content: Content,
     },
     /// A merge that did not end began to write this file. Nobody will ever count it.
     Abandoned,
+}
+
+/// Content of a file. A file that comes back with another number of records must not be deleted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Content {
+    /// Number of records.
+    pub records: u64,
+    /// ETag of the object.
+    pub etag: String,
 }
 
 /// A line as it is written.
@@ -85,6 +97,10 @@ struct Line {
     merge: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     sources: Option<Vec<String>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    records: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    etag: Option<String>,
 }
 
 #[derive(Deserialize, Serialize)]
@@ -124,13 +140,16 @@ impl Manifest {
             }
             let failed = |problem: String| format!("line {}: {problem}", index + 1);
             let line: Line = serde_json::from_slice(line).map_err(|error| failed(error.to_string()))?;
-            let state = match (line.state, line.by, line.merge, line.sources) {
-                (Word::Merging, _, Some(merge), Some(sources)) => State::Merging { merge, sources },
-                (Word::Merged, ..) => State::Merged,
-                (Word::Replaced, Some(by), ..) => State::Replaced { by },
-                (Word::Abandoned, ..) => State::Abandoned,
-                _ => return Err(failed("a member is missing".to_owned())),
+            let content = line.records.zip(line.etag).map(|(records, etag)| Content { records, etag });
+            let state = match line.state {
+                Word::Merging => {
+                    line.merge.zip(line.sources).map(|(merge, sources)| State::Merging { merge, sources })
+                }
+                Word::Merged => Some(State::Merged),
+                Word::Replaced => line.by.zip(content).map(|(by, content)| State::Replaced { by, content }),
+                Word::Abandoned => Some(State::Abandoned),
             };
+            let state = state.ok_or_else(|| failed("a member is missing".to_owned()))?;
             let file = line.file.clone();
             if manifest.lines.insert(line.file, Entry { at: line.at, state }).is_some() {
                 return Err(failed(format!("{file:?} has a line already")));
@@ -150,6 +169,8 @@ impl Manifest {
                 by: None,
                 merge: None,
                 sources: None,
+                records: None,
+                etag: None,
             };
             match state {
                 State::Merging { merge, sources } => {
@@ -157,10 +178,13 @@ impl Manifest {
                     (line.merge, line.sources) = (Some(merge.clone()), Some(sources.clone()));
                 }
                 State::Merged => {}
-                State::Replaced { by } => (line.state, line.by) = (Word::Replaced, Some(by.clone())),
+                State::Replaced { by, content: Content { records, etag } } => {
+                    (line.state, line.by) = (Word::Replaced, Some(by.clone()));
+                    (line.records, line.etag) = (Some(*records), Some(etag.clone()));
+                }
                 State::Abandoned => line.state = Word::Abandoned,
             }
-            serde_json::to_writer(&mut text, &line).expect("a line has only texts");
+            serde_json::to_writer(&mut text, &line).expect("a line has only texts and numbers");
             text.push(b'\n');
         }
         text
@@ -180,9 +204,9 @@ impl Manifest {
         self.lines.get(file).map(|entry| &entry.state)
     }
 
-    /// Whether a file is merged, and since when.
-    pub fn merged_since(&self, file: &str) -> Option<Timestamp> {
-        self.lines.get(file).filter(|entry| entry.state == State::Merged).map(|entry| entry.at)
+    /// Since when a file has its state.
+    pub fn since(&self, file: &str) -> Option<Timestamp> {
+        self.lines.get(file).map(|entry| entry.at)
     }
 
     /// All lines, by their files' URLs.
@@ -190,7 +214,7 @@ impl Manifest {
         self.lines.iter().map(|(file, entry)| (file.as_str(), entry))
     }
 
-    /// The files that a merge writes, and when it began.
+    /// The files that a merge writes, and when it began or was renewed.
     pub fn merging(&self) -> impl Iterator<Item = (&str, Timestamp)> {
         let merging = |(_, entry): &(_, &Entry)| matches!(entry.state, State::Merging { .. });
         self.lines().filter(merging).map(|(file, entry)| (file, entry.at))
@@ -200,6 +224,15 @@ impl Manifest {
     pub fn begin(&mut self, file: String, merge: &str, sources: Vec<String>, at: Timestamp) {
         let state = State::Merging { merge: merge.to_owned(), sources };
         self.lines.insert(file, Entry { at, state });
+    }
+
+    /// Renews the times of the merges that are under way.
+    pub fn renew(&mut self, at: Timestamp) {
+        for entry in self.lines.values_mut() {
+            if matches!(entry.state, State::Merging { .. }) {
+                entry.at = at;
+            }
+        }
     }
 
     /// Gives all merges up that are under way.
@@ -212,15 +245,23 @@ impl Manifest {
     }
 
     /// Ends the merge of `file`: it counts, and `sources` do not.
-    pub fn replace(&mut self, sources: impl IntoIterator<Item = String>, file: &str, at: Timestamp) {
-        for source in sources {
+    pub fn replace(
+        &mut self,
+        sources: impl IntoIterator<Item = (String, Content)>,
+        file: &str,
+        at: Timestamp,
+    ) {
+        for (source, content) in sources {
             // Files that the source had replaced are now in the new file.
             for entry in self.lines.values_mut() {
-                if matches!(&entry.state, State::Replaced { by } if *by == source) {
-                    entry.state = State::Replaced { by: file.to_owned() };
+                if let State::Replaced { by, .. } = &mut entry.state
+                    && *by == source
+                {
+                    file.clone_into(by);
                 }
             }
-            self.lines.insert(source, Entry { at, state: State::Replaced { by: file.to_owned() } });
+            let state = State::Replaced { by: file.to_owned(), content };
+            self.lines.insert(source, Entry { at, state });
         }
         self.lines.insert(file.to_owned(), Entry { at, state: State::Merged });
     }
@@ -242,6 +283,11 @@ mod tests {
         text.parse().expect("a timestamp")
     }
 
+    /// A source of a merge.
+    fn source(file: &str) -> (String, Content) {
+        (format!("s3://b/f/{file}"), Content { records: 7, etag: "\"e\"".to_owned() })
+    }
+
     fn sample() -> Manifest {
         let mut manifest = Manifest::default();
         manifest.begin(
@@ -257,11 +303,7 @@ mod tests {
             vec!["s3://b/f/a".into()],
             at("2026-01-02T01:00:00Z"),
         );
-        manifest.replace(
-            ["s3://b/f/a".into(), "s3://b/f/b".into()],
-            "s3://b/f/compacted-2.gz",
-            at("2026-01-02T01:10:00Z"),
-        );
+        manifest.replace([source("a"), source("b")], "s3://b/f/compacted-2.gz", at("2026-01-02T01:10:00Z"));
         manifest.begin(
             "s3://b/f/compacted-3.gz".into(),
             "m3",
@@ -293,7 +335,7 @@ mod tests {
         let manifest = sample();
         let text = String::from_utf8(manifest.text()).expect("UTF-8");
         assert_eq!(Manifest::parse(text.as_bytes()), Ok(manifest.clone()), "{text}");
-        let line = r#"{"file":"s3://b/f/a","state":"replaced","at":"2026-01-02T01:10:00Z","by":"s3://b/f/compacted-2.gz"}"#;
+        let line = r#"{"file":"s3://b/f/a","state":"replaced","at":"2026-01-02T01:10:00Z","by":"s3://b/f/compacted-2.gz","records":7,"etag":"\"e\""}"#;
         assert!(text.lines().any(|found| found == line), "{text}");
         let merging: Vec<_> = manifest.merging().collect();
         assert_eq!(merging, [("s3://b/f/compacted-3.gz", at("2026-01-02T02:00:00Z"))]);
@@ -302,6 +344,7 @@ mod tests {
             ("{}\n", "line 1"),
             ("\n{\"file\":\"a\",\"state\":\"new\",\"at\":\"2026-01-02T01:10:00Z\"}", "line 2"),
             ("{\"file\":\"a\",\"state\":\"replaced\",\"at\":\"2026-01-02T01:10:00Z\"}", "missing"),
+            (&line.replace("records", "rows"), "missing"),
             (&format!("{line}\n{line}"), "already"),
         ] {
             let error = Manifest::parse(bad.as_bytes()).expect_err(bad);
@@ -312,14 +355,11 @@ mod tests {
     #[test]
     fn a_merged_file_that_is_merged_again_passes_its_sources_on() {
         let mut manifest = sample();
-        manifest.replace(
-            ["s3://b/f/compacted-2.gz".into()],
-            "s3://b/f/compacted-5.gz",
-            at("2026-01-02T03:00:00Z"),
-        );
+        manifest.replace([source("compacted-2.gz")], "s3://b/f/compacted-5.gz", at("2026-01-02T03:00:00Z"));
         for file in ["a", "b", "compacted-2.gz"] {
+            let (file, content) = source(file);
             let by = "s3://b/f/compacted-5.gz".to_owned();
-            assert_eq!(manifest.state(&format!("s3://b/f/{file}")), Some(&State::Replaced { by }), "{file}");
+            assert_eq!(manifest.state(&file), Some(&State::Replaced { by, content }), "{file}");
         }
     }
 
@@ -332,10 +372,10 @@ mod tests {
             assert!(manifest.counts("s3://b/f/compacted-2.gz"));
             assert_eq!(manifest.merging().count(), 1);
         };
-        check("2026-01-16T23:00:00Z", "", 5);
-        check("2026-01-17T01:00:00Z", "", 4);
-        check("2026-01-17T01:10:00Z", "", 2);
-        check("2026-01-17T01:10:00Z", "s3://b/f/a", 3);
+        check("2026-03-02T23:00:00Z", "", 5);
+        check("2026-03-03T01:00:00Z", "", 4);
+        check("2026-03-03T01:10:00Z", "", 2);
+        check("2026-03-03T01:10:00Z", "s3://b/f/a", 3);
     }
 
     #[test]

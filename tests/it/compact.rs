@@ -31,7 +31,7 @@ const FORMATS: [&str; 2] = ["ndjson", "parquet"];
 /// All hours of the records.
 const SINCE: [&str; 3] = ["compact", "--since", "2026-01-01T00:00:00Z"];
 /// No time to wait.
-const QUICK: [&str; 4] = ["--settle", "0s", "--takeover-after", "0s"];
+const QUICK: [&str; 6] = ["--settle", "0s", "--remove-after", "0s", "--takeover-after", "0s"];
 /// Length of messages that make memory scarce.
 const LONG_MESSAGE: usize = 1 << 20;
 /// Number of kills. More can be had by LOGFERRY_COMPACT_KILLS.
@@ -205,7 +205,7 @@ impl Filled {
     fn slow_down(&self) {
         if let Some(sandbox) = self.setup.sandbox() {
             let slow = Effect::Latency { milliseconds: 60 };
-            sandbox.faults().add(Fault::new("s3", "PutObject|DeleteObjects|HeadObject", slow));
+            sandbox.faults().add(Fault::new("s3", "PutObject|DeleteObjects|ListObjectsV2", slow));
         }
     }
 }
@@ -306,6 +306,8 @@ async fn a_reader_beside_two_runs_sees_every_record_once() {
     let (moments, [one, other]) = tokio::join!(reader, runs);
     assert_eq!((one.0 + other.0, one.1 + other.1), (32, 4), "{one:?} {other:?}");
     eprintln!("{moments} moments were read");
+    assert!(filled.files().await.len() > 4, "the sources stay until later");
+    filled.compact(&[]).await.with(0);
     filled.check_done("both have ended").await;
 }
 

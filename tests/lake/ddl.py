@@ -313,7 +313,7 @@ def compactions(root, given):
         for key, content in list(zip(keys, files))[2 - state["sources"]:]:
             write(root, given, key, content)
         uri = lambda key: f"s3://{bucket}/{key}"
-        replaced = lambda keys, by: [{"file": uri(key), "state": "replaced", "at": at, "by": uri(by)} for key in keys]
+        replaced = lambda keys, by: [{"file": uri(key), "state": "replaced", "at": at, "by": uri(by), "records": 5, "etag": "\"e\""} for key in keys]
         if state["merged"]:
             write(root, given, merged, files[0] + files[1])
         if state["state"] == "merging":
@@ -343,7 +343,22 @@ def shows_each_record_once(lake, columns):
         for one, count in (collections.Counter(found) - rows).items():
             fail(f"{lake.given.get('layout', lake.given['format'])}: {count} times too often: {one}")
         reads_manifests_of_the_hours_alone(lake, database)
+        if lake.given == row():
+            shows_each_record_once_in_duckdb(lake, root, wanted)
     print(f"{lake.given['format']} {lake.given.get('layout', '')}: {len(found)} records")
+
+
+def shows_each_record_once_in_duckdb(lake, root, wanted):
+    """The view that docs/lake.md has for duckdb."""
+    page = pathlib.Path("docs/lake.md").read_text(encoding="utf-8")
+    [view] = re.findall(r"^```sql\n(CREATE VIEW .*?)^```$", page, re.MULTILINE | re.DOTALL)
+    base = f"s3://{lake.given['bucket_name']}/{lake.given['bucket_prefix']}"
+    here = f"{root}/{lake.given['bucket_prefix']}"
+    view = view.replace("s3://acme-corp-logs/lake/", here).replace("m.file", f"replace(m.file, '{base}', '{here}')")
+    database = duckdb.connect()
+    database.execute(view)
+    found = sorted(message for [message] in database.execute("SELECT message FROM logs").fetchall())
+    compare("the view for duckdb", sorted(one["message"] for one in wanted), found)
 
 
 def reads_manifests_of_the_hours_alone(lake, database):

@@ -6,7 +6,7 @@ use bytes::{Buf, Bytes};
 use flate2::{Compression, bufread::MultiGzDecoder, write::GzEncoder};
 use tokio_util::sync::CancellationToken;
 
-use super::CompactError;
+use super::{CompactError, get};
 #[cfg(feature = "parquet")]
 use crate::lake::{
     file::{codec, unwritable},
@@ -37,8 +37,8 @@ const ROW_GROUP: usize = super::ROW_GROUP;
 /// A merged file.
 #[derive(Debug)]
 pub(super) struct Merged {
-    /// The files that it has the records of. With fewer than two, nothing was written.
-    pub(super) sources: Vec<ListedFile>,
+    /// The files that it has the records of, and how many of each. With fewer than two, nothing was written.
+    pub(super) sources: Vec<(ListedFile, u64)>,
     pub(super) bytes: u64,
     /// Sources that are not readable, with the problem.
     pub(super) bad: Vec<(ListedFile, String)>,
@@ -62,6 +62,7 @@ pub(super) async fn merge<A: CompactAccount>(
     sources: Vec<ListedFile>,
     stop: &CancellationToken,
 ) -> Result<Merged, CompactError> {
+    let sources = sources.into_iter().map(|source| (source, 0)).collect();
     let mut merged = Merged { sources, bytes: 0, bad: Vec::new() };
     while merged.sources.len() > 1 {
         let mut parts = Parts::new(spec.clone());
@@ -73,32 +74,30 @@ pub(super) async fn merge<A: CompactAccount>(
         parts.abort(account).await;
         // Some of the bad source's records may be in the file, so the file begins again without the source.
         if let Attempt::Unreadable(index, problem) = attempt? {
-            merged.bad.push((merged.sources.remove(index), problem));
+            merged.bad.push((merged.sources.remove(index).0, problem));
         }
     }
     Ok(merged)
 }
 
-/// Writes the file, unless a source is bad. Removes sources that do not exist.
+/// Writes the file, unless a source is bad. Removes sources that do not exist, and counts the records of the others.
 async fn attempt<A: CompactAccount>(
     account: &A,
     bucket: &str,
     parts: &mut Parts,
     format: &Format,
-    sources: &mut Vec<ListedFile>,
+    sources: &mut Vec<(ListedFile, u64)>,
     stop: &CancellationToken,
 ) -> Result<Attempt, CompactError> {
     let place = url(bucket, parts.key());
     let unwritten = |source| CompactError::of("write", place.clone())(source);
     let mut encoder = Encoder::new(format).map_err(unwritten)?;
     let mut index = 0;
-    while let Some(source) = sources.get(index) {
-        let from = url(bucket, &source.key);
+    while let Some((source, records)) = sources.get_mut(index) {
         if stop.is_cancelled() {
-            return Err(CompactError::Interrupted(from));
+            return Err(CompactError::Interrupted(url(bucket, &source.key)));
         }
-        let found = account.get(&source.key, Some(&source.etag)).await;
-        let Some((_, body)) = found.map_err(CompactError::of("read", from))? else {
+        let Some((_, body)) = get(account, bucket, &source.key, Some(&source.etag)).await? else {
             // It was deleted or written anew since it was listed.
             sources.remove(index);
             continue;
@@ -107,8 +106,11 @@ async fn attempt<A: CompactAccount>(
             Ok(reader) => reader,
             Err(problem) => return Ok(Attempt::Unreadable(index, problem)),
         };
+        *records = 0;
         loop {
-            match without_pause(CHUNK, || encoder.take_from(&mut reader)).map_err(unwritten)? {
+            match without_pause(encoder.work(), || encoder.take_from(&mut reader, records))
+                .map_err(unwritten)?
+            {
                 Step::More => {}
                 Step::End => break,
                 Step::Unreadable(problem) => return Ok(Attempt::Unreadable(index, problem)),
@@ -124,7 +126,7 @@ async fn attempt<A: CompactAccount>(
     if sources.len() < 2 {
         return Ok(Attempt::TooFew);
     }
-    let mut rest = without_pause(CHUNK, || encoder.finish()).map_err(unwritten)?;
+    let mut rest = without_pause(encoder.work(), || encoder.finish()).map_err(unwritten)?;
     write_parts(account, parts, &mut rest).await.map_err(unwritten)?;
     let written: Result<u64, CopyError> = parts.finish(account, rest, std::future::ready(Ok(()))).await;
     written.map(Attempt::Written).map_err(unwritten)
@@ -145,10 +147,52 @@ async fn write_parts<A: CompactAccount>(
 /// A source while it is read.
 #[cfg_attr(feature = "parquet", expect(clippy::large_enum_variant, reason = "a merge has one"))]
 enum Reader {
-    /// Whether the last line is open, and a buffer.
-    Ndjson(MultiGzDecoder<bytes::buf::Reader<Bytes>>, bool, Vec<u8>),
+    Ndjson(Lines),
     #[cfg(feature = "parquet")]
     Parquet(ParquetReader<Bytes>),
+}
+
+/// Lines of text in gzip.
+struct Lines {
+    decoder: MultiGzDecoder<bytes::buf::Reader<Bytes>>,
+    buffer: Vec<u8>,
+    /// Whether the last line has no end yet.
+    open: bool,
+}
+
+impl Lines {
+    fn new(body: Bytes) -> Self {
+        Self { decoder: MultiGzDecoder::new(body.reader()), buffer: vec![0; CHUNK], open: false }
+    }
+
+    /// The next bytes of the text, at most [`CHUNK`]. Every line has an end. Empty: this is the end of the text.
+    fn next(&mut self) -> std::io::Result<&[u8]> {
+        let read = self.decoder.read(&mut self.buffer)?;
+        let text = match (read, self.open) {
+            (0, true) => b"\n",
+            _ => &self.buffer[..read],
+        };
+        self.open = text.last().is_some_and(|byte| *byte != b'\n');
+        Ok(text)
+    }
+}
+
+/// The number of records of a file.
+pub(super) fn records(format: &Format, body: Bytes) -> Result<u64, String> {
+    match Reader::new(format, body)? {
+        Reader::Ndjson(mut lines) => {
+            let mut records = 0;
+            loop {
+                let text = without_pause(2 * CHUNK, || lines.next()).map_err(|error| error.to_string())?;
+                if text.is_empty() {
+                    return Ok(records);
+                }
+                records += text.iter().filter(|byte| **byte == b'\n').count() as u64;
+            }
+        }
+        #[cfg(feature = "parquet")]
+        Reader::Parquet(reader) => Ok(reader.rows()),
+    }
 }
 
 enum Step {
@@ -160,7 +204,7 @@ enum Step {
 impl Reader {
     fn new(format: &Format, body: Bytes) -> Result<Self, String> {
         match format {
-            Format::Ndjson(_) => Ok(Self::Ndjson(MultiGzDecoder::new(body.reader()), false, vec![0; CHUNK])),
+            Format::Ndjson(_) => Ok(Self::Ndjson(Lines::new(body))),
             #[cfg(feature = "parquet")]
             Format::Parquet(_) => {
                 ParquetReader::new(body).map(Self::Parquet).map_err(|error| unreadable(&error))
@@ -204,21 +248,17 @@ impl Encoder {
         }
     }
 
-    /// Takes the next records of a source: about [`CHUNK`] bytes.
-    fn take_from(&mut self, reader: &mut Reader) -> Result<Step, CopyError> {
+    /// Takes the next records of a source: about [`CHUNK`] bytes. Adds their number to `records`.
+    fn take_from(&mut self, reader: &mut Reader, records: &mut u64) -> Result<Step, CopyError> {
         match (self, reader) {
-            (Self::Ndjson(encoder), Reader::Ndjson(decoder, open, buffer)) => {
-                let read = match decoder.read(buffer) {
-                    Ok(read) => read,
+            (Self::Ndjson(encoder), Reader::Ndjson(lines)) => {
+                let text = match lines.next() {
+                    Ok(text) => text,
                     Err(error) => return Ok(Step::Unreadable(error.to_string())),
                 };
-                let lines = match (read, *open) {
-                    (0, true) => b"\n",
-                    _ => &buffer[..read],
-                };
-                encoder.write_all(lines).expect("a vector takes all bytes");
-                *open = lines.last().is_some_and(|byte| *byte != b'\n');
-                Ok(if read == 0 { Step::End } else { Step::More })
+                encoder.write_all(text).expect("a vector takes all bytes");
+                *records += text.iter().filter(|byte| **byte == b'\n').count() as u64;
+                Ok(if text.is_empty() { Step::End } else { Step::More })
             }
             #[cfg(feature = "parquet")]
             (Self::Parquet(writer), Reader::Parquet(reader)) => {
@@ -228,6 +268,7 @@ impl Encoder {
                         Ok(Some(row)) => {
                             taken += row.message.len() + row.rest.map_or(0, str::len) + 64;
                             writer.push(&row);
+                            *records += 1;
                         }
                         Ok(None) => return Ok(Step::End),
                         Err(error) => return Ok(Step::Unreadable(unreadable(&error))),
@@ -240,6 +281,17 @@ impl Encoder {
             }
             #[cfg(feature = "parquet")]
             _ => unreachable!("both are of one format"),
+        }
+    }
+
+    /// Bytes that one call may work on.
+    fn work(&self) -> usize {
+        match self {
+            // One chunk is inflated and deflated.
+            Self::Ndjson(_) => 2 * CHUNK,
+            // The call may end the row group.
+            #[cfg(feature = "parquet")]
+            Self::Parquet(writer) => writer.pending_bytes() + CHUNK,
         }
     }
 
@@ -266,5 +318,37 @@ impl Encoder {
             #[cfg(feature = "parquet")]
             Self::Parquet(writer) => writer.finish().map(Bytes::from).map_err(unwritable),
         }
+    }
+}
+
+#[cfg(all(test, feature = "parquet"))]
+mod tests {
+    use std::{sync::mpsc, time::Duration};
+
+    use super::*;
+    use crate::{
+        lake::row::Row,
+        tenant::{Compression, Fields},
+    };
+
+    /// Whether another task runs while the only thread does work of this encoder.
+    async fn others_run(encoder: Encoder) -> bool {
+        let (here, there) = mpsc::channel();
+        let work = tokio::spawn(async move {
+            tokio::spawn(async move { here.send(()) });
+            without_pause(encoder.work(), || there.recv_timeout(Duration::from_secs(2)).is_ok())
+        });
+        work.await.expect("it ends")
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn other_tasks_run_while_a_row_group_is_compressed() {
+        let mut large = ParquetWriter::new(codec(Compression::Zstd), &[]).expect("a file");
+        large.push(&Row { message: &"x".repeat(2 * CHUNK), ..Row::default() });
+        assert!(others_run(Encoder::Parquet(large)).await);
+        assert!(others_run(Encoder::new(&Format::Ndjson(Fields::All)).expect("a file")).await);
+        // Small work stays on its thread.
+        let small = Encoder::new(&Format::Parquet(Compression::Zstd)).expect("a file");
+        assert!(!others_run(small).await);
     }
 }

@@ -9,30 +9,37 @@ use jiff::Timestamp;
 
 use crate::lake::{
     bucket::ListedFile,
-    manifest::{Manifest, State, is_compacted, url},
+    manifest::{Content, Manifest, State, is_compacted, url},
 };
 
 /// Most files that one turn writes. A turn must end long before others take it over.
 const MOST_GROUPS: usize = 16;
+
+/// Most files that one turn merges.
+const MOST_FILES: usize = 2000;
 
 /// What to do in a folder.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Plan {
     /// Files to merge. Each group becomes one file.
     pub(super) groups: Vec<Vec<ListedFile>>,
-    /// Keys of files to delete, by the URL of the file that replaced them.
-    pub(super) replaced: BTreeMap<String, Vec<String>>,
+    /// Files to delete, by the URL of the file that replaced them. With the content that is in it.
+    pub(super) replaced: BTreeMap<String, Vec<(ListedFile, Content)>>,
     /// Keys of abandoned files.
     pub(super) abandoned: Vec<String>,
     /// URLs of files whose name is of the compaction, and which the manifest does not know.
     pub(super) unknown: Vec<String>,
 }
 
-/// Plans a turn. `listing` is older than `manifest`. Files in `left` stay as they are.
+/// Plans a turn. `listing` is older than `manifest`. Only files with the row's `ending` are merged: if the row had another format
+/// before, the folder has others too. Files that were replaced until `due` are to be deleted. Files in `left` stay
+/// as they are.
 pub(super) fn plan(
     bucket: &str,
     listing: &[ListedFile],
     manifest: &Manifest,
+    ending: &str,
+    due: Timestamp,
     target: u64,
     left: &BTreeSet<String>,
 ) -> Plan {
@@ -40,12 +47,18 @@ pub(super) fn plan(
     let mut small = Vec::new();
     for file in listing {
         let at = url(bucket, &file.key);
+        let ours = file.key.ends_with(ending);
         match manifest.state(&at) {
-            Some(State::Replaced { by }) => {
-                plan.replaced.entry(by.clone()).or_default().push(file.key.clone())
+            Some(State::Replaced { by, content }) => {
+                let due = manifest.since(&at).is_some_and(|since| since <= due);
+                // A row of another format writes no file of this ending again.
+                if due && !left.contains(&file.key) && (ours || file.etag == content.etag) {
+                    plan.replaced.entry(by.clone()).or_default().push((file.clone(), content.clone()));
+                }
             }
             Some(State::Abandoned) => plan.abandoned.push(file.key.clone()),
             Some(State::Merging { .. }) => {}
+            _ if !ours => {}
             None if is_compacted(&file.key) => plan.unknown.push(at),
             Some(State::Merged) | None => {
                 if file.size < target / 2 && !left.contains(&file.key) {
@@ -55,6 +68,7 @@ pub(super) fn plan(
         }
     }
     small.sort_by(|one, other| one.key.cmp(&other.key));
+    small.truncate(MOST_FILES);
     let mut size = 0;
     let mut group = Vec::new();
     for file in small {
@@ -90,7 +104,7 @@ mod tests {
         };
         let listing: Vec<_> = files.iter().map(file).collect();
         let left = BTreeSet::from([format!("f/{left}")]);
-        let plan = plan("b", &listing, manifest, TARGET, &left);
+        let plan = plan("b", &listing, manifest, "", Timestamp::UNIX_EPOCH, TARGET, &left);
         let groups: Vec<Vec<_>> =
             plan.groups.iter().map(|group| group.iter().map(|file| &file.key[2..]).collect()).collect();
         assert_eq!(groups, expected);
@@ -115,16 +129,28 @@ mod tests {
     }
 
     #[test]
+    fn a_turn_merges_a_bounded_number_of_files() {
+        let file = |number| ListedFile { key: format!("f/{number:05}"), size: 0, etag: "e".to_owned() };
+        let listing: Vec<_> = (0..5000).map(file).collect();
+        let nothing = (Manifest::default(), BTreeSet::new());
+        let plan = plan("b", &listing, &nothing.0, "", Timestamp::UNIX_EPOCH, TARGET, &nothing.1);
+        assert_eq!(plan.groups, [&listing[..2000]]);
+    }
+
+    #[test]
     fn the_manifest_decides_about_a_file() {
         let mut manifest = Manifest::default();
         let at = |name: &str| format!("s3://b/f/{name}");
         manifest.begin(at("compacted-0"), "m", Vec::new(), Timestamp::UNIX_EPOCH);
         manifest.abandon(Timestamp::UNIX_EPOCH);
-        manifest.replace([at("a"), at("compacted-1")], &at("compacted-2"), Timestamp::UNIX_EPOCH);
+        let content = Content { records: 1, etag: "e".to_owned() };
+        let sources = ["a", "compacted-1"].map(|name| (at(name), content.clone()));
+        manifest.replace(sources, &at("compacted-2"), Timestamp::UNIX_EPOCH);
         manifest.begin(at("compacted-3"), "m", Vec::new(), Timestamp::UNIX_EPOCH);
         let names = ["a", "b", "compacted-0", "compacted-1", "compacted-2", "compacted-3", "compacted-4"];
         let plan = check(&names.map(|name| (name, 1)), &manifest, "", &[&["b", "compacted-2"]]);
-        let replaced = vec!["f/a".to_owned(), "f/compacted-1".to_owned()];
+        let file = |key: &str| ListedFile { key: key.to_owned(), size: 1, etag: "e".to_owned() };
+        let replaced = vec![(file("f/a"), content.clone()), (file("f/compacted-1"), content)];
         assert_eq!(plan.replaced, BTreeMap::from([(at("compacted-2"), replaced)]));
         assert_eq!(plan.abandoned, ["f/compacted-0"]);
         assert_eq!(plan.unknown, [at("compacted-4")]);

@@ -1,6 +1,7 @@
 //! A compaction that is killed, doubled or disturbed at every call, on a bucket in memory.
 
 mod bucket;
+mod time;
 
 use std::{
     collections::BTreeMap,
@@ -17,7 +18,7 @@ use super::{Report, Setup, compact};
 use crate::{
     lake::{
         bucket::LakeRow,
-        manifest::{self, Manifest, is_compacted, url},
+        manifest::{self, Content, Manifest, is_compacted, url},
     },
     name::LakeLayout,
     tenant::{Bucket, Compression, Contents, Delivery, Destination, Fields, Format, Lake, Mode},
@@ -58,7 +59,7 @@ fn at(text: &str) -> Timestamp {
 
 fn setup() -> Setup {
     let mut setup = Setup::new(1 << 20, at("2026-01-02T02:00:00Z"), at("2026-01-02T05:00:00Z"), 2);
-    (setup.settle, setup.takeover) = (Duration::ZERO, Duration::ZERO);
+    (setup.settle, setup.remove_after, setup.takeover) = (Duration::ZERO, Duration::ZERO, Duration::ZERO);
     setup
 }
 
@@ -256,6 +257,89 @@ async fn a_source_that_comes_back_is_deleted_and_not_merged_again() {
         assert_eq!(lock(&bucket).objects, before);
         assert!(handle.calls() < 12, "{}", handle.calls());
     }
+}
+
+#[tokio::test]
+async fn a_source_that_comes_back_with_other_records_stays_and_is_told() {
+    for ending in KINDS {
+        let bucket = Arc::<Mutex<Objects>>::default();
+        let key = |name: &str| format!("{FOLDER}{name}{ending}");
+        for (name, record) in [("a", 1), ("b", 2), ("c", 3), ("d", 4)] {
+            lock(&bucket).put(&key(name), &[record]);
+        }
+        finish(ending, &bucket).await;
+        // More records than were merged, other bytes with as many records, a broken file, and a large one.
+        let large: Vec<u32> = (0..200_000).collect();
+        for (name, body) in [
+            ("a", file(&key("a"), &[1, 5, 6])),
+            ("b", file(&key("b"), &[7])),
+            ("c", Bytes::from_static(b"broken")),
+            ("d", file(&key("d"), &large)),
+        ] {
+            lock(&bucket).objects.insert(key(name), body);
+        }
+        for _ in 0..2 {
+            let setup = Setup { target: 64 << 10, ..setup() };
+            let report = run(setup, ending, &Handle::new(&bucket)).await;
+            let told = |name: &str, what: &[&str]| {
+                let mut failures = report.failures.iter();
+                let failure = failures.find(|failure| failure.starts_with(&url(BUCKET, &key(name))));
+                let failure = failure.unwrap_or_else(|| panic!("{name}: {report:?}"));
+                assert!(what.iter().all(|what| failure.contains(what)), "{failure}");
+            };
+            told("a", &["after 1 records", "has 3 records now", "download it"]);
+            told("c", &["after 1 records", "download it"]);
+            told("d", &["too large", "download it"]);
+            assert_eq!(report.failures.len(), 3, "{report:?}");
+            let names = names(&bucket);
+            assert!(!names.contains(&format!("b{ending}")), "{names:?}");
+            assert_eq!(names.len(), 4, "{names:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_source_that_vanished_is_left_out_whatever_its_read_answers() {
+    for (ending, denies) in [(".ndjson.gz", false), (".ndjson.gz", true), (".parquet", true)] {
+        let bucket = lived_in(ending).await;
+        {
+            let mut objects = lock(&bucket);
+            (objects.denies, objects.vanishes) = (denies, Some(format!("{FOLDER}cc{ending}")));
+        }
+        let report = finish(ending, &bucket).await;
+        assert_eq!((report.merged, report.written, &*report.failures), (4, 1, &[][..]), "{ending}, {denies}");
+        check_end(&bucket, ending);
+    }
+}
+
+/// A row's format was changed. The old lines of files with the other ending are needed as long as the files are there.
+#[tokio::test]
+async fn lines_of_another_format_stay() {
+    let bucket = Arc::<Mutex<Objects>>::default();
+    let key = |name: &str| format!("{FOLDER}{name}");
+    let old = key("compacted-1.ndjson.gz");
+    let source = key("a.ndjson.gz");
+    let body = file(&source, &[1]);
+    let content = Content { records: 1, etag: bucket::etag(&body) };
+    let mut manifest = Manifest::default();
+    let long_ago = Timestamp::now() - SignedDuration::from_hours(100 * 24);
+    manifest.replace([(url(BUCKET, &source), content)], &url(BUCKET, &old), long_ago);
+    let at = manifest::key("logs/", "dt=2026-01-02/hour=03", &FOLDER[5..]);
+    lock(&bucket).objects.insert(at, manifest.text().into());
+    lock(&bucket).objects.insert(source.clone(), body);
+    lock(&bucket).put(&old, &[1]);
+    lock(&bucket).put(&key("b.parquet"), &[2]);
+    lock(&bucket).put(&key("c.parquet"), &[3]);
+    let keeps = Setup { remove_after: Duration::from_hours(200 * 24), ..setup() };
+    let report = run(keeps, ".parquet", &Handle::new(&bucket)).await;
+    assert_eq!((report.written, &*report.failures), (1, &[][..]));
+    assert_eq!(lock(&bucket).violations, [""; 0]);
+    assert!(read_manifest(&bucket).state(&url(BUCKET, &source)).is_some());
+    // The next run deletes the file, and leaves the merged one.
+    finish(".parquet", &bucket).await;
+    let names = names(&bucket);
+    assert!(!names.contains(&"a.ndjson.gz".to_owned()) && names.len() == 2, "{names:?}");
+    assert_eq!(lock(&bucket).violations, [""; 0]);
 }
 
 #[tokio::test]

@@ -1,39 +1,41 @@
 //! One turn at a folder.
 
-use std::{collections::BTreeSet, fmt::Write};
+use std::{collections::BTreeSet, fmt::Write, sync::Arc};
 
-use bytes::Bytes;
 use jiff::Timestamp;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::sync::CancellationToken;
 
 use super::{
-    CompactError, Report, Rules, Setup, count,
+    CompactError, Report, Rules, Setup, count, exists,
     folders::Folder,
-    merge::{Merged, merge},
+    get,
+    merge::{Merged, merge, records},
     plan::{Plan, is_older, plan},
+    site::{Read, Site},
 };
 use crate::{
-    copy::CopyError,
     digest,
     lake::{
         COMPACTED, FileSpec,
         bucket::{CompactAccount, ListedFile},
         file::{content_type, ending},
-        manifest::{Manifest, url},
+        manifest::{Content, Manifest, url},
     },
 };
 
-/// Takes turns at the folder until nothing is left to merge.
+/// Takes turns at the folder until nothing is left to merge. `place` is a permit of [`Setup::turns`].
 pub(super) async fn take<A: CompactAccount>(
     setup: &Setup,
     account: &A,
     rules: &Rules,
     folder: &Folder,
+    place: OwnedSemaphorePermit,
 ) -> Report {
+    let site = Site { setup, account, rules, folder };
     let mut turn = Turn {
-        setup,
-        account,
-        rules,
-        folder,
+        site: &site,
+        place: Some(place),
         left: BTreeSet::new(),
         report: Report { folders: 1, ..Report::default() },
     };
@@ -53,10 +55,9 @@ pub(super) async fn take<A: CompactAccount>(
 }
 
 struct Turn<'a, A> {
-    setup: &'a Setup,
-    account: &'a A,
-    rules: &'a Rules,
-    folder: &'a Folder,
+    site: &'a Site<'a, A>,
+    /// `None` while the turn settles and commits.
+    place: Option<OwnedSemaphorePermit>,
     /// Keys of sources that are not readable, or that were written anew meanwhile.
     left: BTreeSet<String>,
     report: Report,
@@ -68,137 +69,87 @@ enum Next {
     Done,
 }
 
-/// A manifest, and the eTag of its object. `None`: there is no object.
-struct Read {
-    manifest: Manifest,
-    etag: Option<String>,
-}
-
 impl<A: CompactAccount> Turn<'_, A> {
     async fn once(&mut self) -> Result<Next, CompactError> {
-        let Self { setup, rules, .. } = *self;
+        let site = self.site;
+        let Site { setup, rules, .. } = *site;
+        if self.place.is_none() {
+            let place = Arc::clone(&setup.turns).acquire_owned().await;
+            self.place = Some(place.expect("it is never closed"));
+        }
         // The listing comes first. So a file in it that the manifest calls abandoned or replaced will always be.
-        let listing = self.list().await?;
-        let mut read = self.read().await?;
-        let mut now = Timestamp::now();
-        let plan = plan(&rules.bucket, &listing, &read.manifest, setup.target, &self.left);
+        let listing = self.site.list().await?;
+        let mut read = self.site.read().await?;
+        let mut now = (setup.now)();
+        let due = now.checked_sub(setup.remove_after).unwrap_or(Timestamp::MIN);
+        let plan = plan(
+            &rules.bucket,
+            &listing,
+            &read.manifest,
+            ending(&rules.format),
+            due,
+            setup.target,
+            &self.left,
+        );
         if setup.dry_run {
             self.foresee(&plan);
             return Ok(Next::Done);
         }
-        self.remove(&plan, &read.manifest, now).await?;
+        self.remove(&plan).await?;
         if read.manifest.merging().any(|(_, since)| !is_older(since, setup.takeover, now)) {
             self.report.busy += 1;
             return Ok(Next::Done);
         }
-        let unfinished: Vec<_> = read.manifest.merging().filter_map(|(file, _)| self.key(file)).collect();
+        let unfinished: Vec<_> =
+            read.manifest.merging().filter_map(|(file, _)| self.site.key(file)).collect();
         if unfinished.is_empty() && plan.groups.is_empty() {
             return Ok(Next::Done);
         }
         let mut permit = None;
         if !plan.groups.is_empty() {
             permit = Some(setup.merges.acquire().await.expect("it is never closed"));
-            now = Timestamp::now();
+            now = (setup.now)();
         }
         read.manifest.abandon(now);
         let groups = self.begin(&mut read.manifest, plan.groups, now);
         let existing: BTreeSet<_> = listing.iter().map(|file| url(&rules.bucket, &file.key)).collect();
         read.manifest.forget(now, |file| existing.contains(file));
-        let Some(etag) = self.write(&read.manifest, read.etag.as_deref()).await? else {
+        let Some(etag) = self.site.write(&read.manifest, read.etag.as_deref()).await? else {
             self.report.busy += 1;
             return Ok(Next::Done);
         };
         read.etag = Some(etag);
-        self.delete(&unfinished).await?;
+        self.site.delete(&unfinished).await?;
         if groups.is_empty() {
             return Ok(Next::Done);
         }
-        let merged = self.merge(groups).await;
-        drop(permit);
-        let merged = match merged {
-            Ok(merged) => merged,
-            Err(error) => {
+        let stop = setup.stop.child_token();
+        let work = async {
+            let merged = self.merge(groups, &stop).await?;
+            drop(permit);
+            // Other folders take the place. This turn waits for no other permit before it ends, so no two wait for each other.
+            let settling = setup.settling.acquire().await.expect("it is never closed");
+            self.place = None;
+            let settled = !merged.is_empty() && self.settle(&stop).await;
+            Ok((merged, settled, settling))
+        };
+        match site.renewing(&mut read, &stop, work).await {
+            Some(Ok((merged, true, _settling))) => self.commit(read, merged).await,
+            Some(Ok(_)) => {
                 self.give_up(read).await;
-                return Err(error);
+                // The next turn has another plan, because the sources that could not be merged are left alone.
+                Ok(Next::Again)
             }
-        };
-        self.commit(read, merged).await
-    }
-
-    /// Lists the files of the row's format.
-    async fn list(&self) -> Result<Vec<ListedFile>, CompactError> {
-        let ending = ending(&self.rules.format);
-        let (mut files, mut token) = (Vec::new(), None);
-        loop {
-            let page = self.account.list(&self.folder.key, token).await;
-            let page = page.map_err(CompactError::of("list", self.url(&self.folder.key)))?;
-            files.extend(page.files.into_iter().filter(|file| file.key.ends_with(ending)));
-            token = page.next;
-            if token.is_none() {
-                return Ok(files);
+            Some(Err(error)) => {
+                self.give_up(read).await;
+                Err(error)
+            }
+            // The files that were written are abandoned, and the other compaction deletes them.
+            None => {
+                self.report.busy += 1;
+                Ok(Next::Done)
             }
         }
-    }
-
-    fn url(&self, key: &str) -> String {
-        url(&self.rules.bucket, key)
-    }
-
-    /// The key of a file that a manifest names, if the file is in the folder.
-    fn key(&self, file: &str) -> Option<String> {
-        let key = file.strip_prefix(&self.url(""))?;
-        let name = key.strip_prefix(&self.folder.key)?;
-        (!name.contains('/')).then(|| key.to_owned())
-    }
-
-    async fn read(&self) -> Result<Read, CompactError> {
-        let place = || self.url(&self.folder.manifest);
-        let found = match self.account.get(&self.folder.manifest, None).await {
-            // Without permission to list all of the bucket, S3 may deny the read of an object that does not exist.
-            Err(denied @ CopyError::Denied(_)) => {
-                let listing = self.account.list(&self.folder.manifest, None).await;
-                match listing.map_err(CompactError::of("list", place()))?.files.is_empty() {
-                    true => None,
-                    false => return Err(CompactError::of("read", place())(denied)),
-                }
-            }
-            found => found.map_err(CompactError::of("read", place()))?,
-        };
-        let Some((etag, text)) = found else { return Ok(Read { manifest: Manifest::default(), etag: None }) };
-        let manifest = Manifest::parse(&text);
-        let manifest = manifest.map_err(|problem| CompactError::Manifest { place: place(), problem })?;
-        Ok(Read { manifest, etag: Some(etag) })
-    }
-
-    /// Writes the manifest if the object still has `etag`. `None`: another compaction wrote it.
-    async fn write(&self, manifest: &Manifest, etag: Option<&str>) -> Result<Option<String>, CompactError> {
-        let spec = FileSpec {
-            key: self.folder.manifest.clone(),
-            content_type: "application/x-ndjson",
-            metadata: Default::default(),
-            lock: None,
-        };
-        let text = Bytes::from(manifest.text());
-        let put = self.account.put_if(&spec, text.clone(), etag).await;
-        if let Ok(Some(etag)) = put {
-            return Ok(Some(etag));
-        }
-        // If the answer to a first attempt was lost, the second one finds what the first one wrote. No other turn writes the same
-        // text, because the names of the files in it are unique.
-        if let Ok(Some((etag, found))) = self.account.get(&spec.key, None).await
-            && found == text
-        {
-            return Ok(Some(etag));
-        }
-        put.map_err(CompactError::of("write", self.url(&spec.key)))
-    }
-
-    async fn delete(&self, keys: &[String]) -> Result<(), CompactError> {
-        if keys.is_empty() {
-            return Ok(());
-        }
-        let deleted = self.account.delete(keys).await;
-        deleted.map_err(CompactError::of("delete files of", self.url(&self.folder.key)))
     }
 
     /// Counts what a run would merge.
@@ -214,39 +165,86 @@ impl<A: CompactAccount> Turn<'_, A> {
         self.report.removed += (replaced + plan.abandoned.len()) as u64;
     }
 
-    /// Deletes files that do not count any more: of a run that was stopped, or that a message brought back.
-    async fn remove(&mut self, plan: &Plan, manifest: &Manifest, now: Timestamp) -> Result<(), CompactError> {
+    /// Deletes files that do not count any more.
+    async fn remove(&mut self, plan: &Plan) -> Result<(), CompactError> {
         for file in &plan.unknown {
             self.fail(format!(
                 "no manifest knows {file}, so its records do not count; restore {} from an older version, or delete the file",
-                self.url(&self.folder.manifest)
+                self.site.url(&self.site.folder.manifest)
             ));
         }
-        self.delete(&plan.abandoned).await?;
+        self.site.delete(&plan.abandoned).await?;
         self.report.removed += plan.abandoned.len() as u64;
-        for (by, keys) in &plan.replaced {
-            let settled = |since| is_older(since, self.setup.settle, now);
-            if manifest.merged_since(by).is_some_and(settled) && self.exists(by).await? {
-                self.delete(keys).await?;
-                self.report.removed += keys.len() as u64;
+        for (by, files) in &plan.replaced {
+            if !self.exists(by).await? {
+                continue;
+            }
+            let (same, returned): (Vec<_>, Vec<_>) =
+                files.iter().partition(|(file, content)| file.etag == content.etag);
+            let keys: Vec<_> = same.iter().map(|(file, _)| file.key.clone()).collect();
+            self.site.delete(&keys).await?;
+            self.report.removed += keys.len() as u64;
+            for (file, content) in returned {
+                if self.site.setup.stop.is_cancelled() {
+                    break;
+                }
+                self.remove_returned(file, content, by).await?;
             }
         }
         Ok(())
     }
 
+    /// Deletes a file that was written anew after it was merged, if it has as many records as then. A redelivery writes the same
+    /// records again, but it finds more of them if the object was mended meanwhile.
+    async fn remove_returned(
+        &mut self,
+        file: &ListedFile,
+        content: &Content,
+        by: &str,
+    ) -> Result<(), CompactError> {
+        let place = self.site.url(&file.key);
+        // The next turn of this run leaves the file alone.
+        self.left.insert(file.key.clone());
+        let found = if file.size < self.site.setup.target / 2 {
+            let _permit = self.site.setup.merges.acquire().await.expect("it is never closed");
+            match get(self.site.account, &self.site.rules.bucket, &file.key, Some(&file.etag)).await? {
+                Some((_, body)) => records(&self.site.rules.format, body),
+                // It was deleted or written again since it was listed. The next run looks at it.
+                None => return Ok(()),
+            }
+        } else {
+            Err("it is too large to be compared with --target-size".to_owned())
+        };
+        let found = match found {
+            Ok(found) if found == content.records => {
+                self.site.delete(std::slice::from_ref(&file.key)).await?;
+                self.report.removed += 1;
+                return Ok(());
+            }
+            Ok(found) => format!("it has {found} records now"),
+            Err(problem) => problem,
+        };
+        self.fail(format!(
+            "{place} was written again after {} records of it were merged into {by}, and does not count: {found}; download it, \
+             compare the two, put records that are missing into its folder under another name, and delete it",
+            content.records
+        ));
+        Ok(())
+    }
+
     /// Whether a merged file is there. Its sources are deleted only then.
     async fn exists(&mut self, file: &str) -> Result<bool, CompactError> {
-        let size = match self.key(file) {
-            Some(key) => self.account.size(&key).await.map_err(CompactError::of("find", file.to_owned()))?,
-            None => None,
+        let exists = match self.site.key(file) {
+            Some(key) => exists(self.site.account, &self.site.rules.bucket, &key).await?,
+            None => false,
         };
-        if size.is_none() {
+        if !exists {
             self.fail(format!(
                 "{file} does not exist, but {} says that it counts; the files that it replaced stay, and do not count",
-                self.url(&self.folder.manifest)
+                self.site.url(&self.site.folder.manifest)
             ));
         }
-        Ok(size.is_some())
+        Ok(exists)
     }
 
     fn fail(&mut self, problem: String) {
@@ -269,9 +267,9 @@ impl<A: CompactAccount> Turn<'_, A> {
                 let _ = write!(text, "\n{key}\n{etag}");
             }
             let hash = &digest::sha256(text.as_bytes())[..16];
-            let key = format!("{}{COMPACTED}{hash}{}", self.folder.key, ending(&self.rules.format));
-            let urls = sources.iter().map(|source| self.url(&source.key)).collect();
-            manifest.begin(self.url(&key), &merge, urls, now);
+            let key = format!("{}{COMPACTED}{hash}{}", self.site.folder.key, ending(&self.site.rules.format));
+            let urls = sources.iter().map(|source| self.site.url(&source.key)).collect();
+            manifest.begin(self.site.url(&key), &merge, urls, now);
             (key, sources)
         });
         named.collect()
@@ -281,24 +279,25 @@ impl<A: CompactAccount> Turn<'_, A> {
     async fn merge(
         &mut self,
         groups: Vec<(String, Vec<ListedFile>)>,
+        stop: &CancellationToken,
     ) -> Result<Vec<(String, Merged)>, CompactError> {
         let mut all = Vec::new();
         for (key, sources) in groups {
-            let Rules { format, lock, bucket, .. } = self.rules;
+            let Rules { format, lock, bucket, .. } = self.site.rules;
             let by = concat!("logferry/", env!("CARGO_PKG_VERSION"));
             let spec = FileSpec {
                 key: key.clone(),
                 content_type: content_type(format),
                 metadata: [("delivered-by".to_owned(), by.to_owned())].into(),
-                lock: lock.map(|lock| lock.until(Timestamp::now())),
+                lock: lock.map(|lock| lock.until((self.site.setup.now)())),
             };
             self.left.extend(sources.iter().map(|source| source.key.clone()));
-            let merged = merge(self.account, bucket, &spec, format, sources, &self.setup.stop).await?;
-            for source in &merged.sources {
+            let merged = merge(self.site.account, bucket, &spec, format, sources, stop).await?;
+            for (source, _) in &merged.sources {
                 self.left.remove(&source.key);
             }
             for (source, problem) in &merged.bad {
-                self.fail(format!("{} stays as it is: {problem}", self.url(&source.key)));
+                self.fail(format!("{} stays as it is: {problem}", self.site.url(&source.key)));
             }
             if merged.sources.len() > 1 {
                 all.push((key, merged));
@@ -307,62 +306,49 @@ impl<A: CompactAccount> Turn<'_, A> {
         Ok(all)
     }
 
-    /// Lets the merged files count instead of their sources, and deletes the sources.
+    /// Lets the merged files count instead of their sources.
     async fn commit(&mut self, mut read: Read, merged: Vec<(String, Merged)>) -> Result<Next, CompactError> {
-        if merged.is_empty() || !self.settle().await {
-            self.give_up(read).await;
-            // The next turn has another plan, because the sources that could not be merged are left alone.
-            return Ok(Next::Again);
-        }
-        let now = Timestamp::now();
+        let now = (self.site.setup.now)();
         for (key, Merged { sources, .. }) in &merged {
-            let sources = sources.iter().map(|source| self.url(&source.key));
-            read.manifest.replace(sources.collect::<Vec<_>>(), &self.url(key), now);
+            let sources = sources.iter().map(|(source, records)| {
+                let content = Content { records: *records, etag: source.etag.clone() };
+                (self.site.url(&source.key), content)
+            });
+            read.manifest.replace(sources, &self.site.url(key), now);
         }
         // A group of which too few sources were left.
         read.manifest.abandon(now);
-        if self.write(&read.manifest, read.etag.as_deref()).await?.is_none() {
+        if self.site.write(&read.manifest, read.etag.as_deref()).await?.is_none() {
             // Another compaction took the folder over. The merged files are abandoned, and it deletes them.
             self.report.busy += 1;
             return Ok(Next::Done);
         }
         for (_, Merged { sources, bytes, .. }) in &merged {
             self.report.merged += sources.len() as u64;
-            self.report.bytes_before += sources.iter().map(|source| source.size).sum::<u64>();
+            self.report.bytes_before += sources.iter().map(|(source, _)| source.size).sum::<u64>();
             self.report.written += 1;
             self.report.bytes_after += bytes;
-            count(&self.setup.progress.merged, sources.len() as u64);
-            count(&self.setup.progress.written, 1);
-        }
-        // If the run stops here, the next one deletes the sources.
-        if !self.settle().await {
-            return Ok(Next::Done);
-        }
-        for (key, Merged { sources, .. }) in &merged {
-            let file = self.url(key);
-            if self.exists(&file).await? {
-                let keys: Vec<_> = sources.iter().map(|source| source.key.clone()).collect();
-                self.delete(&keys).await?;
-            }
+            count(&self.site.setup.progress.merged, sources.len() as u64);
+            count(&self.site.setup.progress.written, 1);
         }
         Ok(Next::Again)
     }
 
-    /// Waits, so that queries that began before see one side or the other. Returns false if the run is told to stop.
-    async fn settle(&self) -> bool {
+    /// Waits for queries that listed the folder before the merged files were there. Returns false if the run is told to stop.
+    async fn settle(&self, stop: &CancellationToken) -> bool {
         tokio::select! {
-            () = tokio::time::sleep(self.setup.settle) => true,
-            () = self.setup.stop.cancelled() => false,
+            () = tokio::time::sleep(self.site.setup.settle) => true,
+            () = stop.cancelled() => false,
         }
     }
 
     /// Says in the manifest that this turn's files are abandoned, and deletes those that were written. If that fails, the next
     /// run takes the folder over later.
     async fn give_up(&self, mut read: Read) {
-        let keys: Vec<_> = read.manifest.merging().filter_map(|(file, _)| self.key(file)).collect();
-        read.manifest.abandon(Timestamp::now());
-        if let Ok(Some(_)) = self.write(&read.manifest, read.etag.as_deref()).await {
-            let _ = self.delete(&keys).await;
+        let keys: Vec<_> = read.manifest.merging().filter_map(|(file, _)| self.site.key(file)).collect();
+        read.manifest.abandon((self.site.setup.now)());
+        if let Ok(Some(_)) = self.site.write(&read.manifest, read.etag.as_deref()).await {
+            let _ = self.site.delete(&keys).await;
         }
     }
 }

@@ -128,26 +128,6 @@ impl CompactAccount for S3Lake {
         Ok(Some((etag, body.freeze())))
     }
 
-    async fn size(&self, key: &str) -> Result<Option<u64>, CopyError> {
-        let head = || {
-            self.client
-                .head_object()
-                .bucket(&self.bucket)
-                .key(key)
-                .set_expected_bucket_owner(self.owner.clone())
-                .customize()
-                .config_override(self.customer())
-                .send()
-        };
-        match self.role.call(head).await {
-            Ok(head) => {
-                Ok(Some(head.content_length.and_then(|size| size.try_into().ok()).unwrap_or_default()))
-            }
-            Err(error) if absent(&error) => Ok(None),
-            Err(error) => Err(refused(error)),
-        }
-    }
-
     async fn put_if(
         &self,
         file: &FileSpec,

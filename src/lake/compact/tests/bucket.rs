@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     io::{Read, Write},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
@@ -48,6 +49,10 @@ pub(super) struct Objects {
     /// What a reader saw instead.
     pub(super) violations: Vec<String>,
     decoded: HashMap<String, Vec<String>>,
+    /// A read of an object that does not exist is denied.
+    pub(super) denies: bool,
+    /// An object that listings of its folder still have: it is deleted right after them.
+    pub(super) vanishes: Option<String>,
 }
 
 /// One process that uses the bucket.
@@ -64,13 +69,22 @@ struct Process {
     killed: bool,
     /// Lets other processes go on at random.
     random: Option<fastrand::Rng>,
+    /// Time that each call takes.
+    latency: Duration,
     /// The process stands still before this call until the semaphore has a permit.
     gate: Option<(usize, Arc<Semaphore>)>,
 }
 
 impl Handle {
     pub(super) fn new(shared: &Arc<Mutex<Objects>>) -> Self {
-        let process = Process { calls: 0, fault: None, killed: false, random: None, gate: None };
+        let process = Process {
+            calls: 0,
+            fault: None,
+            killed: false,
+            random: None,
+            latency: Duration::ZERO,
+            gate: None,
+        };
         Self { shared: Arc::clone(shared), process: Arc::new(Mutex::new(process)) }
     }
 
@@ -86,6 +100,11 @@ impl Handle {
 
     pub(super) fn paused_at(self, call: usize, gate: &Arc<Semaphore>) -> Self {
         lock(&self.process).gate = Some((call, Arc::clone(gate)));
+        self
+    }
+
+    pub(super) fn slow(self, latency: Duration) -> Self {
+        lock(&self.process).latency = latency;
         self
     }
 
@@ -115,6 +134,10 @@ impl Handle {
 
     async fn call<T>(&self, effect: impl Fn(&mut Objects) -> T) -> Result<T, CopyError> {
         self.pause().await;
+        let latency = lock(&self.process).latency;
+        if !latency.is_zero() {
+            tokio::time::sleep(latency).await;
+        }
         let result = {
             let mut process = lock(&self.process);
             let fault = process.fault.filter(|(at, _)| *at == process.calls).map(|(_, fault)| fault);
@@ -148,7 +171,7 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn etag(body: &[u8]) -> String {
+pub(super) fn etag(body: &[u8]) -> String {
     format!("\"{}\"", digest::sha256(body))
 }
 
@@ -204,7 +227,7 @@ pub(super) fn file(key: &str, records: &[u32]) -> Bytes {
 }
 
 /// The records of a file. An unreadable file has none.
-fn records(key: &str, body: &Bytes) -> Vec<String> {
+pub(super) fn records(key: &str, body: &Bytes) -> Vec<String> {
     let mut found = Vec::new();
     if key.ends_with(".parquet") {
         let Ok(mut reader) = ParquetReader::new(body.clone()) else { return found };
@@ -298,6 +321,12 @@ impl CompactAccount for Handle {
                     false => page.folders.push(entry.to_owned()),
                 }
             }
+            if let Some(key) = shared.vanishes.clone().filter(|key| key.starts_with(prefix) && key != prefix)
+                && page.next.is_none()
+                && !key[prefix.len()..].contains('/')
+            {
+                page.files.push(ListedFile { key, size: 1, etag: "gone".to_owned() });
+            }
             page
         })
         .await
@@ -305,15 +334,17 @@ impl CompactAccount for Handle {
 
     async fn get(&self, key: &str, tag: Option<&str>) -> Result<Option<(String, Bytes)>, CopyError> {
         self.call(|shared| {
-            let body = shared.objects.get(key)?.clone();
+            let Some(body) = shared.objects.get(key).cloned() else {
+                return if shared.denies {
+                    Err(CopyError::Denied("no permission".to_owned()))
+                } else {
+                    Ok(None)
+                };
+            };
             let found = etag(&body);
-            (tag.is_none_or(|tag| tag == found)).then_some((found, body))
+            Ok((tag.is_none_or(|tag| tag == found)).then_some((found, body)))
         })
-        .await
-    }
-
-    async fn size(&self, key: &str) -> Result<Option<u64>, CopyError> {
-        self.call(|shared| shared.objects.get(key).map(|body| body.len() as u64)).await
+        .await?
     }
 
     async fn put_if(
