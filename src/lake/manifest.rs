@@ -150,6 +150,14 @@ impl Manifest {
                 Word::Abandoned => Some(State::Abandoned),
             };
             let state = state.ok_or_else(|| failed("a member is missing".to_owned()))?;
+            // Files in these states are deleted, or count, only because a compaction wrote them.
+            let written = match &state {
+                State::Merging { .. } | State::Merged | State::Abandoned => &line.file,
+                State::Replaced { by, .. } => by,
+            };
+            if !is_compacted(written) {
+                return Err(failed(format!("{written:?} is not the name of a compacted file")));
+            }
             let file = line.file.clone();
             if manifest.lines.insert(line.file, Entry { at: line.at, state }).is_some() {
                 return Err(failed(format!("{file:?} has a line already")));
