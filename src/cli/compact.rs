@@ -67,10 +67,11 @@ hour at least --remove-after later deletes the small files, so run this command 
 stays as it is. Rows keep their columns and their contents; their order is that of the files' keys.
 
 Queries must follow the manifests, as the view of `logferry lake ddl` does: a file counts if its name does not begin with compacted-
-and no line of its folder's manifest says that it is replaced, or if its name begins so and a line says that it is merged. Then they see
-every record exactly once at every moment, also if a run is killed. The next run finishes what a killed run left. Runs at the same
-time are harmless: one leaves the folders of the other alone. A file that a message brings back later is known, and deleted by the next
-run that looks at its hour. If it has another number of records then, it stays, does not count, and the result names it.
+and no line of its folder's manifest says that it is replaced, or if its name begins so and a line says that it is merged. Then they
+see every record exactly once, also if a run is killed, unless they are slower than --settle and --remove-after allow. The next run
+finishes what a killed run left. Runs at the same time are harmless: one leaves the folders of the other alone. A file that a message
+brings back later is known, and deleted by the next run that looks at its hour. If it has another number of records then, it stays and
+does not count, and the result names it.
 
 A merged file gets the row's Object Lock, from the moment of the merge on. In a bucket with versions, deleted files stay as
 older versions, until their lock ends and a lifecycle rule removes them. Parts of files that a killed run left need a lifecycle rule
