@@ -354,6 +354,11 @@ mod tests {
             ("{\"file\":\"a\",\"state\":\"replaced\",\"at\":\"2026-01-02T01:10:00Z\"}", "missing"),
             (&line.replace("records", "rows"), "missing"),
             (&format!("{line}\n{line}"), "already"),
+            (
+                "{\"file\":\"s3://b/a\",\"state\":\"abandoned\",\"at\":\"2026-01-02T01:10:00Z\"}",
+                "not the name",
+            ),
+            (&line.replace("/compacted-", "/c-"), "not the name"),
         ] {
             let error = Manifest::parse(bad.as_bytes()).expect_err(bad);
             assert!(error.contains(problem), "{bad}: {error}");
