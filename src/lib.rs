@@ -76,8 +76,8 @@
 //! use jiff::Timestamp;
 //! use logferry::{
 //!     batch::MAX_BATCH_EVENTS,
-//!     copy::memory::MemoryCopier,
 //!     fairness::book::Limits,
+//!     lake::memory::MemoryBuckets,
 //!     ledger::{
 //!         claim::{self, ClaimSettings, Claims},
 //!         memory::MemoryLedger,
@@ -135,7 +135,7 @@
 //!     store,
 //!     directory: OneTenant(Arc::new(tenant)),
 //!     sinks: sinks.clone(),
-//!     copier: MemoryCopier::default(),
+//!     copier: MemoryBuckets::default(),
 //!     claims: Claims::new(Some(MemoryLedger::new(lease)), claims, claim::Metrics::default()),
 //!     quarantine: None,
 //! };
