@@ -92,12 +92,11 @@ impl Scope {
                 let actions = [
                     "s3:GetObject",
                     "s3:PutObject",
-                    "s3:PutObjectAcl",
                     "s3:PutObjectRetention",
                     "s3:AbortMultipartUpload",
                     "s3:DeleteObject",
                 ];
-                let manifest_actions = ["s3:GetObject", "s3:PutObject", "s3:PutObjectAcl"];
+                let manifest_actions = ["s3:GetObject", "s3:PutObject"];
                 json!([
                     list,
                     allow(&actions, &[&below(bucket, files)]),

@@ -159,6 +159,12 @@ impl Metrics {
         }
     }
 
+    fn count_outcomes(&self, outcomes: &[(&'static str, u64)]) {
+        for &(outcome, count) in outcomes.iter().filter(|(_, count)| *count > 0) {
+            self.records.get_or_create(&Outcome::new(outcome)).inc_by(count);
+        }
+    }
+
     /// Adds the tally of one object that was written into a lake.
     pub fn count_lake(&self, tally: &lake::Tally) {
         self.records_read.inc_by(tally.read);
@@ -168,9 +174,7 @@ impl Metrics {
             ("quarantined", tally.quarantined),
             ("resumed", tally.resumed),
         ];
-        for (outcome, count) in outcomes.into_iter().filter(|(_, count)| *count > 0) {
-            self.records.get_or_create(&Outcome::new(outcome)).inc_by(count);
-        }
+        self.count_outcomes(&outcomes);
         self.records_undated.inc_by(tally.undated);
         self.records_mended.inc_by(tally.mended);
         self.lake_files.inc_by(tally.files);
@@ -191,9 +195,7 @@ impl Metrics {
             ("quarantined", tally.quarantined),
             ("resumed", tally.resumed),
         ];
-        for (outcome, count) in outcomes.into_iter().filter(|(_, count)| *count > 0) {
-            self.records.get_or_create(&Outcome::new(outcome)).inc_by(count);
-        }
+        self.count_outcomes(&outcomes);
         self.records_undated.inc_by(tally.undated);
         self.records_mended.inc_by(tally.mended);
         self.records_oversize.inc_by(tally.oversize);
