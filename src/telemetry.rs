@@ -330,7 +330,7 @@ mod tests {
         let subscriber = tracing_subscriber::fmt().json().with_writer(move || writer.clone()).finish();
         let before = std::panic::take_hook();
         std::panic::set_hook(Box::new(tell_panic));
-        let panicked = tracing::subscriber::with_default(subscriber, || {
+        let panicked = crate::trace::testing::with_subscriber(subscriber, || {
             std::panic::catch_unwind(|| panic!("byte index 3 is inside {:?}", "a record"))
         });
         std::panic::set_hook(before);

@@ -253,4 +253,6 @@ fn sender(header: Option<&str>) -> Option<SpanContext> {
 }
 
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;

@@ -258,7 +258,7 @@ impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Lines {
 fn every_change_is_logged_and_no_line_is_written_under_the_lock() {
     let lines = Lines { health: Arc::new(health(&[])), written: Arc::default() };
     let subscriber = tracing_subscriber::registry().with(lines.clone());
-    tracing::subscriber::with_default(subscriber, || {
+    crate::trace::testing::with_subscriber(subscriber, || {
         let health = &lines.health;
         let head = || Check::SourceBucket.on("staging");
         fail(health, head(), 3);

@@ -42,7 +42,7 @@ fn spans(sampler: impl ShouldSample + 'static, work: impl FnOnce()) -> Vec<SpanD
         SdkTracerProvider::builder().with_sampler(sampler).with_span_processor(ended.clone()).build();
     let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("test")).with_location(false);
     let layer = layer.with_filter(Targets::new().with_target(TARGET, LevelFilter::INFO));
-    tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), work);
+    testing::with_subscriber(tracing_subscriber::registry().with(layer), work);
     ended.0.lock().expect("no test panics with the lock").clone()
 }
 
@@ -117,7 +117,7 @@ fn without_traces_there_is_no_span() {
     // The log's layer alone, with a filter that allows everything but spans.
     let filter = Targets::new().with_default(LevelFilter::TRACE).with_target(TARGET, LevelFilter::OFF);
     let log = tracing_subscriber::fmt::layer().with_writer(std::io::sink).with_filter(filter);
-    tracing::subscriber::with_default(tracing_subscriber::registry().with(log), || {
+    testing::with_subscriber(tracing_subscriber::registry().with(log), || {
         let message = messages(Sender::Linked).process("m-1", 1, Some(HEADER));
         assert!(message.is_disabled() && messages(Sender::Linked).receive().is_disabled());
         message.in_scope(|| {
