@@ -20,11 +20,7 @@ mod shadow;
 mod show;
 mod tenant;
 
-use std::{
-    path::PathBuf,
-    process::ExitCode,
-    time::Instant,
-};
+use std::{path::PathBuf, process::ExitCode, time::Instant};
 
 use clap::{Args, Parser, Subcommand, error::ContextKind};
 use tokio::runtime::Runtime;
