@@ -14,9 +14,11 @@ mod model;
 mod outcome;
 mod point;
 mod queue;
+mod room;
 mod scaling;
 mod settings;
 mod tables;
+mod together;
 mod worker;
 
 use std::{path::PathBuf, process::ExitCode};

@@ -18,14 +18,16 @@ use crate::{
     cpu::{Cpu, Slice},
     outcome::{Outcome, Scarce},
     queue::Queue,
+    room::units,
     settings::{
         ACCOUNT_PAUSE, ATTEMPTS, COLLECTOR_PAUSE, CREATE_STREAM_RATE, FIRST_PAUSE, GATHER, JSON_PER_PUT,
         LEDGER_ATTEMPTS, LEDGER_FIRST_PAUSE, LEDGER_PATIENCE, LEDGER_PAUSE, LINGER, LONGEST_ACCOUNT_PAUSE,
         LONGEST_COLLECTOR_PAUSE, LONGEST_HIDING, LONGEST_PAUSE, MAX_MESSAGES, MAX_RETRY_DELAY, PACE_BURST,
         POD_START, Place, QUERY_UNITS, RETRY_COST, RETRY_DELAY, RETRY_REFUND, SLICE, STS_PAUSE, SYNC,
-        Settings,
+        Settings, UNITS, WRITE_UNITS,
     },
-    worker::{Client, Shared, Turn, Worker, kept_for},
+    together::Call,
+    worker::{Change, Client, Message, Shared, Turn, Worker, kept_for},
 };
 
 /// A part of a simulation with conditions of its own.
@@ -53,6 +55,8 @@ pub(crate) enum Task {
     Object(u32),
     /// A service on the same machine answers a call for an object.
     Call(u32),
+    /// The ledger on the same machine answers a call that objects share.
+    Together(u32),
     /// The queue on the same machine answers a receive.
     Receive(u32),
     /// An event is published.
@@ -82,6 +86,10 @@ enum Event {
         task: Task,
         left: Time,
     },
+    /// Entries of a worker's objects have waited for others.
+    Together(u32, Change),
+    /// The answer to a call that objects share arrives.
+    Written(u32),
     /// The deletes of a worker have waited long enough.
     Delete(u32),
     /// The autoscaler looks at the queue.
@@ -96,6 +104,8 @@ enum Stage {
     LookUp,
     LookedUp,
     Claim,
+    /// Takes the lease of an entry that an earlier attempt made.
+    Reclaim,
     Enter,
     Entered,
     Get,
@@ -127,6 +137,8 @@ struct Object {
     /// Refused attempts of the call that the object makes.
     tries: u8,
     needs_stream: bool,
+    /// Whether the ledger has an entry of the object.
+    has_entry: bool,
     /// Whether the message is hidden until its retry.
     hidden: bool,
 }
@@ -158,8 +170,12 @@ pub(crate) struct Simulation {
     stopped: usize,
     /// The cores of the machine that everything shares, if it is one.
     machine: Option<Cpu<Task>>,
-    /// Slots in use.
+    /// Entries of the calls that objects share, at the indices that are not in `free_calls`.
+    calls: Vec<Vec<u32>>,
+    free_calls: Vec<u32>,
+    /// Messages in work, and the units of their places.
     working: usize,
+    busy: usize,
     /// How long workers' caches keep what is not used.
     keep: Time,
     outcome: Outcome,
@@ -191,7 +207,10 @@ impl Simulation {
                 Place::Region(_) => None,
                 Place::Loopback(loopback) => Some(Cpu::new(loopback.cores, SLICE)),
             },
+            calls: Vec::new(),
+            free_calls: Vec::new(),
             working: 0,
+            busy: 0,
             keep: Time::MAX,
             outcome: Outcome::new(),
             shares,
@@ -254,8 +273,14 @@ impl Simulation {
         outcome
     }
 
+    /// Processor time that was used on the shared machine.
     #[cfg(test)]
-    pub(crate) fn slots_in_use(&self) -> usize {
+    pub(crate) fn machine_time(&self) -> Time {
+        self.machine.as_ref().map_or(0, |machine| machine.used)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn messages_in_work(&self) -> usize {
         self.working
     }
 
@@ -292,6 +317,8 @@ impl Simulation {
             Event::Received(worker) => self.received(worker),
             Event::Step(object) => self.step(object),
             Event::Slice { cpu, task, left } => self.slice_ended(cpu, task, left),
+            Event::Together(worker, change) => self.together_is_due(worker, change),
+            Event::Written(call) => self.written(call),
             Event::Delete(worker) => self.delete(worker),
             Event::Sync => self.scale(),
             Event::Ready(worker) => self.ready(worker),
@@ -323,6 +350,7 @@ impl Simulation {
             _ if left > 0 => return,
             Task::Object(number) => return self.step(number),
             Task::Call(number) => Event::Step(number),
+            Task::Together(call) => Event::Written(call),
             Task::Receive(worker) => Event::Received(worker),
             Task::Publish(number) => Event::Visible(number),
             Task::Aside => return,

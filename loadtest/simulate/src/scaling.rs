@@ -294,20 +294,20 @@ mod tests {
 
     #[test]
     fn time_in_slots_obeys_littles_law() {
-        // Slots in use = rate x time in a slot. The mean of the level is measured by a sample in each second.
+        // Messages in work = rate x time in a slot. The mean of the level is measured by a sample in each second.
         let experiment = Experiment::of(1000, Fleet::recommended(16), 1);
         let mut simulation = experiment.start();
         simulation.run(&Phase::steady(20));
         let (mut used, mut done, mut time) = (0.0, 0.0, 0.0);
         for _ in 0..400 {
             let outcome = simulation.run(&Phase { length: SECOND / 4, ..Phase::steady(0) });
-            used += simulation.slots_in_use() as f64 / 400.0;
+            used += simulation.messages_in_work() as f64 / 400.0;
             done += outcome.slot_time.total() as f64 / 100.0;
             time += outcome.slot_time.mean() / 400.0;
         }
         assert!(
             (used / (done * time) - 1.0).abs() < 0.03,
-            "{used} slots, {done} objects a second of {time} s"
+            "{used} messages, {done} objects a second of {time} s"
         );
         assert!((time / USUAL_SLOT_TIME - 1.0).abs() < 0.05, "{time} s");
     }

@@ -40,6 +40,8 @@ pub(crate) const FLUSH_AFTER: Time = 300 * SECOND;
 /// JSON in bytes at which the collector closes an object early: 64 MiB of `batch.max_bytes` count memory and give 4 to 13 MB of
 /// JSON.
 pub(crate) const LARGEST_OBJECT: f64 = 8e6;
+/// Bytes of JSON for a stored byte. Source: loadtest/README.md, "The objects", one pod per object.
+pub(crate) const COMPRESSION: f64 = 12.0;
 /// How long a pod lives, after which another name writes its logs. Assumption.
 pub(crate) const POD_LIFE: Time = 24 * 3600 * SECOND;
 /// Pauses of the collector after S3 has refused a PutObject. Source: Vector's reference, `aws_s3` sink,
@@ -94,9 +96,9 @@ impl Fleet {
             daily_streams: true,
             put_rate: 800,
             ledger: true,
-            // Source: loadtest/RESULTS.md, "Observed", without observers: 1.90 ms for 100 kB, 147 ms for 61 MB (EPYC, with the
-            // ledger, without TLS).
-            work: Work { object: 1_660_000, byte: 2.39 },
+            // Source: loadtest/RESULTS.md: 0.33 ms for 23 kB ("A burst"), 0.56 ms for 312 kB on average ("The mix"): EPYC, with
+            // the ledger, without TLS, under load, when objects share calls.
+            work: Work { object: 310_000, byte: 0.8 },
         }
     }
 
@@ -109,11 +111,26 @@ impl Fleet {
     }
 }
 
+/// `UNITS`, `STORED` and `MOST_AT_ONCE` in src/room.rs.
+pub(crate) const UNITS: usize = 8;
+pub(crate) const STORED: f64 = 16_384.0;
+pub(crate) const MOST_AT_ONCE: usize = 128;
 /// Most messages of a receive: `queue.max_messages`.
 pub(crate) const MAX_MESSAGES: usize = 10;
-/// `GATHER` and `SLOW` in src/worker.rs.
+/// `GATHER`, `SLOW` and `INERTIA` in src/worker.rs.
 pub(crate) const GATHER: Time = 20 * MILLISECOND;
 pub(crate) const SLOW: Time = 200 * MILLISECOND;
+pub(crate) const INERTIA: f64 = 7.0;
+/// `MAX_STATEMENTS` in src/ledger/dynamodb/together.rs.
+pub(crate) const MAX_STATEMENTS: usize = 25;
+/// `BUSY_ENTRIES` and `BUSY_FOR` in src/batcher.rs.
+pub(crate) const BUSY_ENTRIES: usize = 8;
+pub(crate) const BUSY_FOR: Time = 20 * MILLISECOND;
+
+/// `pace` in src/ledger/dynamodb.rs: the time between two calls of a worker that objects share.
+pub(crate) fn pace(slots: usize) -> Time {
+    (slots as Time * 5 * MILLISECOND / 2).clamp(2 * MILLISECOND, 20 * MILLISECOND)
+}
 /// `LINGER` in src/worker/settle.rs: how long a delete waits for others.
 pub(crate) const LINGER: Time = 50 * MILLISECOND;
 /// `LONGEST_HIDING` in src/worker/settle.rs: messages with a longer wait are sent anew and are not in flight.
@@ -195,6 +212,10 @@ pub(crate) const WRITES_PER_PARTITION: f64 = 1000.0;
 /// A partition may save unused units of five minutes. Source: DynamoDB developer guide, "Burst and adaptive capacity".
 /// DynamoDB may use the saved units itself, so the model counts ten seconds of them.
 pub(crate) const SAVED_UNITS: f64 = 10.0;
+/// A statement of a BatchExecuteStatement takes as many write units as a single call, and is throttled by itself; a write whose
+/// condition fails takes them too. Source: DynamoDB API reference, "BatchExecuteStatement" (consumed capacity by statement) and
+/// "BatchStatementError"; developer guide, "DynamoDB read and write operations".
+pub(crate) const WRITE_UNITS: f64 = 1.0;
 /// Units of one tenant's Query, eventually consistent, below 4 KB.
 pub(crate) const QUERY_UNITS: f64 = 0.5;
 
@@ -286,7 +307,8 @@ impl Latencies {
             receive: milliseconds(20.0),
             // Source: S3 user guide, "Best practices design patterns": 100 to 200 ms for small objects.
             get: milliseconds(100.0),
-            // Source: DynamoDB developer guide: single-digit milliseconds.
+            // Source: DynamoDB developer guide: single-digit milliseconds. A call with several statements takes as long as the
+            // slowest: DynamoDB carries them out in parallel (developer guide, "BatchWriteItem"; assumed for statements).
             dynamodb: milliseconds(5.0),
             // Assumptions: AWS publishes no figures.
             assume_role: milliseconds(100.0),

@@ -1,16 +1,18 @@
-//! The state of one worker: its slots, its caches, and what it knows about accounts.
+//! The state of one worker: the messages in its room, its caches, and what it knows about accounts.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use crate::{
     chance::Chance,
     clock::{SECOND, Time, in_seconds},
     cpu::Cpu,
     limit::Pace,
+    room::Room,
     settings::{
-        Fleet, MAX_MESSAGES, MAX_RETRY_DELAY, RETRY_TOKENS, SESSION_LIFE, SHORTEST_TURN, SLICE, SLOW,
-        TENANT_TTL,
+        Fleet, INERTIA, MAX_MESSAGES, MAX_RETRY_DELAY, RETRY_TOKENS, SESSION_LIFE, SHORTEST_TURN, SLICE,
+        SLOW, TENANT_TTL, UNITS, pace,
     },
+    together::Together,
 };
 
 /// A client with retry tokens of its own.
@@ -34,29 +36,53 @@ pub(crate) enum Shared {
 /// What the receive loop does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Turn {
-    /// Waits until a slot comes free.
+    /// Waits until a place comes free.
     Full,
-    /// Waits for more free slots, but no longer than until this time.
+    /// Waits for more room, but no longer than until this time.
     Gather(Time),
-    /// Receives as many messages as it has free slots.
-    Receive,
+    /// Receives up to so many messages.
+    Receive(usize),
+}
+
+/// A message that was received.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Message {
+    pub(crate) number: u32,
+    pub(crate) tenant: usize,
+    pub(crate) units: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Running {
     message: u32,
     tenant: usize,
+    units: usize,
     since: Time,
+}
+
+/// Kinds of entries that objects write into the ledger together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    Claim,
+    End,
 }
 
 #[derive(Debug)]
 pub(crate) struct Worker {
-    slots: usize,
+    room: Room,
     running: Vec<Running>,
+    /// Messages that wait for room, the first first. Nothing is received meanwhile.
+    ahead: VecDeque<Message>,
+    /// Mean number of units of the latest messages.
+    typical: f64,
+    claims: Together,
+    ends: Together,
     /// The worker has not started yet, or stops.
     pub(crate) takes_nothing: bool,
     /// A receive is open.
     pub(crate) receives: bool,
+    /// Most messages of the open receive.
+    pub(crate) asked: usize,
     /// Messages of the answer that is on its way.
     pub(crate) incoming: Vec<u32>,
     /// Finished messages that are not deleted yet.
@@ -84,10 +110,15 @@ pub(crate) struct Worker {
 impl Worker {
     pub(crate) fn new(fleet: &Fleet) -> Self {
         Self {
-            slots: fleet.concurrency,
+            room: Room::new(fleet.concurrency),
             running: Vec::new(),
+            ahead: VecDeque::new(),
+            typical: UNITS as f64,
+            claims: Together::new(pace(fleet.concurrency)),
+            ends: Together::new(pace(fleet.concurrency)),
             takes_nothing: true,
             receives: false,
+            asked: 0,
             incoming: Vec::new(),
             deletes: 0,
             hidden: 0,
@@ -107,7 +138,7 @@ impl Worker {
     }
 
     pub(crate) fn is_idle(&self) -> bool {
-        self.running.is_empty()
+        self.running.is_empty() && self.ahead.is_empty()
     }
 
     /// Frees the memory of a worker that has ended.
@@ -116,37 +147,62 @@ impl Worker {
         (self.put_paces, self.creation_paces) = (HashMap::new(), HashMap::new());
     }
 
-    pub(crate) fn room(&self) -> usize {
-        self.slots - self.running.len()
+    pub(crate) fn together(&mut self, change: Change) -> &mut Together {
+        match change {
+            Change::Claim => &mut self.claims,
+            Change::End => &mut self.ends,
+        }
     }
 
-    /// The receive loop of src/worker.rs: if few slots are free, it waits for more, unless the busy ones are slow.
+    pub(crate) fn take_on(&mut self, message: Message) {
+        self.typical = (self.typical * INERTIA + message.units as f64) / (INERTIA + 1.0);
+        self.ahead.push_back(message);
+    }
+
+    /// Takes a place for the first message that waits, if there is room. The message has the place until [`Worker::leave`].
+    pub(crate) fn admit(&mut self, now: Time) -> Option<(u32, usize)> {
+        let Message { number, tenant, units } = *self.ahead.front()?;
+        if self.running.len() == self.room.most_at_once() {
+            return None;
+        }
+        let units = self.room.take(units)?;
+        self.ahead.pop_front();
+        self.running.push(Running { message: number, tenant, units, since: now });
+        Some((number, units))
+    }
+
+    /// The receive loop of src/worker.rs: if there is room for few messages, it waits for more, unless the messages in work are
+    /// slow.
     pub(crate) fn turn(&mut self, gather: Time, now: Time) -> Turn {
-        let room = self.room();
-        if room == 0 {
+        let at_once = self.room.most_at_once() - self.running.len();
+        let room = self.room.fits(self.room.free(), self.typical).min(at_once);
+        if room == 0 || !self.ahead.is_empty() {
             return Turn::Full;
         }
-        let slow = self.running.iter().filter(|running| now - running.since > SLOW).count();
-        if room < MAX_MESSAGES.min((self.slots - slow) / 2) {
+        let slow = self.running.iter().filter(|running| now - running.since > SLOW);
+        let slow: usize = slow.map(|running| running.units).sum();
+        if room < MAX_MESSAGES.min(self.room.fits(self.room.total() - slow, self.typical) / 2) {
             let until = *self.gathers_until.get_or_insert(now + gather);
             if now < until {
                 return Turn::Gather(until);
             }
         }
         self.gathers_until = None;
-        Turn::Receive
+        Turn::Receive(room.min(MAX_MESSAGES))
     }
 
-    /// Takes a message into a slot, as src/fairness/book.rs does. `alone`: there are no other tenants.
+    /// Begins the work on the message that was admitted last, as src/fairness/book.rs does. `alone`: there are no other tenants.
     ///
     /// # Errors
-    /// The tenant's share of the slots is used up. The error is the time until the object's turn. The message has a slot all the
-    /// same until [`Worker::leave`].
-    pub(crate) fn enter(&mut self, message: u32, tenant: usize, alone: bool, now: Time) -> Result<(), Time> {
-        let free = self.room();
-        let held = self.running.iter().filter(|running| running.tenant == tenant).count();
-        self.running.push(Running { message, tenant, since: now });
-        if held == 0 || alone || held < free {
+    /// The tenant's share of the room is used up. The error is the time until the object's turn.
+    pub(crate) fn enter(&mut self, alone: bool, now: Time) -> Result<(), Time> {
+        let (own, others) = self.running.split_last().expect("a message was admitted");
+        let tenant = own.tenant;
+        let (mut held, mut units) = (0, 0);
+        for other in others.iter().filter(|other| other.tenant == tenant) {
+            (held, units) = (held + 1, units + other.units);
+        }
+        if held == 0 || alone || units < self.room.free() + own.units {
             return Ok(());
         }
         let place = self.mean_time / held as Time;
@@ -155,14 +211,15 @@ impl Worker {
         Err((*turn - now).max(SHORTEST_TURN))
     }
 
-    /// Frees a message's slot. Returns the time that the message had it.
-    pub(crate) fn leave(&mut self, message: u32, now: Time) -> Time {
+    /// Frees a message's place. Returns the number of its units, and the time that the message had it.
+    pub(crate) fn leave(&mut self, message: u32, now: Time) -> (usize, Time) {
         let at = self.running.iter().position(|running| running.message == message);
-        let running = self.running.swap_remove(at.expect("the message has a slot"));
+        let running = self.running.swap_remove(at.expect("the message has a place"));
+        self.room.give_back(running.units);
         let time = now - running.since;
         // `INERTIA` in src/fairness/book.rs.
         self.mean_time = (7 * self.mean_time + time) / 8;
-        time
+        (running.units, time)
     }
 
     fn cache(&mut self, shared: Shared) -> &mut Cache {
@@ -267,33 +324,39 @@ mod tests {
     use super::*;
     use crate::{clock::MILLISECOND, settings::GATHER};
 
-    fn busy(slots: usize, running: u32, since: Time) -> Worker {
+    /// A worker with messages of `units` units in work, each of another tenant.
+    fn busy_with(slots: usize, running: u32, units: usize, since: Time) -> Worker {
         let mut worker = Worker::new(&Fleet { concurrency: slots, ..Fleet::shipped() });
-        for message in 0..running {
-            worker.running.push(Running { message, tenant: message as usize, since });
+        for number in 0..running {
+            worker.take_on(Message { number, tenant: number as usize, units });
+            worker.admit(since).expect("there is room");
         }
         worker
+    }
+
+    fn busy(slots: usize, running: u32, since: Time) -> Worker {
+        busy_with(slots, running, UNITS, since)
     }
 
     #[test]
     fn a_receive_waits_for_ten_or_half_of_the_slots_that_are_not_slow() {
         let now = SECOND;
         for (slots, running, since, expected) in [
-            (16, 0, now, Turn::Receive),
+            (16, 0, now, Turn::Receive(10)),
             (16, 16, now, Turn::Full),
-            (16, 8, now, Turn::Receive),
+            (16, 8, now, Turn::Receive(8)),
             (16, 9, now, Turn::Gather(now + GATHER)),
-            (16, 9, now - 201 * MILLISECOND, Turn::Receive),
-            (64, 54, now, Turn::Receive),
+            (16, 9, now - 201 * MILLISECOND, Turn::Receive(7)),
+            (64, 54, now, Turn::Receive(10)),
             (64, 55, now, Turn::Gather(now + GATHER)),
             (8, 5, now, Turn::Gather(now + GATHER)),
-            (8, 4, now, Turn::Receive),
+            (8, 4, now, Turn::Receive(4)),
         ] {
             assert_eq!(busy(slots, running, since).turn(GATHER, now), expected, "{running} of {slots}");
         }
         let mut worker = busy(16, 15, now);
         assert_eq!(worker.turn(GATHER, now), Turn::Gather(now + GATHER));
-        assert_eq!(worker.turn(GATHER, now + GATHER), Turn::Receive, "after 20 ms, any slot is enough");
+        assert_eq!(worker.turn(GATHER, now + GATHER), Turn::Receive(1), "after 20 ms, any room is enough");
         assert_eq!(
             worker.turn(GATHER, now + GATHER),
             Turn::Gather(now + 2 * GATHER),
@@ -302,25 +365,73 @@ mod tests {
     }
 
     #[test]
-    fn a_busy_tenant_gets_half_of_the_slots_and_the_rest_a_turn() {
-        let mut worker = busy(16, 0, 0);
-        let admitted = (0..16).filter(|message| worker.enter(*message, 7, false, 0).is_ok()).count();
-        assert_eq!(admitted, 8);
+    fn a_receive_asks_for_what_probably_fits() {
+        // The mean of the latest messages is near one unit. 120 units are shared.
+        assert_eq!(busy_with(16, 100, 1, 0).turn(GATHER, 0), Turn::Receive(10));
+        assert_eq!(busy_with(16, 116, 1, 0).turn(GATHER, 0), Turn::Gather(GATHER));
+        assert_eq!(busy_with(16, 115, 1, 0).turn(0, 0), Turn::Receive(5), "four small ones and a slot");
+        let mut worker = busy_with(16, 116, 1, 0);
+        for (number, units) in [(200, 8), (201, 2), (202, 1)] {
+            worker.take_on(Message { number, tenant: 0, units });
+        }
+        let admitted: Vec<_> = std::iter::from_fn(|| worker.admit(0)).collect();
+        assert_eq!(admitted, [(200, 8), (201, 2), (202, 1)]);
+    }
+
+    #[test]
+    fn nothing_is_received_while_a_message_waits_for_room() {
+        let mut worker = busy(16, 15, 0);
+        for number in [20, 21] {
+            worker.take_on(Message { number, tenant: 0, units: 5 });
+        }
+        // The last slot is not shared, but a small message may have the whole of it.
+        assert_eq!((worker.admit(0), worker.admit(0)), (Some((20, 5)), None));
+        assert_eq!(worker.turn(0, SECOND), Turn::Full);
+        assert!(!worker.is_idle());
+        worker.leave(3, SECOND);
+        assert_eq!((worker.admit(SECOND), worker.turn(0, SECOND)), (Some((21, 5)), Turn::Full));
+    }
+
+    #[test]
+    fn at_most_128_small_messages_are_in_work() {
+        let mut worker = busy_with(64, 128, 1, 0);
+        worker.take_on(Message { number: 200, tenant: 0, units: 1 });
+        assert_eq!((worker.admit(0), worker.turn(0, 0)), (None, Turn::Full));
+        worker.leave(0, 0);
+        assert_eq!(worker.admit(0), Some((200, 1)));
+    }
+
+    /// Takes a message of this tenant and begins its work.
+    fn enter(worker: &mut Worker, number: u32, tenant: usize, units: usize) -> Result<(), Time> {
+        worker.take_on(Message { number, tenant, units });
+        worker.admit(0).expect("there is room");
+        worker.enter(false, 0)
+    }
+
+    #[test]
+    fn a_busy_tenant_gets_half_of_the_room_and_the_rest_a_turn() {
+        for (units, expected) in [(1, 64), (UNITS, 8)] {
+            let mut worker = busy(16, 0, 0);
+            let admitted = (0..100).find(|number| {
+                enter(&mut worker, *number, 7, units).is_err()
+            });
+            assert_eq!(admitted, Some(expected), "of {units} units");
+        }
         let mut worker = busy(16, 8, 0);
-        let waits: Vec<_> = (20..24).map(|message| worker.enter(message, 0, false, 0)).collect();
+        let waits: Vec<_> = (20..24).map(|number| enter(&mut worker, number, 0, UNITS)).collect();
         assert_eq!(waits, [Ok(()), Ok(()), Ok(()), Ok(())], "eight slots are free");
-        // The tenant has four objects that take a second each, so the turns are a quarter of a second apart.
+        // The tenant has five objects that take a second each, so the turns are a fifth of a second apart.
         let refused: Vec<_> = (24..44)
-            .map(|message| {
-                let refused = worker.enter(message, 0, false, 0);
-                worker.leave(message, 0);
+            .map(|number| {
+                let refused = enter(&mut worker, number, 0, UNITS);
+                worker.leave(number, 0);
                 worker.mean_time = SECOND;
                 refused
             })
             .collect();
         assert_eq!(refused[..2], [Err(SECOND), Err(SECOND)], "the shortest wait");
         assert_eq!(refused[18..], [Err(19 * SECOND / 5), Err(20 * SECOND / 5)]);
-        assert_eq!(worker.leave(20, 3 * SECOND), 3 * SECOND);
+        assert_eq!(worker.leave(20, 3 * SECOND), (UNITS, 3 * SECOND));
     }
 
     #[test]

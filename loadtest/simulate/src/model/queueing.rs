@@ -1,9 +1,12 @@
-//! Between the queue and the slots: the receive loop, and what becomes of a message afterwards.
+//! Between the queue and the places in a worker's room: the receive loop, and what becomes of a message afterwards.
 
 use super::*;
 
 impl Simulation {
     pub(super) fn turn(&mut self, number: u32) {
+        while let Some((message, units)) = self.workers[number as usize].admit(self.clock.now()) {
+            self.start(message, number, units);
+        }
         let worker = &mut self.workers[number as usize];
         if worker.receives || worker.takes_nothing {
             return;
@@ -11,17 +14,17 @@ impl Simulation {
         match worker.turn(GATHER, self.clock.now()) {
             Turn::Full => {}
             Turn::Gather(until) => self.clock.at(until, Event::Turn(number)),
-            Turn::Receive => {
-                worker.receives = true;
+            Turn::Receive(most) => {
+                (worker.receives, worker.asked) = (true, most);
                 self.queue.poll(number);
                 self.wake();
             }
         }
     }
 
-    pub(super) fn receive(&mut self, number: u32, most: usize) {
+    pub(super) fn receive(&mut self, number: u32) {
         let worker = &mut self.workers[number as usize];
-        self.queue.receive(most, &mut worker.incoming);
+        self.queue.receive(worker.asked, &mut worker.incoming);
         self.outcome.ask(Scarce::InFlight).level(self.queue.in_flight() as f64);
         match &self.settings.place {
             Place::Region(latencies) => {
@@ -35,21 +38,21 @@ impl Simulation {
     pub(super) fn received(&mut self, number: u32) {
         let worker = &mut self.workers[number as usize];
         worker.receives = false;
-        let messages = std::mem::take(&mut worker.incoming);
-        for message in &messages {
-            self.start(*message, number);
+        let mut messages = std::mem::take(&mut worker.incoming);
+        for number in messages.drain(..) {
+            let Object { tenant, bytes, .. } = self.objects[number as usize];
+            worker.take_on(Message { number, tenant, units: units(bytes) });
         }
         // The allocation is used again.
-        let worker = &mut self.workers[number as usize];
         worker.incoming = messages;
-        worker.incoming.clear();
         self.turn(number);
     }
 
-    pub(super) fn start(&mut self, number: u32, worker: u32) {
+    pub(super) fn start(&mut self, number: u32, worker: u32, units: usize) {
         let now = self.clock.now();
+        self.busy += units;
+        self.outcome.ask(Scarce::Slots).level(self.busy as f64 / UNITS as f64);
         self.working += 1;
-        self.outcome.ask(Scarce::Slots).level(self.working as f64);
         let object = &mut self.objects[number as usize];
         object.worker = worker;
         object.attempts += 1;
@@ -57,11 +60,11 @@ impl Simulation {
         object.left = object.batches;
         (object.stage, object.since) = (Stage::LookUp, now);
         let alone = self.settings.load.tenants == 1;
-        match self.workers[worker as usize].enter(number, object.tenant, alone, now) {
+        match self.workers[worker as usize].enter(alone, now) {
             Ok(()) => self.step(number),
             Err(wait) => {
                 self.outcome.deferred += 1;
-                self.leave_slot(number);
+                self.leave_room(number);
                 self.come_again(number, wait);
             }
         }
@@ -71,12 +74,11 @@ impl Simulation {
     pub(super) fn fail(&mut self, number: u32, earliest: Time) {
         self.outcome.retried += 1;
         let Object { attempts, stage, .. } = self.objects[number as usize];
-        if stage > Stage::Claim && self.settings.fleet.ledger {
+        if stage > Stage::Reclaim && self.settings.fleet.ledger {
             // The claim is given back. If the ledger throttles, the lease runs out instead.
-            self.outcome.ask(Scarce::LedgerWrites).ask(1.0, self.clock.now());
-            self.aws.write_ledger(&mut self.chance, self.clock.now());
+            self.ask_ledger();
         }
-        self.leave_slot(number);
+        self.leave_room(number);
         let full = (RETRY_DELAY << (attempts - 1).min(20)).min(MAX_RETRY_DELAY);
         let delay = (full as f64 * (1.0 - self.chance.fraction() / 4.0)) as Time;
         self.come_again(number, delay.max(earliest));
@@ -104,10 +106,11 @@ impl Simulation {
         self.wake();
     }
 
-    pub(super) fn leave_slot(&mut self, number: u32) {
+    pub(super) fn leave_room(&mut self, number: u32) {
         let worker = self.objects[number as usize].worker;
-        let time = self.workers[worker as usize].leave(number, self.clock.now());
+        let (units, time) = self.workers[worker as usize].leave(number, self.clock.now());
         self.outcome.slot_time.add(time);
+        self.busy -= units;
         self.working -= 1;
         let own = &mut self.workers[worker as usize];
         match own.takes_nothing && own.is_idle() {
@@ -120,7 +123,7 @@ impl Simulation {
 
     pub(super) fn finish(&mut self, number: u32) {
         let worker = self.objects[number as usize].worker;
-        self.leave_slot(number);
+        self.leave_room(number);
         self.free.push(number);
         let own = &mut self.workers[worker as usize];
         own.deletes += 1;

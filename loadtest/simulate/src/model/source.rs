@@ -31,6 +31,7 @@ impl Simulation {
             attempts: 0,
             tries: 0,
             needs_stream: written.needs_stream,
+            has_entry: false,
             hidden: false,
         };
         match self.free.pop() {
@@ -85,8 +86,7 @@ impl Simulation {
     /// Gives messages to the long polls that are open.
     pub(super) fn wake(&mut self) {
         while let Some(worker) = self.queue.answer() {
-            let room = self.workers[worker as usize].room();
-            self.receive(worker, room.min(MAX_MESSAGES));
+            self.receive(worker);
         }
     }
 }

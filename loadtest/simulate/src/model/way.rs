@@ -39,10 +39,11 @@ impl Simulation {
                     return self.fail(number, wait);
                 }
                 match self.settings.fleet.ledger {
-                    true => self.write_ledger(number, Stage::Enter),
+                    true => self.write_together(number, Change::Claim),
                     false => self.go(number, Stage::Enter),
                 }
             }
+            Stage::Reclaim => self.write_ledger(number, Stage::Enter),
             Stage::Enter => {
                 if own.has(Shared::Session, tenant, self.keep, now) {
                     return self.go(number, Stage::Get);
@@ -117,8 +118,7 @@ impl Simulation {
                 if object.left > 0 {
                     // The checkpoint is written while the next batch is put, so nobody waits for it.
                     if self.settings.fleet.ledger {
-                        self.outcome.ask(Scarce::LedgerWrites).ask(1.0, now);
-                        self.aws.write_ledger(&mut self.chance, now);
+                        self.ask_ledger();
                     }
                     return self.go(number, Stage::Decode);
                 }
@@ -136,7 +136,9 @@ impl Simulation {
                 self.go(number, Stage::Finish);
             }
             Stage::Finish if !self.settings.fleet.ledger => self.go(number, Stage::Finished),
-            Stage::Finish => self.write_ledger(number, Stage::Finished),
+            // Objects that recorded their progress have a call of their own (`finish` in src/ledger/dynamodb.rs).
+            Stage::Finish if object.batches > 1 => self.write_ledger(number, Stage::Finished),
+            Stage::Finish => self.write_together(number, Change::End),
             Stage::Finished => self.finish(number),
         }
     }
@@ -230,23 +232,101 @@ impl Simulation {
         self.fail(number, 0);
     }
 
-    /// Makes a call to the ledger. While it throttles, the call is repeated for ten seconds; then the message waits.
-    pub(super) fn write_ledger(&mut self, number: u32, next: Stage) {
+    /// Asks the ledger's table for a write. Returns whether the table takes the write.
+    pub(super) fn ask_ledger(&mut self) -> bool {
         let now = self.clock.now();
-        self.outcome.ask(Scarce::LedgerWrites).ask(1.0, now);
-        if self.aws.write_ledger(&mut self.chance, now) {
+        self.outcome.ask(Scarce::LedgerWrites).ask(WRITE_UNITS, now);
+        let takes = self.aws.write_ledger(&mut self.chance, now);
+        self.outcome.ask(Scarce::LedgerWrites).refused += u64::from(!takes);
+        takes
+    }
+
+    /// Makes a call to the ledger for one object.
+    pub(super) fn write_ledger(&mut self, number: u32, next: Stage) {
+        if self.ask_ledger() {
             return self.answered(number, Client::Ledger, next, 0.0);
         }
-        self.outcome.ask(Scarce::LedgerWrites).refused += 1;
-        if self.retries(number, Client::Ledger, LEDGER_ATTEMPTS, LEDGER_FIRST_PAUSE) {
-            return;
+        if !self.retries(number, Client::Ledger, LEDGER_ATTEMPTS, LEDGER_FIRST_PAUSE) {
+            self.ledger_throttles(number);
         }
+    }
+
+    /// Writes an entry in a call that objects of the worker share.
+    pub(super) fn write_together(&mut self, number: u32, change: Change) {
+        let (now, worker) = (self.clock.now(), self.objects[number as usize].worker);
+        match self.workers[worker as usize].together(change).add(number, now) {
+            Call::Now => self.call_together(worker, change),
+            Call::At(at) => self.clock.at(at, Event::Together(worker, change)),
+            Call::Joined => {}
+        }
+    }
+
+    pub(super) fn together_is_due(&mut self, worker: u32, change: Change) {
+        if self.workers[worker as usize].together(change).is_due(self.clock.now()) {
+            self.call_together(worker, change);
+        }
+    }
+
+    /// Makes a call with the entries of several objects. Each is written or throttled by itself.
+    pub(super) fn call_together(&mut self, worker: u32, change: Change) {
+        let mut entries = self.workers[worker as usize].together(change).call(self.clock.now());
+        entries.retain(|number| {
+            let takes = self.ask_ledger();
+            if !takes {
+                self.ledger_throttles(*number);
+            }
+            takes
+        });
+        let latency = match &self.settings.place {
+            Place::Region(latencies) => {
+                let of_entry = |_: &u32| self.chance.around(latencies.dynamodb, latencies.spread);
+                entries.iter().map(of_entry).max()
+            }
+            Place::Loopback(_) => None,
+        };
+        let call = match self.free_calls.pop() {
+            Some(call) => {
+                self.calls[call as usize] = entries;
+                call
+            }
+            None => {
+                self.calls.push(entries);
+                (self.calls.len() - 1) as u32
+            }
+        };
+        match self.settings.place {
+            Place::Region(_) => self.clock.after(latency.unwrap_or_default(), Event::Written(call)),
+            Place::Loopback(loopback) => self.compute(MACHINE, Task::Together(call), loopback.call),
+        }
+    }
+
+    /// Objects go on after their entries were written.
+    pub(super) fn written(&mut self, call: u32) {
+        for number in std::mem::take(&mut self.calls[call as usize]) {
+            let object = &mut self.objects[number as usize];
+            let next = match object.stage {
+                Stage::Finish => Stage::Finished,
+                // An INSERT fails if there is an entry, and then an UpdateItem takes the lease.
+                _ if std::mem::replace(&mut object.has_entry, true) => Stage::Reclaim,
+                _ => Stage::Enter,
+            };
+            self.go(number, next);
+        }
+        self.free_calls.push(call);
+    }
+
+    /// While the ledger throttles, a call is repeated for ten seconds (`Guarded::patiently` in src/ledger/claim.rs). Then the
+    /// message of a claim waits, and an object that is delivered stays without its end.
+    pub(super) fn ledger_throttles(&mut self, number: u32) {
         let object = &mut self.objects[number as usize];
-        if now - object.since < LEDGER_PATIENCE {
+        if self.clock.now() - object.since < LEDGER_PATIENCE {
             object.tries = 0;
             return self.clock.after(LEDGER_PAUSE, Event::Step(number));
         }
-        self.fail(number, 0);
+        match object.stage {
+            Stage::Finish => self.go(number, Stage::Finished),
+            _ => self.fail(number, 0),
+        }
     }
 
     /// Puts a batch. If its stream is missing, the put is refused, the stream is created, and the batch is put again.
