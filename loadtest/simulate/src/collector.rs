@@ -108,6 +108,7 @@ pub(crate) fn shares(load: &Load) -> Vec<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{room::units, settings::UNITS};
 
     fn load() -> Load {
         Load::of(1000)
@@ -152,6 +153,17 @@ mod tests {
         let large = sizes.iter().filter(|size| **size > 5e6).count();
         assert!((1900..4500).contains(&large), "1 % of the pods, which write more often: {large}");
         assert!(sizes.iter().all(|size| *size <= LARGEST_OBJECT + 1.0));
+    }
+
+    /// docs/scaling.md names these figures.
+    #[test]
+    fn most_objects_need_an_eighth_of_a_slot() {
+        let (collector, mut chance) = (Collector::new(&load(), 1.0), Chance::new(1));
+        let units: Vec<usize> =
+            (0..200_000).map(|_| units(collector.write(None, &mut chance).bytes)).collect();
+        let per_cent = |of: usize| units.iter().filter(|units| **units == of).count() as f64 / 2000.0;
+        let found = [1, UNITS].map(|of| per_cent(of).round());
+        assert_eq!(found, [77.0, 5.0]);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! receives the message, looks up the tenant, claims the object in the ledger, enters the account, gets the object, decodes
 //! it, puts its batches, finishes it in the ledger, and deletes the message.
 
+mod ledger;
 mod queueing;
 mod replicas;
 mod source;
@@ -244,6 +245,17 @@ impl Simulation {
         self.wake();
     }
 
+    /// Puts messages of objects as the pods write them into the queue.
+    #[cfg(test)]
+    pub(crate) fn add_mix(&mut self, count: usize) {
+        for _ in 0..count {
+            let written = self.collector.write(None, &mut self.chance);
+            let object = self.insert(Written { needs_stream: false, ..written });
+            self.queue.add(object);
+        }
+        self.wake();
+    }
+
     /// Publishes events about objects of this size at a steady rate per second, until no message is left.
     pub(crate) fn publish_steadily(&mut self, rate: f64, bytes: f64, count: usize) -> Outcome {
         for number in 0..count {
@@ -277,6 +289,11 @@ impl Simulation {
     #[cfg(test)]
     pub(crate) fn machine_time(&self) -> Time {
         self.machine.as_ref().map_or(0, |machine| machine.used)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn messages_in_flight(&self) -> usize {
+        self.queue.in_flight()
     }
 
     #[cfg(test)]

@@ -60,7 +60,8 @@ impl Histogram {
 /// Something that can become scarce.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Scarce {
-    /// Slots of the largest fleet.
+    Workers,
+    /// Slots of all workers together.
     Slots,
     S3Puts,
     S3Gets,
@@ -76,7 +77,8 @@ pub(crate) enum Scarce {
 }
 
 impl Scarce {
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 11] = [
+        Self::Workers,
         Self::Slots,
         Self::S3Puts,
         Self::S3Gets,
@@ -92,6 +94,7 @@ impl Scarce {
     /// Who refuses when there is too little.
     pub(crate) fn refuser(self) -> &'static str {
         match self {
+            Self::Workers => "KEDA",
             Self::Slots => "workers",
             Self::S3Puts => "PutObject",
             Self::S3Gets => "GetObject",

@@ -201,7 +201,8 @@ mod tests {
     #[test]
     fn objects_of_a_full_queue_share_calls() {
         // Only calls take processor time.
-        let size = |json_bytes| Size { json_bytes, worker_cpu_ms: 0.0, sandbox_cpu_ms: 0.1, ..measured().point };
+        let size =
+            |json_bytes| Size { json_bytes, worker_cpu_ms: 0.0, sandbox_cpu_ms: 0.1, ..measured().point };
         let measured = Measured { costs: [size(5e3), size(1e6)], put_rate: 800, ..measured() };
         let mut backlog = measured.simulation();
         backlog.add_backlog(4000, 5e3);

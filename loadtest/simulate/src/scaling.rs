@@ -11,10 +11,11 @@ use crate::{
 pub(crate) const CLUSTERS: usize = 1000;
 /// The scales of docs/scaling.md.
 pub(crate) const SCALES: [usize; 3] = [1, 10, 100];
-/// Part of the slots that is in use in the middle of the day.
-const USUAL_USE: f64 = 0.75;
-/// Time in a slot without trouble: a claim, a session that is cached, a GetObject, a put, and the end in the ledger.
-const USUAL_SLOT_TIME: f64 = 0.19;
+/// Part of KEDA's target that a worker has in flight in the middle of the day.
+const USUAL_USE: f64 = 0.9;
+/// Seconds that a message is in flight without trouble: the receive's answer, a claim, a session that is cached, a GetObject, a
+/// put, the end in the ledger, and the wait of the delete for others.
+const USUAL_FLIGHT: f64 = 0.24;
 /// Seconds after which a restart counts as endless.
 const PATIENCE: u64 = 180;
 
@@ -72,9 +73,9 @@ impl Experiment {
     }
 
     fn start(&self) -> Simulation {
-        let Fleet { concurrency, most_replicas, .. } = self.settings.fleet;
-        let slots = self.rate() * USUAL_SLOT_TIME / USUAL_USE;
-        let replicas = ((slots / concurrency as f64).ceil() as usize).clamp(1, most_replicas);
+        let Fleet { queue_length, most_replicas, .. } = self.settings.fleet;
+        let messages = self.rate() * USUAL_FLIGHT / USUAL_USE;
+        let replicas = ((messages / queue_length as f64).ceil() as usize).clamp(1, most_replicas);
         let mut simulation = Simulation::new(self.settings.clone(), replicas, self.seed);
         simulation.go_live();
         simulation
@@ -138,9 +139,11 @@ pub(crate) struct Asked {
 pub(crate) fn asked(scale: usize, seed: u64) -> Asked {
     // At 100x, a minute has four million objects.
     let (seconds, stopped) = if scale == 100 { (10, 5) } else { (60, 20) };
-    let slots = if scale == 1 { 16 } else { 64 };
-    let most_replicas = if scale == 100 { 500 } else { 50 };
-    let fleet = Fleet { most_replicas, ..Fleet::recommended(slots) };
+    let fleet = match scale {
+        1 => Fleet::shipped(),
+        10 => Fleet { daily_streams: true, ..Fleet::recommended() },
+        _ => Fleet { daily_streams: true, most_replicas: 500, ..Fleet::recommended() },
+    };
     let experiment =
         Experiment::of(CLUSTERS * scale, fleet, seed).with_quotas(|quotas| *quotas = Quotas::none());
     let mut simulation = experiment.start();
@@ -177,11 +180,18 @@ pub(crate) fn limits() -> Vec<Limit> {
             "sure; the largest tenant's share is assumed",
         ),
         limit(
+            Scarce::Workers,
+            "workers",
+            fleet.most_replicas as f64,
+            "`queueLength`, `maxReplicaCount`",
+            "within a factor of two: latencies of AWS",
+        ),
+        limit(
             Scarce::Slots,
             "slots in use",
             (fleet.concurrency * fleet.most_replicas) as f64,
-            "`worker.concurrency`, `maxReplicaCount`",
-            "within a factor of two: latencies of AWS",
+            "`maxReplicaCount`, `worker.concurrency`",
+            "within a factor of two: latencies of AWS, sizes of objects",
         ),
         limit(
             Scarce::AssumeRoles,
@@ -263,11 +273,6 @@ impl Asked {
     }
 }
 
-/// The fleet that docs/scaling.md recommends at 10x: 64 slots per worker, and streams without a date.
-pub(crate) fn recommended_at_10x() -> Fleet {
-    Fleet { daily_streams: false, ..Fleet::recommended(64) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -275,7 +280,7 @@ mod tests {
 
     #[test]
     fn a_part_of_the_fleet_has_its_part_of_the_quotas() {
-        let whole = Experiment::of(10_000, recommended_at_10x(), 1);
+        let whole = Experiment::of(10_000, Fleet::recommended(), 1);
         let part = whole.clone().divided(4);
         assert!((part.rate() * 4.0 / whole.rate() - 1.0).abs() < 1e-9);
         assert_eq!(part.settings.quotas.assume_roles, 150.0);
@@ -293,15 +298,16 @@ mod tests {
     }
 
     #[test]
-    fn time_in_slots_obeys_littles_law() {
+    fn messages_in_work_and_in_flight_obey_littles_law() {
         // Messages in work = rate x time in a slot. The mean of the level is measured by a sample in each second.
-        let experiment = Experiment::of(1000, Fleet::recommended(16), 1);
+        let experiment = Experiment::of(1000, Fleet::shipped(), 1);
         let mut simulation = experiment.start();
         simulation.run(&Phase::steady(20));
-        let (mut used, mut done, mut time) = (0.0, 0.0, 0.0);
+        let (mut used, mut flying, mut done, mut time) = (0.0, 0.0, 0.0, 0.0);
         for _ in 0..400 {
             let outcome = simulation.run(&Phase { length: SECOND / 4, ..Phase::steady(0) });
             used += simulation.messages_in_work() as f64 / 400.0;
+            flying += simulation.messages_in_flight() as f64 / 400.0;
             done += outcome.slot_time.total() as f64 / 100.0;
             time += outcome.slot_time.mean() / 400.0;
         }
@@ -309,6 +315,43 @@ mod tests {
             (used / (done * time) - 1.0).abs() < 0.03,
             "{used} messages, {done} objects a second of {time} s"
         );
-        assert!((time / USUAL_SLOT_TIME - 1.0).abs() < 0.05, "{time} s");
+        let flight = flying / done;
+        assert!((flight / USUAL_FLIGHT - 1.0).abs() < 0.05, "{flight} s");
+    }
+
+    /// Objects per second of one worker with a full queue of `count` objects.
+    fn full_speed(slots: usize, count: usize, add: impl Fn(&mut Simulation)) -> f64 {
+        let fleet = Fleet { concurrency: slots, most_replicas: 1, ..Fleet::shipped() };
+        let mut worker = Simulation::new(Experiment::of(1000, fleet, 1).settings, 1, 1);
+        add(&mut worker);
+        count as f64 / worker.drain().seconds
+    }
+
+    #[test]
+    fn one_receive_at_a_time_bounds_a_worker() {
+        // Ten messages in the mean time of a receive: the median times exp(0.5 ^ 2 / 2).
+        let bound = 10.0 / (0.020 * 0.125_f64.exp());
+        for slots in [16, 64] {
+            let found = full_speed(slots, 20_000, |worker| worker.add_backlog(20_000, 40e3));
+            assert!((0.93..1.0).contains(&(found / bound)), "{found} of {bound} with {slots} slots");
+        }
+    }
+
+    #[test]
+    fn room_bounds_a_worker_with_large_objects() {
+        // Each object has a whole slot, and less than a receive fits.
+        let found = full_speed(4, 2000, |worker| worker.add_backlog(2000, 1.5e6));
+        let time = 0.175 * 0.125_f64.exp();
+        assert!((0.85..1.0).contains(&(found * time / 4.0)), "{found} of {}", 4.0 / time);
+    }
+
+    /// docs/scaling.md names these figures.
+    #[test]
+    fn a_worker_delivers_so_many_objects_of_the_mix() {
+        let mix = |worker: &mut Simulation| worker.add_mix(20_000);
+        for (slots, expected) in [(16, 290.0), (32, 420.0), (64, 420.0)] {
+            let found = full_speed(slots, 20_000, mix);
+            assert!((found / expected - 1.0).abs() < 0.05, "{found} with {slots} slots");
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::{fmt::Write, thread};
 use crate::{
     collector::Collector,
     outcome::{Outcome, Scarce},
-    scaling::{Asked, CLUSTERS, Experiment, SCALES, asked, limits as all_limits, recommended_at_10x},
+    scaling::{Asked, CLUSTERS, Experiment, SCALES, asked, limits as all_limits},
     settings::{Fleet, Load, Quotas},
 };
 
@@ -30,9 +30,6 @@ pub(crate) fn limits(seed: u64) -> String {
     row("objects per second", &|_, scale| [number(scale * usual.rate), dash()]);
     row("MB of JSON per second", &|_, scale| [number(scale * usual.rate * usual.mean_bytes() / 1e6), dash()]);
     row("tenants", &|_, scale| [number(scale * one.tenants as f64), dash()]);
-    row("workers", &|asked, _| {
-        [asked.day.most_replicas, asked.restart.most_replicas].map(|count| count.to_string())
-    });
     for limit in all_limits() {
         let mut cells = vec![limit.name.to_owned(), number(limit.quota)];
         for asked in &found {
@@ -59,7 +56,7 @@ struct Row {
 pub(crate) fn cases(seed: u64, latencies: f64) -> String {
     let at =
         |scale: usize, fleet: Fleet| Experiment::of(CLUSTERS * scale, fleet, seed).with_latencies(latencies);
-    let no_date = Fleet { daily_streams: false, ..Fleet::recommended(16) };
+    let no_date = Fleet { daily_streams: false, ..Fleet::shipped() };
     type Case<'a> = (usize, &'static str, Box<dyn Fn() -> (Outcome, String) + Send + Sync + 'a>);
     let outcome = |outcome: Outcome| {
         let end = format!("{} left", number(outcome.left as f64));
@@ -76,10 +73,8 @@ pub(crate) fn cases(seed: u64, latencies: f64) -> String {
     let cases: Vec<Case> = vec![
         (
             1,
-            "`queueLength` 64, `max_hidden` 32: 15 minutes of a day",
-            Box::new(|| {
-                outcome(at(1, Fleet { queue_length: 64, max_hidden: 32, ..Fleet::shipped() }).day(900))
-            }),
+            "`queueLength` 200: 15 minutes of a day",
+            Box::new(|| outcome(at(1, Fleet { queue_length: 200, ..Fleet::shipped() }).day(900))),
         ),
         (1, "a: as shipped, `queueLength` 20", Box::new(|| outcome(at(1, Fleet::shipped()).day(900)))),
         (1, "a after midnight", Box::new(|| outcome(at(1, Fleet::shipped()).midnight(300)))),
@@ -95,26 +90,22 @@ pub(crate) fn cases(seed: u64, latencies: f64) -> String {
         ),
         (1, "b, all workers stop for a minute", Box::new(|| restarted(at(1, no_date.clone())))),
         (10, "a: a minute of a day", Box::new(|| outcome(at(10, Fleet::shipped()).day(60)))),
-        (
-            10,
-            "c: b with 64 slots, `queueLength` 80, `max_hidden` 16",
-            Box::new(|| outcome(at(10, recommended_at_10x()).day(60))),
-        ),
+        (10, "c: b with `queueLength` 64", Box::new(|| outcome(at(10, Fleet::recommended()).day(60)))),
         (
             10,
             "c in a new bucket, with new tables",
             Box::new(|| {
                 outcome(
-                    at(10, recommended_at_10x()).with_quotas(|quotas| *quotas = Quotas::defaults()).day(60),
+                    at(10, Fleet::recommended()).with_quotas(|quotas| *quotas = Quotas::defaults()).day(60),
                 )
             }),
         ),
-        (10, "c, all workers stop for a minute", Box::new(|| restarted(at(10, recommended_at_10x())))),
+        (10, "c, all workers stop for a minute", Box::new(|| restarted(at(10, Fleet::recommended())))),
         (
             10,
             "d: ten queues, each like c with `maxReplicaCount` 4; all workers stop for a minute",
             Box::new(|| {
-                let fleet = Fleet { most_replicas: 4, ..recommended_at_10x() };
+                let fleet = Fleet { most_replicas: 4, ..Fleet::recommended() };
                 restarted(at(10, fleet).divided(10))
             }),
         ),
@@ -123,7 +114,7 @@ pub(crate) fn cases(seed: u64, latencies: f64) -> String {
             100,
             "c, `maxReplicaCount` 400, no limit of SNS: 20 seconds of a day",
             Box::new(|| {
-                let fleet = Fleet { most_replicas: 400, ..recommended_at_10x() };
+                let fleet = Fleet { most_replicas: 400, ..Fleet::recommended() };
                 let experiment = at(100, fleet).with_quotas(|quotas| quotas.sns_publishes = f64::INFINITY);
                 outcome(experiment.day(20))
             }),
@@ -132,7 +123,7 @@ pub(crate) fn cases(seed: u64, latencies: f64) -> String {
             100,
             "e: ten accounts, each like d: a minute of a day of one queue",
             Box::new(|| {
-                let fleet = Fleet { most_replicas: 4, ..recommended_at_10x() };
+                let fleet = Fleet { most_replicas: 4, ..Fleet::recommended() };
                 outcome(at(10, fleet).divided(10).day(60))
             }),
         ),

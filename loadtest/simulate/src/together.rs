@@ -100,7 +100,8 @@ mod tests {
 
     #[test]
     fn entries_wait_for_others_only_while_many_come() {
-        let at = |milliseconds: &[u64]| calls(&milliseconds.iter().map(|at| at * MILLISECOND).collect::<Vec<_>>());
+        let at =
+            |milliseconds: &[u64]| calls(&milliseconds.iter().map(|at| at * MILLISECOND).collect::<Vec<_>>());
         assert_eq!(at(&[0, 0, 1, 2, 3]), [(0, 2), (1, 1), (2, 1), (3, 1)], "few come");
         // Eight entries came within 20 ms, so the ninth waits until 10 ms after the last call.
         assert_eq!(at(&[100, 100, 100, 100, 105, 105, 105, 105, 106, 109]), [(100, 4), (105, 4), (115, 2)]);

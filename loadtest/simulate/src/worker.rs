@@ -412,9 +412,7 @@ mod tests {
     fn a_busy_tenant_gets_half_of_the_room_and_the_rest_a_turn() {
         for (units, expected) in [(1, 64), (UNITS, 8)] {
             let mut worker = busy(16, 0, 0);
-            let admitted = (0..100).find(|number| {
-                enter(&mut worker, *number, 7, units).is_err()
-            });
+            let admitted = (0..100).find(|number| enter(&mut worker, *number, 7, units).is_err());
             assert_eq!(admitted, Some(expected), "of {units} units");
         }
         let mut worker = busy(16, 8, 0);

@@ -43,6 +43,7 @@ impl Simulation {
 
     pub(super) fn count_replicas(&mut self) {
         let replicas = self.replicas.len();
+        self.outcome.ask(Scarce::Workers).level(replicas as f64);
         self.outcome.most_replicas = self.outcome.most_replicas.max(replicas);
         self.outcome.least_replicas = self.outcome.least_replicas.min(replicas);
     }
