@@ -174,8 +174,7 @@ pub(crate) struct Simulation {
     /// Entries of the calls that objects share, at the indices that are not in `free_calls`.
     calls: Vec<Vec<u32>>,
     free_calls: Vec<u32>,
-    /// Messages in work, and the units of their places.
-    working: usize,
+    /// Units of slots in use.
     busy: usize,
     /// How long workers' caches keep what is not used.
     keep: Time,
@@ -210,7 +209,6 @@ impl Simulation {
             },
             calls: Vec::new(),
             free_calls: Vec::new(),
-            working: 0,
             busy: 0,
             keep: Time::MAX,
             outcome: Outcome::new(),
@@ -298,7 +296,7 @@ impl Simulation {
 
     #[cfg(test)]
     pub(crate) fn messages_in_work(&self) -> usize {
-        self.working
+        self.workers.iter().map(Worker::in_work).sum()
     }
 
     /// Runs a phase.

@@ -141,6 +141,11 @@ impl Worker {
         self.running.is_empty() && self.ahead.is_empty()
     }
 
+    #[cfg(test)]
+    pub(crate) fn in_work(&self) -> usize {
+        self.running.len()
+    }
+
     /// Frees the memory of a worker that has ended.
     pub(crate) fn forget(&mut self) {
         (self.tenants, self.sessions) = (Cache::default(), Cache::default());

@@ -52,7 +52,6 @@ impl Simulation {
         let now = self.clock.now();
         self.busy += units;
         self.outcome.ask(Scarce::Slots).level(self.busy as f64 / UNITS as f64);
-        self.working += 1;
         let object = &mut self.objects[number as usize];
         object.worker = worker;
         object.attempts += 1;
@@ -111,7 +110,6 @@ impl Simulation {
         let (units, time) = self.workers[worker as usize].leave(number, self.clock.now());
         self.outcome.slot_time.add(time);
         self.busy -= units;
-        self.working -= 1;
         let own = &mut self.workers[worker as usize];
         match own.takes_nothing && own.is_idle() {
             true => own.forget(),
