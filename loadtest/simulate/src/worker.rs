@@ -389,12 +389,12 @@ mod tests {
         for number in [20, 21] {
             worker.take_on(Message { number, tenant: 0, units: 5 });
         }
-        // The last slot is not shared, but a small message may have the whole of it.
+        worker.typical = 1.0;
         assert_eq!((worker.admit(0), worker.admit(0)), (Some((20, 5)), None));
-        assert_eq!(worker.turn(0, SECOND), Turn::Full);
+        assert_eq!(worker.turn(0, SECOND), Turn::Full, "three units are free");
         assert!(!worker.is_idle());
         worker.leave(3, SECOND);
-        assert_eq!((worker.admit(SECOND), worker.turn(0, SECOND)), (Some((21, 5)), Turn::Full));
+        assert_eq!((worker.admit(SECOND), worker.turn(0, SECOND)), (Some((21, 5)), Turn::Receive(6)));
     }
 
     #[test]
