@@ -3,8 +3,8 @@
 //! A [`Lane`] takes one object's records, like `delivery::Lane` does, so that one download serves both. It keeps one file open for
 //! each hour (`file`), and writes small files by one PutObject and large ones part by part. A file's key depends only on the object
 //! and the hour (`stem` and the row's layout), and a file appears whole or not at all. So an attempt that comes again replaces the
-//! files of the attempt before, and a reader never sees a record twice. [`compact`] merges the small files of an hour; the folder's
-//! [`manifest`] says which files count. [`bucket`] is the compaction's port, and [`s3`] the adapter of all.
+//! files of the attempt before, and a reader never sees a record twice. With the feature `tools`, `compact` merges the small files of
+//! an hour; the folder's `manifest` says which files count. `bucket` is the compaction's port, and [`s3`] the adapter of all.
 
 #[cfg(feature = "tools")]
 pub mod bucket;

@@ -25,7 +25,7 @@
 //!
 //! **Operating**: [`app`] builds all parts from a [`config`]; [`cli`] is the command line; [`http`], [`health`],
 //! [`metrics`], [`status`] and [`telemetry`] show what a worker does; [`trace`] has the spans of its work; [`sampler`]
-//! limits repeated log lines; [`protection`] protects a task of ECS while it works; [`redrive`] and [`doctor`] are tools for operators; [`cost`] calculates what a month costs; the adapters use [`aws`] to read the SDK's
+//! limits repeated log lines; [`protection`] protects a task of ECS while it works; [`redrive`] and [`doctor`] are tools for operators; `cost` calculates what a month costs; the adapters use [`aws`] to read the SDK's
 //! errors and [`digest`] to hash.
 //!
 //! # Two walks through the code
