@@ -1,6 +1,6 @@
 //! A customer's lake: files of records in the customer's bucket, partitioned by hour, for SQL.
 //!
-//! A [`Lane`] takes one object's records, like `delivery::Lane` does, so that one download serves both. It keeps one file open for
+//! A [`LakeLane`] takes one object's records, like `delivery::Lane` does, so that one download serves both. It keeps one file open for
 //! each hour (`file`), and writes small files by one PutObject and large ones part by part. A file's key depends only on the object
 //! and the hour (`stem` and the row's layout), and a file appears whole or not at all. So an attempt that comes again replaces the
 //! files of the attempt before, and a reader never sees a record twice. [`compact`] merges the small files of an hour; the folder's
@@ -33,8 +33,8 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 pub use self::{
-    lane::{Lane, Tally},
-    shares::{ObjectShare, Shares, memory as memory_bound},
+    lane::{LakeLane, LakeTally},
+    shares::{LakeShares, ObjectShare, memory as memory_bound},
     stem::{COMPACTED, stem},
 };
 use crate::{

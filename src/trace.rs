@@ -29,7 +29,7 @@ pub const UNDECIDED: TraceFlags = TraceFlags::new(0x02);
 
 /// What becomes of the trace header of a message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Sender {
+pub enum SenderSpan {
     /// A link: the message has a trace of its own.
     #[default]
     Linked,
@@ -41,7 +41,7 @@ pub enum Sender {
 #[derive(Clone, Debug, Default)]
 pub struct Messages {
     names: Arc<Names>,
-    sender: Sender,
+    sender: SenderSpan,
 }
 
 #[derive(Debug, Default)]
@@ -67,7 +67,7 @@ macro_rules! span {
 
 impl Messages {
     /// Creates the spans' names for the queue with this URL.
-    pub fn new(url: &str, sender: Sender) -> Self {
+    pub fn new(url: &str, sender: SenderSpan) -> Self {
         let queue = url.rsplit('/').next().unwrap_or_default().to_owned();
         let named = |operation: &str| format!("{operation} {queue}");
         let (receive, process, settle) = (named("receive"), named("process"), named("settle"));
@@ -99,11 +99,11 @@ impl Messages {
         }
         let sender = sender(header);
         match (self.sender, sender.clone()) {
-            (Sender::Parent, Some(sender)) => {
+            (SenderSpan::Parent, Some(sender)) => {
                 // Fails only if the span has begun.
                 let _ = span.set_parent(Context::new().with_remote_span_context(sender));
             }
-            (Sender::Linked, Some(sender)) => span.add_link(sender),
+            (SenderSpan::Linked, Some(sender)) => span.add_link(sender),
             (_, None) => {}
         }
         if is_sampled(&span) {

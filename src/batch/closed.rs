@@ -5,7 +5,7 @@ use std::ops::Range;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::{
-    BatchTally, Buffers, EVENT_END, EVENT_MESSAGE, EVENT_START, Event, MAX_BATCH_BYTES, MAX_BATCH_EVENTS,
+    BatchTally, Buffers, EVENT_END, EVENT_MESSAGE, EVENT_START, EventSpan, MAX_BATCH_BYTES, MAX_BATCH_EVENTS,
     MAX_SPAN, RejectedEvent, Rejection, Rejections, TAIL,
 };
 
@@ -16,7 +16,7 @@ pub struct ClosedBatch {
     pub(super) body: Bytes,
     /// Length of the body without the text that [`end_body`] adds.
     pub(super) open_len: usize,
-    pub(super) events: Vec<Event>,
+    pub(super) events: Vec<EventSpan>,
     pub(super) bytes: usize,
     pub(super) first_record: u64,
 }
@@ -117,8 +117,8 @@ impl ClosedBatch {
     }
 
     /// Returns an event's timestamp, the position of its record, and the number of earlier events of that record in the batch.
-    pub fn place(&self, index: usize) -> (i64, u64, u64) {
-        let Event { timestamp, record, .. } = self.events[index];
+    pub fn position(&self, index: usize) -> (i64, u64, u64) {
+        let EventSpan { timestamp, record, .. } = self.events[index];
         // The events of a record have one timestamp, so they are neighbours.
         let before = self.events[..index].iter().rev().take_while(|event| event.record == record).count();
         (timestamp, self.first_record + u64::from(record), before as u64)

@@ -13,7 +13,7 @@ const LONGEST: usize = 16 * 1024;
 /// Texts around the values of earlier records, and what was made of each.
 #[derive(Debug)]
 pub(super) struct Known<T> {
-    entries: Vec<Entry<T>>,
+    entries: Vec<KnownText<T>>,
     /// The entry that was found last.
     last: usize,
     /// What was made of a text that is not remembered.
@@ -21,13 +21,13 @@ pub(super) struct Known<T> {
 }
 
 #[derive(Debug)]
-struct Entry<T> {
+struct KnownText<T> {
     around: Vec<u8>,
     lens: [usize; 3],
     made: T,
 }
 
-impl<T> Entry<T> {
+impl<T> KnownText<T> {
     fn is_of(&self, pieces: &Pieces<'_>) -> bool {
         let [first, second, third] = pieces.around;
         let (one, rest) = self.around.split_at(self.lens[0]);
@@ -51,7 +51,7 @@ impl<T> Known<T> {
         if lens.iter().sum::<usize>() > LONGEST {
             return self.other(make());
         }
-        let entry = Entry { around: pieces.around.concat(), lens, made: make() };
+        let entry = KnownText { around: pieces.around.concat(), lens, made: make() };
         if self.entries.len() < MOST {
             self.last = self.entries.len();
             self.entries.push(entry);

@@ -48,7 +48,7 @@ const MAX_KEY: usize = 1024;
 
 /// Number of records that one lake was given, by outcome.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
+pub struct LakeTally {
     /// Records given to the lane.
     pub read: u64,
     /// Records in files that were written.
@@ -69,7 +69,7 @@ pub struct Tally {
     pub bytes: u64,
 }
 
-impl Tally {
+impl LakeTally {
     /// Records whose outcome is known. After a successful delivery, these are all records read.
     pub fn accounted(&self) -> u64 {
         self.written + self.skipped + self.quarantined + self.resumed
@@ -78,7 +78,7 @@ impl Tally {
 
 /// What the keys and the contents of one object's files have in common.
 #[derive(Debug)]
-struct Plan {
+struct FilePlan {
     /// `bucket_prefix`.
     prefix: String,
     layout: LakeLayout,
@@ -89,7 +89,7 @@ struct Plan {
     metadata: HashMap<String, String>,
 }
 
-impl Plan {
+impl FilePlan {
     /// The next file of an hour. `number` counts the hour's files from 0.
     fn spec(&self, hour: i64, number: u32) -> Result<FileSpec, CopyError> {
         let at = Timestamp::from_millisecond(hour)
@@ -108,10 +108,10 @@ impl Plan {
 
 /// Writes one object's records into one customer's lake.
 #[derive(Debug)]
-pub struct Lane<A, L> {
+pub struct LakeLane<A, L> {
     account: A,
     claim: Arc<Claim<L>>,
-    plan: Plan,
+    plan: FilePlan,
     columns: Columns,
     /// `None`: the lane has ended.
     share: Option<ObjectShare>,
@@ -131,11 +131,11 @@ pub struct Lane<A, L> {
     aside: QuarantineFile,
     /// The first unreadable record, if there is no quarantine.
     first_unkept: Option<RecordError>,
-    tally: Tally,
+    tally: LakeTally,
     putting: Duration,
 }
 
-impl<A: LakeAccount, L: Ledger> Lane<A, L> {
+impl<A: LakeAccount, L: Ledger> LakeLane<A, L> {
     /// Opens a lane for the object of `way`, which was stored at `modified`. Unreadable records go onto `shelf`. A lane that becomes
     /// large takes its object's `share`. If an earlier attempt ended at a break of the object, as `claim` says, the lane goes on
     /// there, with further files.
@@ -159,7 +159,7 @@ impl<A: LakeAccount, L: Ledger> Lane<A, L> {
             // The earlier attempt's files stay, and may have been compacted.
             stem += &format!("-from{from}");
         }
-        let plan = Plan {
+        let plan = FilePlan {
             prefix: destination.bucket_prefix.clone(),
             layout: lake.layout.clone(),
             route: route.clone(),
@@ -186,7 +186,7 @@ impl<A: LakeAccount, L: Ledger> Lane<A, L> {
             shelf,
             aside: QuarantineFile::default(),
             first_unkept: None,
-            tally: Tally::default(),
+            tally: LakeTally::default(),
             putting: Duration::ZERO,
         })
     }
@@ -240,7 +240,7 @@ impl<A: LakeAccount, L: Ledger> Lane<A, L> {
     }
 
     /// Whether the lane becomes large by this record. Then the object needs a whole slot, and after that the lane needs
-    /// [`Lane::enlarge`], before the record is pushed.
+    /// [`LakeLane::enlarge`], before the record is pushed.
     pub fn becomes_large(&self, record: &Record<'_>) -> bool {
         if self.is_large || self.tally.read < self.from {
             return false;
@@ -275,13 +275,13 @@ impl<A: LakeAccount, L: Ledger> Lane<A, L> {
         self.open.iter().map(LakeFile::encoded).sum()
     }
 
-    /// Takes an unreadable record, for the quarantine. Without a quarantine, the final [`Lane::flush`] fails.
+    /// Takes an unreadable record, for the quarantine. Without a quarantine, the final [`LakeLane::flush`] fails.
     ///
     /// # Errors
-    /// As [`Lane::push`].
+    /// As [`LakeLane::push`].
     ///
     /// # Cancel safety
-    /// As [`Lane::push`].
+    /// As [`LakeLane::push`].
     pub async fn push_unreadable(&mut self, unreadable: &Unreadable<'_>) -> Result<(), LaneError> {
         let record = self.tally.read;
         if !self.start_record() {
@@ -309,10 +309,10 @@ impl<A: LakeAccount, L: Ledger> Lane<A, L> {
     /// Finishes all files.
     ///
     /// # Errors
-    /// As [`Lane::push`]; also if an unreadable record has no quarantine to go to.
+    /// As [`LakeLane::push`]; also if an unreadable record has no quarantine to go to.
     ///
     /// # Cancel safety
-    /// As [`Lane::push`].
+    /// As [`LakeLane::push`].
     pub async fn flush(&mut self) -> Result<(), LaneError> {
         self.set_aside().await?;
         while !self.open.is_empty() {
@@ -329,7 +329,7 @@ impl<A: LakeAccount, L: Ledger> Lane<A, L> {
         }
     }
 
-    /// Records in the ledger that the object is done. Call [`Lane::flush`] first.
+    /// Records in the ledger that the object is done. Call [`LakeLane::flush`] first.
     ///
     /// # Errors
     /// Another worker has the object.
@@ -361,7 +361,7 @@ impl<A: LakeAccount, L: Ledger> Lane<A, L> {
     }
 
     /// Number of records so far, by outcome.
-    pub fn tally(&self) -> &Tally {
+    pub fn tally(&self) -> &LakeTally {
         &self.tally
     }
 

@@ -9,7 +9,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 
 use super::{FileSpec, LakeAccount, LakeStore, LakeWay, Part, Upload};
-use crate::copy::{Copied, CopyError, CopyJob, ObjectCopier, Way, memory::MemoryCopier};
+use crate::copy::{Copied, CopyError, CopyJob, CopyWay, ObjectCopier, memory::MemoryCopier};
 
 /// Customers' buckets: copies and lakes. A bucket that the copier breaks is broken for both. Clones share them.
 #[derive(Clone, Debug, Default)]
@@ -56,11 +56,11 @@ impl MemoryBuckets {
 impl ObjectCopier for MemoryBuckets {
     type Session = ();
 
-    async fn closed(&self, way: &Way<'_>) -> Option<CopyError> {
+    async fn closed(&self, way: &CopyWay<'_>) -> Option<CopyError> {
         self.copier.closed(way).await
     }
 
-    async fn enter(&self, way: &Way<'_>) -> Result<(), CopyError> {
+    async fn enter(&self, way: &CopyWay<'_>) -> Result<(), CopyError> {
         self.copier.enter(way).await
     }
 

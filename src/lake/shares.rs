@@ -36,7 +36,7 @@ pub fn memory(slots: u64, sharing: u64, max_record: u64, max_object: u64) -> u64
 
 /// Shares of the memory. Clones share it.
 #[derive(Clone, Debug)]
-pub struct Shares {
+pub struct LakeShares {
     lanes: Arc<Semaphore>,
     /// What each tenant may still take. Tenants without a share are forgotten.
     tenants: Arc<Mutex<HashMap<String, Arc<Semaphore>>>>,
@@ -47,7 +47,7 @@ pub struct Shares {
 /// lanes each could wait for each other.
 #[derive(Clone, Debug)]
 pub struct ObjectShare {
-    shares: Shares,
+    shares: LakeShares,
     tenant_id: Arc<str>,
     share: Arc<OnceCell<Share>>,
 }
@@ -77,7 +77,7 @@ struct Share {
     _of_all: OwnedSemaphorePermit,
 }
 
-impl Default for Shares {
+impl Default for LakeShares {
     fn default() -> Self {
         Self {
             lanes: Arc::new(Semaphore::new(LARGE_OBJECTS)),
@@ -89,7 +89,7 @@ impl Default for Shares {
 
 const OPEN: &str = "the semaphore is never closed";
 
-impl Shares {
+impl LakeShares {
     /// The share of one object of a tenant. Its lanes take it when the first of them becomes large.
     pub fn of_object(&self, tenant_id: &Arc<str>) -> ObjectShare {
         ObjectShare { shares: self.clone(), tenant_id: Arc::clone(tenant_id), share: Arc::default() }
@@ -121,7 +121,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_tenant_that_hangs_leaves_shares_for_others() {
-        let (shares, moment) = (Shares::default(), Duration::from_secs(60));
+        let (shares, moment) = (LakeShares::default(), Duration::from_secs(60));
         let [one, two] = [shares.share("hangs").await, shares.share("hangs").await];
         let mut third = std::pin::pin!(shares.share("hangs"));
         assert!(timeout(moment, &mut third).await.is_err(), "the tenant has its half");

@@ -166,7 +166,7 @@ impl Metrics {
     }
 
     /// Adds the tally of one object that was written into a lake.
-    pub fn count_lake(&self, tally: &lake::Tally) {
+    pub fn count_lake(&self, tally: &lake::LakeTally) {
         self.records_read.inc_by(tally.read);
         let outcomes = [
             ("lake", tally.written),

@@ -25,7 +25,7 @@ use super::{Destination, Fate, Item, Observer, Order, Outcome, progress::Progres
 use crate::{
     ledger::{
         LedgerError,
-        place::{Places, Watch},
+        watch::{Watch, WatchPlaces},
     },
     object::listing::ObjectListing,
 };
@@ -62,7 +62,7 @@ pub enum WatchError {
 
 /// What a watch did until it was stopped.
 #[derive(Debug, Default, Serialize)]
-pub struct Watched {
+pub struct WatchOutcome {
     /// Complete scans.
     pub scans: u64,
     /// Every older object has been dealt with.
@@ -110,14 +110,14 @@ pub async fn watch<L: ObjectListing>(
     watching: &Watching,
     listing: &L,
     destination: &Arc<dyn Destination>,
-    places: &impl Places,
+    places: &impl WatchPlaces,
     stop: &CancellationToken,
-) -> Result<Watched, WatchError> {
+) -> Result<WatchOutcome, WatchError> {
     let watch = name(order);
     let first_began = Timestamp::now();
     let (mut place, floor) = begin(places, &watch, watching).await?;
     let mut bad_keys = 0;
-    let mut watched = Watched { place: Some(place), ..Watched::default() };
+    let mut watched = WatchOutcome { place: Some(place), ..WatchOutcome::default() };
     let mut known = Known::default();
     while !stop.is_cancelled() {
         let (next, began) = (Instant::now() + watching.every, Timestamp::now());
@@ -184,7 +184,7 @@ pub async fn watch<L: ObjectListing>(
 /// before the end of its first scan, the next start goes on from the same time, even if that time was given as a duration. The
 /// next start then goes back by the overlap, because its overlap may be another one.
 async fn begin(
-    places: &impl Places,
+    places: &impl WatchPlaces,
     watch: &Watch,
     watching: &Watching,
 ) -> Result<(Timestamp, Timestamp), WatchError> {
@@ -222,7 +222,7 @@ fn tell(outcome: &Outcome, place: Timestamp) {
     );
 }
 
-impl Watched {
+impl WatchOutcome {
     fn add(&mut self, outcome: Outcome) {
         self.delivered += outcome.delivered;
         self.sent += outcome.sent;

@@ -9,13 +9,13 @@ const HOUR: Duration = Duration::from_secs(3_600);
 
 /// A book, and a clock that the test moves.
 struct World {
-    book: Book,
+    book: StatusBook,
     ms: i64,
 }
 
 impl World {
     fn new(max_named: usize) -> Self {
-        Self { book: Book::new(max_named), ms: 0 }
+        Self { book: StatusBook::new(max_named), ms: 0 }
     }
 
     fn now(&self) -> Now {
@@ -43,7 +43,7 @@ impl World {
         again_in: Option<Duration>,
     ) {
         let tenant_id = Some(tenant_id);
-        let failure = Failure { tenant_id, delivery, key: Some("k"), reason, text: "no", again_in };
+        let failure = ObjectFailure { tenant_id, delivery, key: Some("k"), reason, text: "no", again_in };
         self.book.failed(&failure, self.now());
     }
 
@@ -357,7 +357,7 @@ fn rendered(status: &Arc<Status>) -> String {
 async fn a_tenants_metrics_tell_its_state() {
     let status = Arc::new(Status::new(50));
     assert!(!rendered(&status).contains("tenant"), "no tenant is known");
-    let object = Object { bucket: "b", key: "k", version: None };
+    let object = ObjectName { bucket: "b", key: "k", version: None };
     let waiting = status.begin("acme", object, Duration::from_secs(100));
     let text = rendered(&status);
     assert!(text.contains("tenant_waiting_objects"), "{text}");
@@ -367,7 +367,7 @@ async fn a_tenants_metrics_tell_its_state() {
     status.begin("globex", object, Duration::ZERO).end();
     status.accepted("globex", 7, 700);
     status.delivered("globex", "cloudwatch", None);
-    let failure = Failure {
+    let failure = ObjectFailure {
         tenant_id: Some("acme"),
         delivery: Some("cloudwatch"),
         key: Some("k"),
@@ -376,7 +376,7 @@ async fn a_tenants_metrics_tell_its_state() {
         again_in: Some(Duration::from_secs(15)),
     };
     status.failed(&failure);
-    status.failed(&Failure { tenant_id: Some("stranger"), ..failure });
+    status.failed(&ObjectFailure { tenant_id: Some("stranger"), ..failure });
     waiting.comes_again(Duration::from_secs(15));
     tokio::time::advance(Duration::from_secs(20)).await;
     let text = rendered(&status);
@@ -404,7 +404,7 @@ async fn a_tenants_metrics_tell_its_state() {
 #[test]
 fn a_name_cannot_break_out_of_its_label() {
     let status = Arc::new(Status::new(50));
-    let object = Object { bucket: "b", key: "k", version: None };
+    let object = ObjectName { bucket: "b", key: "k", version: None };
     let evil = "a\"} 1\n# EOF\nx{y=\"\\";
     for name in [evil, "ü-日本-🦀", OTHER] {
         status.begin(name, object, Duration::ZERO).end();
@@ -422,7 +422,7 @@ fn a_name_cannot_break_out_of_its_label() {
 #[tokio::test(start_paused = true)]
 async fn work_that_is_dropped_leaves_its_object_waiting() {
     let status = Arc::new(Status::new(50));
-    let object = Object { bucket: "b", key: "k", version: Some("v") };
+    let object = ObjectName { bucket: "b", key: "k", version: Some("v") };
     let mut waiting = status.begin("acme", object, Duration::ZERO);
     waiting.failed_for("throttled");
     let found = status.snapshot(9);
@@ -437,7 +437,7 @@ async fn work_that_is_dropped_leaves_its_object_waiting() {
 #[test]
 fn work_that_panics_shows_at_its_tenant() {
     let status = Arc::new(Status::new(50));
-    let object = Object { bucket: "b", key: "k", version: None };
+    let object = ObjectName { bucket: "b", key: "k", version: None };
     let work = || {
         let _waiting = status.begin("acme", object, Duration::ZERO);
         // Does not call the panic hook, which would print.

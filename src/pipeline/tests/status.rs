@@ -141,7 +141,7 @@ async fn events_of_a_failed_delivery_count_as_well() {
     let mut world = World::new();
     world.settings.max_batch_events = 2;
     world.put(KEY, good_object(&["a"; 20]));
-    world.sinks.fail(Operation::Put, 5, throttled());
+    world.sinks.fail(SinkOperation::Put, 5, throttled());
     assert!(is_retry(&world.handle(&event(&[KEY])).await));
     let text = crate::metrics::rendered(|registry| crate::status::register(&world.status, registry));
     let all = world.metrics.render();
@@ -168,7 +168,7 @@ async fn records_of_earlier_attempts_are_no_success_if_every_other_event_is_reje
     world.sinks.create(ACME, GROUP, &["web-web-0-2026-11-21"]);
     world.put(KEY, good_object(&["a", "b", "c"]));
     world.sinks.reject_before(i64::MAX);
-    world.sinks.fail(Operation::Put, 2, throttled());
+    world.sinks.fail(SinkOperation::Put, 2, throttled());
     assert!(is_retry(&world.handle(&event(&[KEY])).await));
     assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
     shows(&world, "logferry_records_total{outcome=\"resumed\"} 1");
