@@ -1,14 +1,15 @@
 //! Reads an object's text as records, one at a time, without copying them.
 //!
-//! [`RecordFormat`] says what the records are. `detect` recognises the format by the text's first bytes; then `json` or `lines` reads
-//! the records. Records borrow from the caller's window. The reader keeps only its position and the text around the previous
-//! message. It does no I/O, and takes the time as an argument.
+//! [`RecordFormat`] says what the records are. `detect` recognises the format by the text's first bytes; then `json` or `lines`
+//! reads the records. Records borrow from the caller's window. The reader keeps only its position and the text around the
+//! previous message. It does no I/O, and takes the time as an argument.
 //!
 //! `json` recognises the framing by the text: a JSON array on one line (as Vector writes it), an array over several lines, one
-//! record per line, several arrays in a row, or documents that contain a list of records. `scan` finds `message` and `timestamp` without building values, and the message is handed out as it is. `unusual` reads the
-//! records for which this is not possible (a repeated or escaped name, a message that is missing or not a string, text that
-//! JSON or UTF-8 does not allow) and mends their text. So a defect in one record does not harm the others. Only a broken
-//! structure ends the object, because the reader would have to guess where the next record begins.
+//! record per line, several arrays in a row, or documents that contain a list of records. `scan` finds `message` and `timestamp`
+//! without building values, and the message is handed out as it is. `unusual` reads the records for which this is not possible (a
+//! repeated or escaped name, a message that is missing or not a string, text that JSON or UTF-8 does not allow) and mends their
+//! text. So a defect in one record does not harm the others. Only a broken structure ends the object, because the reader would
+//! have to guess where the next record begins.
 
 mod detect;
 mod document;
@@ -42,7 +43,7 @@ pub use self::{
     format::RecordFormat,
     legal::Legal,
     line_time::TimestampFormat,
-    message::EscapedMessage,
+    message::{EscapedMessage, unescaped_len},
     text::{Pieces, Text},
 };
 pub(crate) use self::{legal::each_member_of, scan::each_member};
@@ -205,8 +206,8 @@ enum Reader {
 }
 
 impl RecordReader {
-    /// Creates the reader of one object of [`RecordFormat::Json`] whose records have at most `max_record` bytes. A timestamp before
-    /// 2000, or more than a day after `now`, is ignored.
+    /// Creates the reader of one object of [`RecordFormat::Json`] whose records have at most `max_record` bytes. A timestamp
+    /// before 2000, or more than a day after `now`, is ignored.
     pub fn new(max_record: usize, now: Timestamp) -> Self {
         let limits = Limits { max_record, now, object_time: None };
         Self { reader: Reader::Json(JsonReader::new(limits)), limits, bad_lines: BadLines::Break }

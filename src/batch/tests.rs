@@ -304,6 +304,14 @@ fn rejected_events_are_shown_as_they_were_sent() {
 }
 
 #[test]
+fn the_bytes_of_the_first_events_are_their_unescaped_ones() {
+    let events = [(1, "c\n\"é\u{1}"), (2, "a"), (3, "😀\\")].map(|(at, text)| (at, text.to_owned()));
+    let batch = batches(&events).remove(0);
+    assert_eq!([0, 1, 2, 3].map(|answered| batch.bytes_of(answered)), [0, 32, 59, 90]);
+    assert_eq!(batch.bytes(), 90);
+}
+
+#[test]
 fn a_split_record_counts_once() {
     let mut batch = Batch::new(&head());
     for (record, text, last) in [(7, "a", false), (7, "b", false), (7, "c", true), (9, "d", true)] {

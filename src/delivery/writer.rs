@@ -41,7 +41,7 @@ pub(super) struct Done {
     pub(super) owed: Owed,
     /// Requests that were accepted.
     pub(super) batches: u64,
-    /// Bytes of the batch, as CloudWatch Logs bills them; 0 if the batch stopped.
+    /// Bytes as CloudWatch Logs bills them, up to the last event that was put.
     pub(super) bytes: usize,
     /// Timestamp of the newest event that was stored.
     pub(super) newest: Option<i64>,
@@ -121,7 +121,6 @@ impl<S: LogSink, L: Ledger> Writer<S, L> {
         } else {
             owed = self.owed(&batch, &rejections);
         }
-        let bytes = if stopped.is_some() { 0 } else { batch.bytes() };
         let rejected = batch.rejected(&rejections).next().map(|event| RejectedSample {
             reason: event.reason,
             record: event.record,
@@ -134,7 +133,7 @@ impl<S: LogSink, L: Ledger> Writer<S, L> {
             quarantined,
             owed,
             batches: requests,
-            bytes,
+            bytes: batch.bytes_of(answered),
             newest: batch.newest(answered, &rejections),
             rejected,
             took,

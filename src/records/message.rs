@@ -95,6 +95,17 @@ impl<'a> EscapedMessage<'a> {
     }
 }
 
+/// Length of the text of an escaped message once unescaped, in UTF-8 bytes.
+pub fn unescaped_len(escaped: &[u8]) -> usize {
+    let (mut rest, mut len) = (escaped, 0);
+    while let Some(at) = memchr(b'\\', rest) {
+        let (of_escape, plain) = escape(&rest[at..]).expect("a message is legal by construction");
+        len += at + plain;
+        rest = &rest[at + of_escape..];
+    }
+    len + rest.len()
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

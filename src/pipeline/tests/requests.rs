@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::batch::{MAX_MESSAGE_BYTES, RejectedEvents};
+use crate::batch::{EVENT_OVERHEAD, MAX_MESSAGE_BYTES, RejectedEvents};
 
 /// A world where the stream exists, so that no put is repeated after its creation.
 fn world() -> World {
@@ -57,6 +57,9 @@ async fn a_batch_that_fails_half_way_goes_on_where_it_stopped() {
         let puts = world.sinks.count(SinkOperation::Put);
         assert!((7..=8).contains(&puts), "{puts} puts after the failure of {failing}");
         assert_eq!(report.delivered[0].tally.accounted(), 12_000);
+        let bytes: usize =
+            world.sinks.messages(ACME, GROUP).iter().map(|message| message.len() + EVENT_OVERHEAD).sum();
+        shows(&world, &format!("logferry_event_bytes_total {bytes}"));
     }
 }
 
