@@ -298,8 +298,8 @@ impl Health {
         }
     }
 
-    /// Checks that the receive loop runs. The status is [`HealthStatus::Stalled`] if the loop stands still while the worker does not
-    /// drain.
+    /// Checks that the receive loop runs. The status is [`HealthStatus::Stalled`] if the loop stands still while the worker does
+    /// not drain.
     pub fn alive(&self) -> HealthReport {
         self.expire();
         let state = self.lock();

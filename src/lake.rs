@@ -1,10 +1,10 @@
 //! A customer's lake: files of records in the customer's bucket, partitioned by hour, for SQL.
 //!
-//! A [`LakeLane`] takes one object's records, like `delivery::Lane` does, so that one download serves both. It keeps one file open for
-//! each hour (`file`), and writes small files by one PutObject and large ones part by part. A file's key depends only on the object
-//! and the hour (`stem` and the row's layout), and a file appears whole or not at all. So an attempt that comes again replaces the
-//! files of the attempt before, and a reader never sees a record twice. [`compact`] merges the small files of an hour; the folder's
-//! [`manifest`] says which files count. [`bucket`] is the compaction's port, and [`s3`] the adapter of all.
+//! A [`LakeLane`] takes one object's records, like `delivery::Lane` does, so that one download serves both. It keeps one file
+//! open for each hour (`file`), and writes small files by one PutObject and large ones part by part. A file's key depends only on
+//! the object and the hour (`stem` and the row's layout), and a file appears whole or not at all. So an attempt that comes again
+//! replaces the files of the attempt before, and a reader never sees a record twice. [`compact`] merges the small files of an
+//! hour; the folder's [`manifest`] says which files count. [`bucket`] is the compaction's port, and [`s3`] the adapter of all.
 
 pub mod bucket;
 pub mod compact;
@@ -89,7 +89,8 @@ pub trait LakeAccount: Send + Sync + 'static {
     /// See [`CopyError`]. The file may be there nevertheless.
     fn put(&self, file: &FileSpec, body: Bytes) -> impl Future<Output = Result<(), CopyError>> + Send;
 
-    /// Begins a file that is written in parts, and returns the id of its upload. Until [`LakeAccount::complete`] no reader sees it.
+    /// Begins a file that is written in parts, and returns the id of its upload. Until [`LakeAccount::complete`] no reader sees
+    /// it.
     ///
     /// # Errors
     /// See [`CopyError`].

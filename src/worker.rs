@@ -96,8 +96,8 @@ pub struct Drained {
 /// Receives and handles messages until `stop` is cancelled, then drains: running work may finish within the grace period,
 /// and all other messages return to the queue.
 ///
-/// `units` tells how many units of a slot a message needs, and `handle` judges one message in its place. The token that it gets is
-/// cancelled when the grace period is nearly over, so that `handle` can stop its work cleanly. If `handle` still runs a short
+/// `units` tells how many units of a slot a message needs, and `handle` judges one message in its place. The token that it gets
+/// is cancelled when the grace period is nearly over, so that `handle` can stop its work cleanly. If `handle` still runs a short
 /// time later, its future is dropped.
 pub async fn run<Q, U, H, F>(
     queue: Arc<Q>,

@@ -38,7 +38,8 @@ use crate::{
     trace::{self, semconv},
 };
 
-/// Puts one object's records into one stream, or into one stream after another: fills a batch while the previous one is being put.
+/// Puts one object's records into one stream, or into one stream after another: fills a batch while the previous one is being
+/// put.
 ///
 /// The position after a batch is recorded in the ledger while the next batch is being put. The batch after that is put only
 /// once the position is recorded. So a worker that dies repeats at most two batches.

@@ -136,9 +136,9 @@ pub struct LakeLane<A, L> {
 }
 
 impl<A: LakeAccount, L: Ledger> LakeLane<A, L> {
-    /// Opens a lane for the object of `way`, which was stored at `modified`. Unreadable records go onto `shelf`. A lane that becomes
-    /// large takes its object's `share`. If an earlier attempt ended at a break of the object, as `claim` says, the lane goes on
-    /// there, with further files.
+    /// Opens a lane for the object of `way`, which was stored at `modified`. Unreadable records go onto `shelf`. A lane that
+    /// becomes large takes its object's `share`. If an earlier attempt ended at a break of the object, as `claim` says, the lane
+    /// goes on there, with further files.
     ///
     /// # Errors
     /// The key of a file would be too long.
@@ -337,10 +337,10 @@ impl<A: LakeAccount, L: Ledger> LakeLane<A, L> {
         Ok(self.claim.finish(Position { records: self.tally.read, events: 0 }).await?)
     }
 
-    /// Gives unfinished files up, and the object's lease back to the ledger. If the lane was flushed, because the object is broken
-    /// behind its last record, the next attempt goes on there: it must not write these files again with more records, because they
-    /// may have been compacted. Once `stop` is cancelled, unfinished uploads stay, and
-    /// a lifecycle rule of the bucket removes them.
+    /// Gives unfinished files up, and the object's lease back to the ledger. If the lane was flushed, because the object is
+    /// broken behind its last record, the next attempt goes on there: it must not write these files again with more records,
+    /// because they may have been compacted. Once `stop` is cancelled, unfinished uploads stay, and a lifecycle rule of the
+    /// bucket removes them.
     pub async fn abandon(&mut self, stop: &CancellationToken) {
         let (account, open) = (&self.account, std::mem::take(&mut self.open));
         let abort = async {

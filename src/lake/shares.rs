@@ -21,12 +21,12 @@ const LARGE_LANE: u64 = 48 << 20;
 /// Bytes of an object's text for each byte of its files' footers. A row group ends at 4 MiB, or with a record of more than
 /// 1 MiB, and takes 12 KiB in the footer.
 const TEXT_OF_A_FOOTER: u64 = 64;
-/// Memory that encoding a record takes, in lengths of the record: its mended text (three), its columns (two), the row group, a page,
-/// and the compressed page.
+/// Memory that encoding a record takes, in lengths of the record: its mended text (three), its columns (two), the row group, a
+/// page, and the compressed page.
 const COPIES_OF_A_RECORD: u64 = 8;
 
-/// The most memory that all lanes of a worker with so many slots take, in bytes, with one lake for each object. A slot is for one object, or for
-/// `sharing` small ones; `max_record` is `source.max_record`, and `max_object` `source.max_object`.
+/// The most memory that all lanes of a worker with so many slots take, in bytes, with one lake for each object. A slot is for one
+/// object, or for `sharing` small ones; `max_record` is `source.max_record`, and `max_object` `source.max_object`.
 pub fn memory(slots: u64, sharing: u64, max_record: u64, max_object: u64) -> u64 {
     // Small objects have at most an eighth of a slot of text each.
     let small = slots * sharing * (SMALL_LANE / 2);

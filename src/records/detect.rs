@@ -1,8 +1,8 @@
 //! Recognises an object's format by the first bytes of its text.
 //!
 //! The result depends on the first [`LOOK_AHEAD`] bytes alone, whatever the pieces in which they arrive. In doubt the text is
-//! [`RecordFormat::Json`], whose reader finds the error: text that begins with a bracket is never read line by line, nor text with a
-//! line that begins like a record.
+//! [`RecordFormat::Json`], whose reader finds the error: text that begins with a bracket is never read line by line, nor text
+//! with a line that begins like a record.
 
 use super::{
     BYTE_ORDER_MARK, More, RecordFormat,

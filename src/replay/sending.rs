@@ -22,7 +22,8 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// Sends a message for each object, ten with each call.
 #[derive(Debug)]
 pub struct MessageSender<O, Q> {
-    /// The bucket: its objects' versions are read, so that the worker uses the same entries of the ledger as after an event of S3.
+    /// The bucket: its objects' versions are read, so that the worker uses the same entries of the ledger as after an event of
+    /// S3.
     pub store: O,
     /// The account that must own the bucket.
     pub owner: Option<String>,

@@ -1,13 +1,13 @@
 //! Replays the new objects of a bucket again and again, for installations without notifications.
 //!
 //! A place in the ledger's table says how far a watch has come: every object with an older LastModified has been dealt with. Each
-//! scan lists the whole selection, because S3 lists by key and not by time, and handles the objects that are not much older
-//! than the place. How much, the overlap says: an object appears in the listing when its upload ends, with the time of the upload's
+//! scan lists the whole selection, because S3 lists by key and not by time, and handles the objects that are not much older than
+//! the place. How much, the overlap says: an object appears in the listing when its upload ends, with the time of the upload's
 //! start as LastModified.
 //!
-//! The place moves after a complete scan: to the newest LastModified of the scan, but not beyond the scan's start (an object may be
-//! written into a part of the listing that the scan has left behind), and not beyond an object that is not finished. So
-//! a watch that is killed, or two watches at the same time, lose nothing; the ledger keeps them from delivering an object twice.
+//! The place moves after a complete scan: to the newest LastModified of the scan, but not beyond the scan's start (an object may
+//! be written into a part of the listing that the scan has left behind), and not beyond an object that is not finished. So a
+//! watch that is killed, or two watches at the same time, lose nothing; the ledger keeps them from delivering an object twice.
 
 use std::{
     collections::HashMap,

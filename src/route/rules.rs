@@ -152,13 +152,15 @@ impl Rules {
         self.layout.sample_prefix(tenant, filler)
     }
 
-    /// Returns the beginning that all keys of a tenant have. `None` if there is none, or if rules may give other keys to the tenant.
+    /// Returns the beginning that all keys of a tenant have. `None` if there is none, or if rules may give other keys to the
+    /// tenant.
     pub fn prefix_of(&self, tenant: &str) -> Option<String> {
         if self.rules.is_empty() { self.layout.prefix_of(tenant) } else { None }
     }
 
     /// Returns the part of a key up to the slash after the tenant, or the whole key if it does not name the tenant. No key of
-    /// another tenant has this prefix, unless a rule gives other keys with the prefix to another tenant. The key must have a route.
+    /// another tenant has this prefix, unless a rule gives other keys with the prefix to another tenant. The key must have a
+    /// route.
     pub fn tenant_prefix<'a>(&self, key: &'a str) -> &'a str {
         match self.rule(key).map(|rule| &rule.source) {
             None | Some(NameSource::Default) => self.layout.tenant_prefix(key),

@@ -20,8 +20,8 @@ pub(super) struct TenantHistory {
     pub(super) is_named: bool,
     /// Whether all enabled deliveries are in shadow mode.
     pub(super) in_shadow: bool,
-    /// Recent billed bytes, plus one for each delivery. `StatusBook::tidy` subtracts a sixteenth every half minute, so half is left
-    /// after about 5 min.
+    /// Recent billed bytes, plus one for each delivery. `StatusBook::tidy` subtracts a sixteenth every half minute, so half is
+    /// left after about 5 min.
     pub(super) volume: u64,
     pub(super) last_seen: i64,
 }
