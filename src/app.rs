@@ -7,6 +7,7 @@ mod depth;
 mod endpoint;
 #[cfg(feature = "lambda")]
 mod lambda;
+#[cfg(feature = "tools")]
 pub mod manual;
 mod memory;
 mod metrics;
@@ -14,7 +15,10 @@ mod outbound;
 mod parts;
 mod profile;
 mod readiness;
+#[cfg(feature = "tools")]
 pub mod replay;
+#[cfg(feature = "tools")]
+pub mod tools;
 mod watched;
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};

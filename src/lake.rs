@@ -6,13 +6,17 @@
 //! replaces the files of the attempt before, and a reader never sees a record twice. [`compact`] merges the small files of an
 //! hour; the folder's [`manifest`] says which files count. [`bucket`] is the compaction's port, and [`s3`] the adapter of all.
 
+#[cfg(feature = "tools")]
 pub mod bucket;
+#[cfg(feature = "tools")]
 pub mod compact;
+#[cfg(feature = "tools")]
 pub mod ddl;
 mod file;
 mod known;
 mod lane;
 pub mod level;
+#[cfg(feature = "tools")]
 pub mod manifest;
 pub mod memory;
 pub mod ndjson;

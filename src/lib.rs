@@ -209,6 +209,7 @@ pub mod aws;
 pub mod batcher;
 pub mod cli;
 pub mod config;
+#[cfg(feature = "tools")]
 pub mod cost;
 #[cfg(feature = "demo")]
 pub mod demo;
@@ -218,10 +219,12 @@ pub mod health;
 pub mod http;
 #[cfg(feature = "lambda")]
 pub mod lambda;
+#[cfg(feature = "tools")]
 pub mod manual;
 pub mod metrics;
 pub mod protection;
 pub mod redrive;
+#[cfg(feature = "tools")]
 pub mod replay;
 pub mod sampler;
 pub mod status;

@@ -7,7 +7,9 @@
 //! the counts in the ledger's table; [`cloudwatch`] reads a customer's events, and [`comparison`] compares. Only
 //! `logferry shadow compare` uses the last two.
 
+#[cfg(feature = "tools")]
 pub mod cloudwatch;
+#[cfg(feature = "tools")]
 pub mod comparison;
 pub mod copier;
 pub mod dynamodb;

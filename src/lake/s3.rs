@@ -1,5 +1,6 @@
 //! Customers' lakes through the AWS SDK, with the client and the roles that copy objects.
 
+#[cfg(feature = "tools")]
 mod compact;
 
 use aws_config::timeout::TimeoutConfig;

@@ -1,6 +1,6 @@
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
-use opentelemetry::{KeyValue, trace::TracerProvider};
+use opentelemetry::{Context, KeyValue, trace::TracerProvider};
 use opentelemetry_sdk::{
     error::OTelSdkResult,
     trace::{Sampler, SdkTracerProvider, ShouldSample, SpanData, SpanProcessor},
@@ -11,7 +11,7 @@ use tracing_subscriber::{
     layer::SubscriberExt,
 };
 
-use super::*;
+use super::{semconv::*, spans::sender, *};
 
 const HEADER: &str = "Root=1-5759e988-bd862e3fe1be46a994272793;Parent=53995c3f42cd8ad8;Sampled=1";
 
