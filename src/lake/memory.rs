@@ -11,7 +11,8 @@ use bytes::{Bytes, BytesMut};
 use super::{FileSpec, LakeAccount, LakeStore, LakeWay, Part, Upload};
 use crate::copy::{Copied, CopyError, CopyJob, CopyWay, ObjectCopier, memory::MemoryCopier};
 
-/// Customers' buckets: copies and lakes. A bucket that the copier breaks is broken for both. Clones share them.
+/// Customers' buckets, with copies and lakes. If a test breaks a bucket of the copier, lakes in the bucket fail too. Clones share
+/// the buckets.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryBuckets {
     copier: MemoryCopier,
