@@ -319,6 +319,7 @@ impl<A: LakeAccount, L: Ledger> LakeLane<A, L> {
         while !self.open.is_empty() {
             self.finish(0).await?;
         }
+        self.tell(ObjectShare::succeeded);
         self.share = None;
         self.account.count(self.tally.written, self.tally.bytes).await?;
         match self.first_unkept.take() {
@@ -400,10 +401,16 @@ impl<A: LakeAccount, L: Ledger> LakeLane<A, L> {
         };
         let began = Instant::now();
         if self.open[largest].encoded() >= MIN_PART {
-            self.open[largest].write_part(&self.account).await?;
+            let written = self.open[largest].write_part(&self.account).await;
+            written.inspect_err(|_| self.tell(ObjectShare::failed))?;
             self.putting += began.elapsed();
         }
         Ok(())
+    }
+
+    /// Tells the object's share how the bucket does.
+    fn tell(&self, outcome: impl FnOnce(&ObjectShare)) {
+        self.share.as_ref().map(outcome);
     }
 
     async fn finish(&mut self, index: usize) -> Result<(), LaneError> {
@@ -412,7 +419,10 @@ impl<A: LakeAccount, L: Ledger> LakeLane<A, L> {
         without_pause(file.pending(), || file.end_group())?;
         let records = file.records();
         let bytes = file.finish(&self.account, &self.claim).await.map_err(|error| match error {
-            FileError::Bucket(error) => LaneError::Bucket(error),
+            FileError::Bucket(error) => {
+                self.tell(ObjectShare::failed);
+                LaneError::Bucket(error)
+            }
             FileError::Ledger(error) => LaneError::Ledger(error),
         })?;
         self.tally.written += records;

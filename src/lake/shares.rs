@@ -1,16 +1,19 @@
 //! Memory for lanes that need more than their object's place in the `room`: for long files, many hours, or long records.
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
 /// Most objects of a worker whose lanes are large at once. More would not be faster, because encoding needs the processor.
 const LARGE_OBJECTS: usize = 4;
-/// Most of these objects that belong to one tenant. A tenant whose bucket hangs keeps its shares for minutes.
+/// Most of these objects that belong to one tenant. An object whose bucket hangs keeps its share until the write times out.
 const OF_ONE_TENANT: usize = 2;
+/// Most of these objects that belong to tenants whose bucket failed last. The other shares stay free for the other tenants,
+/// however many buckets hang.
+const OF_FAILING_TENANTS: usize = 2;
 
 /// Memory of a lane that is not large, in bytes: two files with the buffers of their encoders, and 1 MiB of rows or encoded
 /// bytes.
@@ -40,6 +43,10 @@ pub struct LakeShares {
     lanes: Arc<Semaphore>,
     /// The shares that each tenant may still take. Tenants without a share are removed.
     tenants: Arc<Mutex<HashMap<String, Arc<Semaphore>>>>,
+    /// Tenants whose bucket failed when a large lane wrote to it last.
+    failing: Arc<Mutex<HashSet<String>>>,
+    /// The shares that these tenants may still take together.
+    of_failing: Arc<Semaphore>,
     long_record: Arc<Semaphore>,
 }
 
@@ -62,6 +69,20 @@ impl ObjectShare {
         self.share.get_or_init(|| self.shares.share(&self.tenant_id)).await;
     }
 
+    /// Says that the tenant's bucket failed. Does nothing if no lane of the object is large.
+    pub(super) fn failed(&self) {
+        if self.share.initialized() {
+            self.shares.failing().insert(self.tenant_id.to_string());
+        }
+    }
+
+    /// Says that the tenant's bucket took all files of a lane. Does nothing if no lane of the object is large.
+    pub(super) fn succeeded(&self) {
+        if self.share.initialized() {
+            self.shares.failing().remove(&*self.tenant_id);
+        }
+    }
+
     /// Waits for the memory to encode one long record. The caller waits for nothing else while it holds the permit.
     ///
     /// # Cancel safety
@@ -75,6 +96,7 @@ impl ObjectShare {
 #[derive(Debug)]
 struct Share {
     _of_tenant: OwnedSemaphorePermit,
+    _of_failing: Option<OwnedSemaphorePermit>,
     _of_all: OwnedSemaphorePermit,
 }
 
@@ -83,6 +105,8 @@ impl Default for LakeShares {
         Self {
             lanes: Arc::new(Semaphore::new(LARGE_OBJECTS)),
             tenants: Arc::default(),
+            failing: Arc::default(),
+            of_failing: Arc::new(Semaphore::new(OF_FAILING_TENANTS)),
             long_record: Arc::new(Semaphore::new(1)),
         }
     }
@@ -107,8 +131,17 @@ impl LakeShares {
         };
         // Waiting for the tenant's own objects takes nothing from other tenants.
         let of_tenant = of_tenant.acquire_owned().await.expect(OPEN);
+        let is_failing = self.failing().contains(tenant_id);
+        let of_failing = match is_failing {
+            true => Some(Arc::clone(&self.of_failing).acquire_owned().await.expect(OPEN)),
+            false => None,
+        };
         let of_all = Arc::clone(&self.lanes).acquire_owned().await.expect(OPEN);
-        Share { _of_tenant: of_tenant, _of_all: of_all }
+        Share { _of_tenant: of_tenant, _of_failing: of_failing, _of_all: of_all }
+    }
+
+    fn failing(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.failing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -143,5 +176,33 @@ mod tests {
         let tenants: BTreeSet<_> =
             shares.tenants.lock().expect("no test panics with it").keys().cloned().collect();
         assert_eq!(tenants, ["e", "g"].map(str::to_owned).into(), "idle tenants are forgotten");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn tenants_whose_buckets_fail_leave_shares_for_others() {
+        let (shares, moment) = (LakeShares::default(), Duration::from_secs(60));
+        let object = |tenant: &str| shares.of_object(&tenant.into());
+        let unused = object("unused");
+        unused.failed();
+        let fail = ["a", "b", "c"].map(object);
+        for object in &fail {
+            timeout(moment, object.enlarge()).await.expect("no bucket has failed yet");
+            object.failed();
+        }
+        drop(fail);
+        let [a, b, c, healthy, second] = ["a", "b", "c", "unused", "healthy"].map(object);
+        for object in [&a, &b] {
+            timeout(moment, object.enlarge()).await.expect("failing tenants have a part");
+        }
+        assert!(timeout(moment, c.enlarge()).await.is_err(), "their part is taken");
+        for object in [&healthy, &second] {
+            timeout(moment, object.enlarge()).await.expect("the rest is for others");
+        }
+        a.succeeded();
+        drop((a, healthy));
+        let again = ["a", "a"].map(object);
+        for object in &again {
+            timeout(moment, object.enlarge()).await.expect("the bucket works again");
+        }
     }
 }
