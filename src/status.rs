@@ -54,7 +54,7 @@ pub const MOST_BYTES: u64 = 16 << 20;
 
 /// State of a tenant, from the best to the worst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum State {
+pub enum TenantState {
     /// Its objects are delivered, or it has none.
     Ok,
     /// Its objects are counted and not delivered: all its deliveries are in shadow mode.
@@ -67,7 +67,7 @@ pub enum State {
     Refused,
 }
 
-impl State {
+impl TenantState {
     /// All states, in order.
     pub const ALL: [Self; 5] = [Self::Ok, Self::Shadow, Self::Waiting, Self::Paused, Self::Refused];
 

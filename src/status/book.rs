@@ -14,7 +14,7 @@ use jiff::Timestamp;
 
 use self::tenant::{TenantHistory, Trouble, WaitingObject};
 use super::{
-    Advice, ObjectFailure, Rows, State, Throughput,
+    Advice, ObjectFailure, Rows, TenantState, Throughput,
     failures::{FailureLine, Failures},
     named::{Rank, choose},
     rate::LastMinute,
@@ -105,8 +105,8 @@ pub struct TenantLine {
     /// The tenant.
     pub tenant_id: Arc<str>,
     /// Its state.
-    pub state: State,
-    /// Reason and remedy, unless the state is [`State::Ok`].
+    pub state: TenantState,
+    /// Reason and remedy, unless the state is [`TenantState::Ok`].
     pub advice: Option<&'static Advice>,
     /// The delivery that fails; `None` if the failure concerns whole objects.
     pub delivery: Option<String>,
@@ -127,7 +127,7 @@ pub struct Snapshot {
     /// The tenants, ordered by state (the worst first), then by last success (the oldest first), then by their oldest waiting
     /// object.
     pub tenants: Vec<TenantLine>,
-    /// Number of tenants in each state, in the order of [`State::ALL`].
+    /// Number of tenants in each state, in the order of [`TenantState::ALL`].
     pub states: [usize; 5],
     /// The last failures, the latest first.
     pub failures: Vec<FailureLine>,
@@ -454,7 +454,7 @@ impl StatusBook {
 
 /// A tenant with what decides its place on the page.
 type Placed<'a> =
-    ((Reverse<State>, Option<Timestamp>, Reverse<Option<i64>>), &'a Arc<str>, &'a TenantHistory);
+    ((Reverse<TenantState>, Option<Timestamp>, Reverse<Option<i64>>), &'a Arc<str>, &'a TenantHistory);
 
 fn page_order(one: &Placed<'_>, two: &Placed<'_>) -> Ordering {
     (one.0, one.1).cmp(&(two.0, two.1))

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     breaker::Stopped,
     health::{ConditionReport, ConditionStatus, HealthReport, HealthStatus, ReadinessCondition},
-    status::{FailureLine, Snapshot, State, TenantLine},
+    status::{FailureLine, Snapshot, TenantLine, TenantState},
 };
 
 /// Most open breakers on the page.
@@ -149,9 +149,9 @@ fn tenants(found: &Snapshot, now: Timestamp) -> Markup {
                 p.quiet { "No object of a tenant has arrived since the worker started." }
             } @else {
                 p.chips {
-                    @for state in State::ALL.into_iter().rev() {
+                    @for state in TenantState::ALL.into_iter().rev() {
                         @let number = found.states[state as usize];
-                        @if number > 0 || state == State::Ok {
+                        @if number > 0 || state == TenantState::Ok {
                             (pill(state.word(), &format!("{} {}", count(number as u64), state.word())))
                         }
                     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::{Series, TenantLine, since};
-use crate::status::{Advice, State};
+use crate::status::{Advice, TenantState};
 
 /// In milliseconds. A tenant whose oldest object has waited longer than this is in trouble, even if no attempt has failed.
 const LONG_WAIT: i64 = 60_000;
@@ -84,13 +84,13 @@ impl TenantHistory {
         failed.min_by_key(|entry| entry.since)
     }
 
-    pub(super) fn state(&self, now: i64) -> State {
+    pub(super) fn state(&self, now: i64) -> TenantState {
         match (self.worst(now), self.oldest_failed(now)) {
             (Some(trouble), _) => trouble.advice.state,
             // A success of other objects has ended the trouble, but this object still waits.
-            (None, Some(_)) => State::Waiting,
-            (None, None) if self.in_shadow => State::Shadow,
-            (None, None) => State::Ok,
+            (None, Some(_)) => TenantState::Waiting,
+            (None, None) if self.in_shadow => TenantState::Shadow,
+            (None, None) => TenantState::Ok,
         }
     }
 
@@ -101,7 +101,7 @@ impl TenantHistory {
         troubled.max(long)
     }
 
-    pub(super) fn line(&self, name: &Arc<str>, state: State, now: i64) -> TenantLine {
+    pub(super) fn line(&self, name: &Arc<str>, state: TenantState, now: i64) -> TenantLine {
         let (waiting, oldest) = self.waiting(now);
         let worst = self.worst(now);
         TenantLine {
