@@ -282,7 +282,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: Buckets, L: Ledger> Pipeline<
         if object.is_folder_marker() {
             return report.skipped.push(Skipped::FolderMarker);
         }
-        let span = trace::step("route", &places(object));
+        let span = trace::step("route", &object_attributes(object));
         let route = match span.in_scope(|| self.settings.key_rules.route(&object.key)) {
             Ok(route) => route,
             Err(error) => {
@@ -489,7 +489,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: Buckets, L: Ledger> Pipeline<
 }
 
 /// Bucket and key of the object, as attributes of spans.
-fn places(object: &ObjectRef) -> [(&'static str, &str); 2] {
+fn object_attributes(object: &ObjectRef) -> [(&'static str, &str); 2] {
     [(semconv::AWS_S3_BUCKET, &object.bucket), (semconv::AWS_S3_KEY, &object.key)]
 }
 

@@ -44,7 +44,9 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: Buckets, L: Ledger> Pipeline<
         let head = self.ports.store.head(object, owner);
         let head = async { head.await.map_err(|error| self.unread(object, error)) };
         let head = admitted.unless_stopped(head);
-        let head = match trace::within(trace::step("head", &places(object)), head, Failure::reason).await {
+        let head = match trace::within(trace::step("head", &object_attributes(object)), head, Failure::reason)
+            .await
+        {
             Ok(head) => head,
             Err(failure) => {
                 for ReadyCopy { claim, .. } in ready {
@@ -63,7 +65,9 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: Buckets, L: Ledger> Pipeline<
             };
             let copy = admitted.unless_stopped(copy);
             let finished =
-                match trace::within(trace::step("copy", &places(object)), copy, Failure::reason).await {
+                match trace::within(trace::step("copy", &object_attributes(object)), copy, Failure::reason)
+                    .await
+                {
                     Ok(copied) => {
                         claim.finish(claim.from().position).await.map(|()| copied).map_err(Failure::Ledger)
                     }

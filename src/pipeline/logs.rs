@@ -63,7 +63,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: Buckets, L: Ledger> Pipeline<
         };
         let open = async { open.await.map_err(|error| self.unread(object, error)) };
         // The span covers the opening of the object and all of its reading.
-        let get = trace::step("get", &places(object));
+        let get = trace::step("get", &object_attributes(object));
         let open = admitted.unless_stopped(open);
         let (modified, body) = match trace::within(get.clone(), open, Failure::reason).await {
             Ok(open) => open,
