@@ -77,7 +77,8 @@ A merged file gets the row's Object Lock, from the moment of the merge on. In a 
 older versions, until their lock ends and a lifecycle rule removes them. Parts of files that a killed run left need a lifecycle rule
 with AbortIncompleteMultipartUpload.
 
-A file that cannot be read, or has other columns, stays where it is; the result names it.
+A file that cannot be read, has other columns, or has a line that is no JSON object, stays where it is; the result names it. Files
+of other programs, which have other names than logferry's, stay too, and count.
 
 A run lists each folder of the wanted hours, and S3 bills the customer for it: about 0.005 USD for 1,000 folders. With an hourly run,
 a shorter --since is cheaper.

@@ -12,7 +12,7 @@ use super::{
     parts::MIN_PART,
     record::{Columns, is_undated, timestamp},
     shares::ObjectShare,
-    stem::stem,
+    stem::{file_name, stem},
 };
 use crate::{
     copy::{self, CopyError},
@@ -84,6 +84,8 @@ struct Plan {
     layout: LakeLayout,
     route: Route,
     stem: String,
+    /// Records that an earlier attempt has written. Its files stay, and may have been compacted.
+    from: u64,
     format: Format,
     lock: Option<Lock>,
     metadata: HashMap<String, String>,
@@ -94,10 +96,8 @@ impl Plan {
     fn spec(&self, hour: i64, number: u32) -> Result<FileSpec, CopyError> {
         let at = Timestamp::from_millisecond(hour)
             .map_err(|error| CopyError::Unwritable(format!("hour {hour} has no date: {error}")))?;
-        let number = if number == 0 { String::new() } else { format!("-{number}") };
-        let Self { prefix, stem, .. } = self;
-        let folder = self.layout.folder(&self.route, at);
-        let key = format!("{prefix}{folder}{stem}{number}{}", ending(&self.format));
+        let name = file_name(&self.stem, self.from, number, ending(&self.format));
+        let key = format!("{}{}{name}", self.prefix, self.layout.folder(&self.route, at));
         if key.len() > MAX_KEY {
             return Err(CopyError::KeyTooLong(key.len()));
         }
@@ -117,8 +117,6 @@ pub struct Lane<A, L> {
     share: Option<ObjectShare>,
     /// Whether the lane has its share.
     is_large: bool,
-    /// Records that an earlier attempt has written.
-    from: u64,
     /// Whether every record so far is in files that were written, or in the quarantine.
     is_flushed: bool,
     /// The object's time in milliseconds since 1970.
@@ -154,16 +152,12 @@ impl<A: LakeAccount, L: Ledger> Lane<A, L> {
         let metadata = copy::metadata(object, route, object.version_id.as_deref());
         let metadata = metadata.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         let from = claim.from().position.records;
-        let mut stem = stem(route, object, &delivery.name);
-        if from > 0 {
-            // The earlier attempt's files stay, and may have been compacted.
-            stem += &format!("-from{from}");
-        }
         let plan = Plan {
             prefix: destination.bucket_prefix.clone(),
             layout: lake.layout.clone(),
             route: route.clone(),
-            stem,
+            stem: stem(route, object, &delivery.name),
+            from,
             format: lake.format.clone(),
             lock: lake.lock,
             metadata,
@@ -177,7 +171,6 @@ impl<A: LakeAccount, L: Ledger> Lane<A, L> {
             columns: Columns::new(route, object_time),
             share: Some(share),
             is_large: false,
-            from,
             is_flushed: false,
             plan,
             object_time,
@@ -234,7 +227,7 @@ impl<A: LakeAccount, L: Ledger> Lane<A, L> {
     fn start_record(&mut self) -> bool {
         self.is_flushed = false;
         self.tally.read += 1;
-        let is_new = self.tally.read > self.from;
+        let is_new = self.tally.read > self.plan.from;
         self.tally.resumed += u64::from(!is_new);
         is_new
     }
@@ -242,7 +235,7 @@ impl<A: LakeAccount, L: Ledger> Lane<A, L> {
     /// Whether the lane becomes large by this record. Then the object needs a whole slot, and after that the lane needs
     /// [`Lane::enlarge`], before the record is pushed.
     pub fn becomes_large(&self, record: &Record<'_>) -> bool {
-        if self.is_large || self.tally.read < self.from {
+        if self.is_large || self.tally.read < self.plan.from {
             return false;
         }
         let opens = || {

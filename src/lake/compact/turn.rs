@@ -14,14 +14,12 @@ use super::{
     plan::{Plan, is_older, plan},
     site::{Read, Site},
 };
-use crate::{
-    digest,
-    lake::{
-        COMPACTED, FileSpec,
-        bucket::{CompactAccount, ListedFile},
-        file::{content_type, ending},
-        manifest::{Content, Manifest, url},
-    },
+use crate::lake::{
+    FileSpec,
+    bucket::{CompactAccount, ListedFile},
+    file::{content_type, ending},
+    manifest::{Content, Manifest, url},
+    stem::compacted_name,
 };
 
 /// Takes turns at the folder until nothing is left to merge. `place` is a permit of [`Setup::turns`].
@@ -266,8 +264,8 @@ impl<A: CompactAccount> Turn<'_, A> {
             for ListedFile { key, etag, .. } in &sources {
                 let _ = write!(text, "\n{key}\n{etag}");
             }
-            let hash = &digest::sha256(text.as_bytes())[..16];
-            let key = format!("{}{COMPACTED}{hash}{}", self.site.folder.key, ending(&self.site.rules.format));
+            let name = compacted_name(&text, ending(&self.site.rules.format));
+            let key = self.site.folder.key.clone() + &name;
             let urls = sources.iter().map(|source| self.site.url(&source.key)).collect();
             manifest.begin(self.site.url(&key), &merge, urls, now);
             (key, sources)

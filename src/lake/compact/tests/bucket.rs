@@ -219,10 +219,14 @@ pub(super) fn file(key: &str, records: &[u32]) -> Bytes {
         }
         return writer.finish().expect("a file").into();
     }
-    let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::fast());
     let lines: Vec<_> = records.iter().map(|record| format!("{{\"message\":\"{record}\"}}")).collect();
     // The last line has no end: some programs write files like this.
-    encoder.write_all(lines.join("\n").as_bytes()).expect("a vector takes all");
+    gzip(&lines.join("\n"))
+}
+
+pub(super) fn gzip(text: &str) -> Bytes {
+    let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(text.as_bytes()).expect("a vector takes all");
     encoder.finish().expect("a vector takes all").into()
 }
 
@@ -242,8 +246,9 @@ pub(super) fn records(key: &str, body: &Bytes) -> Vec<String> {
         return found;
     }
     for line in text.lines() {
-        let line: serde_json::Value = serde_json::from_str(line).expect("a line of JSON");
-        found.push(line["message"].as_str().expect("a message").to_owned());
+        let line = serde_json::from_str::<serde_json::Value>(line).ok();
+        // A file with another line is not of this lake.
+        found.extend(line.and_then(|line| Some(line["message"].as_str()?.to_owned())));
     }
     found
 }
