@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     FileSpec, LakeAccount, LakeWay,
     file::{Encoder, FileError, LakeFile, content_type, ending},
+    ndjson::Members,
     parts::MIN_PART,
     record::{Columns, is_undated, timestamp},
     shares::ObjectShare,
@@ -129,6 +130,8 @@ pub struct Lane<A, L> {
     aside: QuarantineFile,
     /// The first unreadable record, if there is no quarantine.
     first_unkept: Option<RecordError>,
+    /// Members of the records in files that were written.
+    members: Members,
     tally: Tally,
     putting: Duration,
 }
@@ -152,6 +155,10 @@ impl<A: LakeAccount, L: Ledger> Lane<A, L> {
         let metadata = copy::metadata(object, route, object.version_id.as_deref());
         let metadata = metadata.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         let from = claim.from().position.records;
+        let members = match &lake.format {
+            Format::Ndjson(fields) => Members::new(fields),
+            Format::Parquet(_) => Members::default(),
+        };
         let plan = Plan {
             prefix: destination.bucket_prefix.clone(),
             layout: lake.layout.clone(),
@@ -179,6 +186,7 @@ impl<A: LakeAccount, L: Ledger> Lane<A, L> {
             shelf,
             aside: QuarantineFile::default(),
             first_unkept: None,
+            members,
             tally: Tally::default(),
             putting: Duration::ZERO,
         })
@@ -358,6 +366,11 @@ impl<A: LakeAccount, L: Ledger> Lane<A, L> {
         &self.tally
     }
 
+    /// The members of the records in files that were written.
+    pub fn members(&self) -> &Members {
+        &self.members
+    }
+
     /// How long the writes of this attempt took.
     pub fn putting(&self) -> Duration {
         self.putting
@@ -403,6 +416,9 @@ impl<A: LakeAccount, L: Ledger> Lane<A, L> {
         let mut file = self.open.remove(index);
         without_pause(file.pending(), || file.end_group())?;
         let records = file.records();
+        if let Some(members) = file.members() {
+            self.members.add(members);
+        }
         let bytes = file.finish(&self.account, &self.claim).await.map_err(|error| match error {
             FileError::Bucket(error) => LaneError::Bucket(error),
             FileError::Ledger(error) => LaneError::Ledger(error),

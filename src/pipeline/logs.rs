@@ -256,6 +256,10 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: Buckets, L: Ledger> Pipeline<
             },
         });
         told::laked(admitted, delivery, lane, spent);
+        let unseen = self.seen.unseen(delivery, lane.members());
+        if tally.written > 0 && !unseen.is_empty() {
+            told::without_fields(admitted, delivery, &unseen, &self.sampler);
+        }
     }
 
     /// Ends a lane after the object was read, or after reading failed. After an error, the caller must give the lane up. The
