@@ -355,7 +355,8 @@ impl<A: LakeAccount, L: Ledger> Lane<A, L> {
         }
         self.share = None;
         let mut progress = self.claim.from().clone();
-        if self.is_flushed {
+        // If a defect left records unaccounted, the next attempt begins where this one did, and writes the files again.
+        if self.is_flushed && self.tally.accounted() == self.tally.read {
             progress.position.records = progress.position.records.max(self.tally.read);
         }
         self.claim.release(&progress).await;
@@ -452,3 +453,6 @@ fn length(record: &Record<'_>) -> usize {
 fn hour(timestamp: i64) -> i64 {
     timestamp.div_euclid(HOUR) * HOUR
 }
+
+#[cfg(test)]
+mod tests;

@@ -285,6 +285,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: Buckets, L: Ledger> Pipeline<
         let (read, accounted) = lane.accounts();
         if read != accounted {
             self.metrics.records_unaccounted.inc_by(read.abs_diff(accounted));
+            lane.doubt();
             return Err(Some(Failure::Unaccounted { read, accounted }));
         }
         lane.complete().await.map_err(|error| Some(error.into()))
