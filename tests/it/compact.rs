@@ -369,6 +369,33 @@ async fn a_broken_tenant_and_a_broken_file_stop_nothing_else() {
     filled.compact(&["--since", "1h"]).await.with(2);
 }
 
+/// A message brings a source back, with more records, between the listing and the delete.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_source_that_comes_back_while_it_is_deleted_stays() {
+    let filled = filled("compact-returned").await;
+    let Some(sandbox) = filled.setup.sandbox() else { return };
+    let keep = [&SINCE[..], &["--settle", "0s", "--delivery", "s3#ndjson"]].concat();
+    run(&keep, &filled.environment).await.with(0);
+    let source =
+        filled.files().await.into_iter().find(|key| key.starts_with("ndjson/") && !is_compacted(key));
+    let source = source.expect("the sources are still there");
+    let slow = Effect::Latency { milliseconds: 3000 };
+    sandbox.faults().add(Fault::new("s3", "DeleteObjects", slow));
+    let child =
+        start(&[&SINCE[..], &QUICK, &["--delivery", "s3#ndjson", "--json"]].concat(), &filled.environment);
+    // The call is under way when the first of the other folder's sources is still there, and this is the only moment to tell.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let more = gzip(b"{\"message\":\"more\"}\n");
+    let put = filled.s3().put_object().bucket(&filled.bucket).key(&source).body(more.clone().into());
+    put.send().await.expect("the file can be put");
+    let deleted = end(child).await;
+    assert_eq!(deleted.json()["lakes"][0]["deleted_files"], json!(15), "{deleted:?}");
+    assert_eq!(filled.get(&source).await, Some(Bytes::from(more)));
+    filled.check("a source came back").await;
+    let told = filled.compact(&["--delivery", "s3#ndjson"]).await.with(1);
+    assert!(told.stdout.contains(&source) && told.stdout.contains("it has 1 records now"), "{told:?}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_merged_file_is_locked_and_its_sources_stay_as_versions() {
     let setup = Setup::new("compact-locked").await;

@@ -17,7 +17,7 @@ use crate::{
     fairness::cpu::without_pause,
     lake::{
         FileSpec,
-        bucket::{CompactAccount, ListedFile},
+        bucket::{CompactAccount, ListedFile, ReadObject},
         manifest::url,
         parts::{MIN_PART, Parts},
     },
@@ -99,7 +99,8 @@ async fn attempt<A: CompactAccount>(
         if stop.is_cancelled() {
             return Err(CompactError::Interrupted(url(bucket, &source.key)));
         }
-        let Some((_, body)) = get(account, bucket, &source.key, Some(&source.etag)).await? else {
+        let Some(ReadObject { body, .. }) = get(account, bucket, &source.key, Some(&source.etag)).await?
+        else {
             // It was deleted or written anew since it was listed.
             sources.remove(index);
             continue;

@@ -26,8 +26,8 @@ pub(super) struct Plan {
     pub(super) groups: Vec<Vec<ListedFile>>,
     /// Files to delete, by the URL of the file that replaced them. With the content that is in it.
     pub(super) replaced: BTreeMap<String, Vec<(ListedFile, Content)>>,
-    /// Keys of abandoned files.
-    pub(super) abandoned: Vec<String>,
+    /// Abandoned files.
+    pub(super) abandoned: Vec<ListedFile>,
     /// URLs of files whose name is of the compaction, and which the manifest does not know.
     pub(super) unknown: Vec<String>,
 }
@@ -58,7 +58,7 @@ pub(super) fn plan(
                     plan.replaced.entry(by.clone()).or_default().push((file.clone(), content.clone()));
                 }
             }
-            Some(State::Abandoned) => plan.abandoned.push(file.key.clone()),
+            Some(State::Abandoned) => plan.abandoned.push(file.clone()),
             Some(State::Merging { .. }) => {}
             _ if !name.ends_with(ending) => {}
             None if is_compacted(name) => plan.unknown.push(at),
@@ -161,7 +161,7 @@ mod tests {
         let file = |name: &str| ListedFile { key: key(name), size: 1, etag: "e".to_owned() };
         let replaced = vec![(file("a"), content.clone()), (file("compacted-1"), content)];
         assert_eq!(plan.replaced, BTreeMap::from([(at("compacted-2"), replaced)]));
-        assert_eq!(plan.abandoned, ["f/compacted-0"]);
+        assert_eq!(plan.abandoned, [file("compacted-0")]);
         assert_eq!(plan.unknown, [at("compacted-4")]);
     }
 }

@@ -301,6 +301,32 @@ async fn a_source_that_comes_back_with_other_records_stays_and_is_told() {
 }
 
 #[tokio::test]
+async fn a_source_that_is_written_again_while_it_is_deleted_stays() {
+    for ending in KINDS {
+        for again in [false, true] {
+            let bucket = Arc::<Mutex<Objects>>::default();
+            let key = |name: &str| format!("{FOLDER}{name}{HASH}{ending}");
+            lock(&bucket).put(&key("a"), &[1]);
+            lock(&bucket).put(&key("b"), &[2]);
+            if again {
+                // It has come back with its records once before, in other bytes.
+                finish(ending, &bucket).await;
+                lock(&bucket).objects.insert(key("a"), file(&key("a"), &[9]));
+            }
+            let more = file(&key("a"), &[1, 5]);
+            lock(&bucket).comes_back = Some((key("a"), more.clone()));
+            let report = finish(ending, &bucket).await;
+            assert_eq!(report.removed, u64::from(!again), "{report:?}");
+            assert!(lock(&bucket).comes_back.is_none(), "nothing was deleted");
+            assert_eq!(lock(&bucket).objects.get(&key("a")), Some(&more), "{report:?}");
+            let report = finish(ending, &bucket).await;
+            assert!(report.failures[0].contains("it has 2 records now"), "{report:?}");
+            assert_eq!((names(&bucket).len(), &*lock(&bucket).violations), (2, &[][..]));
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_source_that_vanished_is_left_out_whatever_its_read_answers() {
     for (ending, denies) in [(".ndjson.gz", false), (".ndjson.gz", true), (".parquet", true)] {
         let bucket = lived_in(ending).await;
@@ -346,12 +372,17 @@ async fn lines_of_another_format_stay() {
 
 #[tokio::test]
 async fn a_merge_under_way_is_left_alone_and_an_old_one_is_taken_over() {
-    for (age, busy) in [(59, true), (61, false)] {
+    // The clock of the run that began the merge is right, or ten years ahead. S3's clock is right.
+    let decade = 10 * 365 * 24 * 60;
+    for (age, written, busy) in
+        [(59, 59, true), (61, 61, false), (-decade, 59, true), (-decade, 61, false), (61, 0, false)]
+    {
+        let ago = |minutes| Timestamp::now() - SignedDuration::from_mins(minutes);
         let bucket = lived_in(".parquet").await;
         let mut manifest = read_manifest(&bucket);
         let unfinished = format!("{FOLDER}compacted-0.parquet");
-        let began = Timestamp::now() - SignedDuration::from_mins(age);
-        manifest.begin(url(BUCKET, &unfinished), "m", Vec::new(), began);
+        manifest.begin(url(BUCKET, &unfinished), "m", Vec::new(), ago(age));
+        lock(&bucket).modified = Some(ago(written));
         let key =
             lock(&bucket).objects.keys().find(|key| key.contains("manifests/")).cloned().expect("it exists");
         lock(&bucket).objects.insert(key, manifest.text().into());
