@@ -153,7 +153,7 @@ fn target(text: &str) -> Result<u64, String> {
 /// Runs the command and prints its result.
 pub(super) async fn execute(args: CompactArgs, config: &Config) -> anyhow::Result<ExitCode> {
     let setup = args.setup(Timestamp::now())?;
-    let (rows, store) = app::commands::compaction(config).await?;
+    let (rows, store) = app::tools::compaction(config).await?;
     let lakes = rows::find(&rows, &args.tenants, &args.deliveries).await?;
     app::stop_on_signals(setup.stop.clone())?;
     tell!(

@@ -1,4 +1,4 @@
-//! The port to a customer's bucket for the compaction, beside [`LakeAccount`], which writes files.
+//! The port through which the compaction uses a customer's bucket. [`LakeAccount`] is the port that writes files.
 
 use std::future::Future;
 
@@ -24,7 +24,7 @@ pub struct LakeRow<'a> {
 
 /// Enters customers' accounts for the compaction.
 pub trait CompactStore: LakeStore<Account: CompactAccount> {
-    /// Enters the customer's role with the permissions of the compaction, or the central role if the row names none.
+    /// Assumes the customer's role, or the central role if the row names none, with a session policy for the compaction.
     ///
     /// # Errors
     /// [`CopyError::Session`].
@@ -46,7 +46,7 @@ pub trait CompactAccount: LakeAccount {
         token: Option<String>,
     ) -> impl Future<Output = Result<Listing, CopyError>> + Send;
 
-    /// Reads a whole object. With `etag`, only if the object still has it. `None`: there is no such object.
+    /// Reads a whole object. If `etag` is given, only an object that still has it. `None` if there is no such object.
     ///
     /// # Errors
     /// See [`CopyError`]. Without permission to list, S3 denies the read of a missing object.
@@ -56,8 +56,9 @@ pub trait CompactAccount: LakeAccount {
         etag: Option<&str>,
     ) -> impl Future<Output = Result<Option<ReadObject>, CopyError>> + Send;
 
-    /// Writes an object if the one at its key has `etag`, or, without `etag`, if there is none. Returns the new eTag, or `None` if the
-    /// condition does not hold. If the answer to a first attempt was lost, the condition does not hold either: compare what is there.
+    /// Writes an object on a condition: the object at the key has `etag`, or without `etag`, there is no object. Returns the new
+    /// eTag, or `None` if the condition does not hold. The condition also fails if an earlier call has written the object and its
+    /// answer was lost, so compare the object that is there.
     ///
     /// # Errors
     /// See [`CopyError`]. The object may be there nevertheless.
@@ -68,8 +69,8 @@ pub trait CompactAccount: LakeAccount {
         etag: Option<&str>,
     ) -> impl Future<Output = Result<Option<String>, CopyError>> + Send;
 
-    /// Deletes objects. One that does not exist is no error. In a bucket with versions, a delete marker hides each of them. Returns
-    /// the keys of those that stay, because they have another eTag.
+    /// Deletes objects. An object that does not exist is no error. In a bucket with versions, delete markers hide the objects.
+    /// Returns the keys of the objects that stay, because they have another eTag.
     ///
     /// # Errors
     /// See [`CopyError`]. Some may be deleted nevertheless.

@@ -28,12 +28,12 @@ use crate::{
 /// The SerDe of JSON.
 const JSON: &str = "org.openx.data.jsonserde.JsonSerDe";
 
-/// What the row does not say about the tables.
+/// Settings of the tables that a tenant's row does not have.
 #[derive(Clone, Debug)]
 pub struct Wishes {
     /// The database.
     pub database: String,
-    /// The view. The tables have this name with an ending.
+    /// Name of the view. Each table has this name and an ending.
     pub table: String,
     /// The first year of the partitions.
     pub since: i16,
@@ -44,7 +44,7 @@ pub struct Wishes {
 /// Why a lake cannot have such tables.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DdlError {
-    /// A partition has the name of a column with other values.
+    /// A partition has the name of a column, and other values than the column.
     #[error(
         "the layout's partition {0:?} has the name of a column that has other values, and a table cannot have both; \
          give the partition another name"
@@ -120,7 +120,7 @@ impl Tables {
     /// Describes the tables of the lake of a tenant's row.
     ///
     /// # Errors
-    /// The layout, the prefix or the wishes do not fit.
+    /// The layout, the prefix or the settings do not allow such tables.
     pub fn new(
         tenant_id: &str,
         destination: &Bucket,

@@ -1,4 +1,4 @@
-//! One file of a lake while it is written: encoded rows, and the upload that they go to once they are too many for one request.
+//! One file of a lake while it is written: its encoded rows, and its upload if they do not fit into one request.
 
 use bytes::Bytes;
 use tracing::Instrument;
@@ -183,7 +183,7 @@ impl LakeFile {
         self.parts.write(account, body).await
     }
 
-    /// Writes the rest, and lets the file appear if `claim` still holds its object. Returns the file's length.
+    /// Writes the remaining bytes. The file then appears, if `claim` still holds the object. Returns the file's length.
     pub(super) async fn finish<A: LakeAccount, L: Ledger>(
         self,
         account: &A,

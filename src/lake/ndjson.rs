@@ -11,10 +11,11 @@ use crate::{
     tenant::Fields,
 };
 
-/// Bytes of lines that are compressed at once.
+/// Number of bytes of lines that are compressed together.
 const BLOCK: usize = 64 * 1024;
-/// Level of gzip. On Vector's samples, level 1 makes files that are 29 to 40 % larger, in 60 % of the CPU time; level 3 makes files
-/// that are 4 to 7 % smaller, in 130 % of it; level 6 makes files that are 12 to 28 % smaller, in twice to nine times of it.
+/// Level of gzip. On Vector's samples, level 1 makes files that are 29 to 40 % larger, in 60 % of the CPU time; level 3 makes
+/// files that are 4 to 7 % smaller, in 130 % of it; level 6 makes files that are 12 to 28 % smaller, in twice to nine times of
+/// it.
 const LEVEL: u32 = 2;
 
 /// The members that lines have, and what became of each name in `fields`.
@@ -79,11 +80,11 @@ impl Members {
 
 /// Writes records into a file. The file's bytes can be taken in pieces while it grows.
 ///
-/// A line is legal JSON that every reader takes: see [`Legal`]. A line of text becomes an object with `timestamp`, in UTC with
-/// milliseconds, and `message`. The file depends on nothing but the records.
+/// Each line is legal JSON that every reader accepts: see [`Legal`]. A record that is a line of text becomes an object with
+/// `timestamp`, in UTC with milliseconds, and `message`. The same records always give the same file.
 ///
-/// Besides the bytes that were not taken yet, a writer takes about 500 KiB of memory, and for each record that must be mended
-/// at most six times the record's bytes.
+/// Besides the bytes that were not taken yet, a writer needs about 500 KiB of memory. A record that must be mended needs up to
+/// six times its length more, while it is written.
 #[derive(Debug)]
 pub struct NdjsonWriter {
     members: Members,

@@ -6,7 +6,7 @@ use crate::{digest, event::ObjectRef, ledger::EntryKey, route::Route};
 
 /// Most bytes that a file's name takes from the name of its object.
 const MAX_STEM: usize = 128;
-/// Endings of objects' names that say how the object is stored. A lake file has an ending of its own.
+/// Endings of objects' names that are removed, because a lake file has an ending of its own.
 const ENDINGS: [&str; 7] = [".gz", ".zst", ".json", ".ndjson", ".jsonl", ".log", ".txt"];
 /// Beginning of the names of files that the compaction writes.
 pub const COMPACTED: &str = "compacted-";
@@ -15,8 +15,8 @@ const HASH: usize = 16;
 /// Mark before the number of the first record, in names of files that go on where an earlier attempt ended.
 const FROM: &str = "-from";
 
-/// Name of an object's lake files without their ending: from the name of the object, and a hash of the exact object, so that no
-/// two objects have the same, nor two rows of one tenant. It is the same in every attempt.
+/// Name of an object's lake files without their ending: the object's name, and a hash of the exact object and the row. The hash
+/// makes the name different for any two objects, and for two rows of one tenant. The name is the same in every attempt.
 pub fn stem(route: &Route, object: &ObjectRef, delivery: &str) -> String {
     let mut name = route.file.as_str();
     while let Some(shorter) = ENDINGS.iter().find_map(|ending| name.strip_suffix(ending)) {

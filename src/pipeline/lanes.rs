@@ -27,7 +27,7 @@ pub(super) enum Entered<'a, S, A> {
 #[expect(clippy::large_enum_variant, reason = "there are only as many as the object has deliveries")]
 pub(super) enum AnyLane<S, A, L> {
     Logs(Lane<S, L>),
-    Lake(lake::Lane<A, L>),
+    Lake(lake::LakeLane<A, L>),
 }
 
 /// Open lanes of one object, each with its delivery.

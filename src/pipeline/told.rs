@@ -81,7 +81,7 @@ pub(super) fn delivered<S: LogSink, L: Ledger>(
 pub(super) fn laked<A: LakeAccount, L: Ledger>(
     admitted: &Admitted<'_>,
     delivery: &Delivery,
-    lane: &lake::Lane<A, L>,
+    lane: &lake::LakeLane<A, L>,
     spent: Spent,
 ) {
     let &Admitted { object, message, began, .. } = admitted;

@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     event::ObjectRef,
-    lake::{LakeStore, Shares, memory::MemoryBuckets},
+    lake::{LakeShares, LakeStore, memory::MemoryBuckets},
     ledger::{
         claim::{Claim, ClaimSettings, Claimed, Claims, Metrics},
         memory::MemoryLedger,
@@ -17,7 +17,7 @@ async fn claimed(claims: &Claims<MemoryLedger>, object: &ObjectRef) -> Arc<Claim
 }
 
 /// A lane that gives up after it has flushed all records, as behind a break of the object: where the next attempt begins.
-async fn begins_after(defect: impl FnOnce(&mut Tally)) -> u64 {
+async fn begins_after(defect: impl FnOnce(&mut LakeTally)) -> u64 {
     let text = |value: &str| Attribute::Text(value.to_owned());
     let row = [
         ("enabled", Attribute::Bool(true)),
@@ -35,9 +35,10 @@ async fn begins_after(defect: impl FnOnce(&mut Tally)) -> u64 {
         ClaimSettings { lease: Duration::from_secs(60), out_of_reach_after: Duration::from_secs(120) };
     let claims = Claims::new(Some(MemoryLedger::new(settings.lease)), settings, Metrics::default());
     let account = MemoryBuckets::default().enter_lake(&way).await.expect("the bucket is open");
-    let share = Shares::default().of_object(&"acme".into());
+    let share = LakeShares::default().of_object(&"acme".into());
     let claim = claimed(&claims, &object).await;
-    let mut lane = Lane::new(account, claim, &way, Timestamp::UNIX_EPOCH, None, share).expect("a short key");
+    let mut lane =
+        LakeLane::new(account, claim, &way, Timestamp::UNIX_EPOCH, None, share).expect("a short key");
     (0..3).for_each(|_| lane.push_skipped());
     lane.flush().await.expect("nothing can fail");
     defect(&mut lane.tally);
