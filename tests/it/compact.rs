@@ -383,7 +383,7 @@ async fn a_source_that_comes_back_while_it_is_deleted_stays() {
     sandbox.faults().add(Fault::new("s3", "DeleteObjects", slow));
     let child =
         start(&[&SINCE[..], &QUICK, &["--delivery", "s3#ndjson", "--json"]].concat(), &filled.environment);
-    // The call is under way when the first of the other folder's sources is still there, and this is the only moment to tell.
+    // The run has listed the files, and its call waits in the sandbox.
     tokio::time::sleep(Duration::from_millis(1500)).await;
     let more = gzip(b"{\"message\":\"more\"}\n");
     let put = filled.s3().put_object().bucket(&filled.bucket).key(&source).body(more.clone().into());
