@@ -16,6 +16,7 @@ mod object_reader;
 mod reading;
 mod refusals;
 mod report;
+mod seen;
 mod told;
 mod waiting;
 mod wanted;
@@ -55,7 +56,7 @@ use crate::{
     verdict::{self, Backoff, Failed, Failure, Tries, Verdict},
 };
 
-use self::{grown::Grown, lanes::Reads, refusals::Refusals, windows::Windows};
+use self::{grown::Grown, lanes::Reads, refusals::Refusals, seen::SeenMembers, windows::Windows};
 pub use self::{
     metrics::{Metrics, Trace},
     report::{Delivered, MessageReport, Skipped},
@@ -127,8 +128,9 @@ pub struct Pipeline<O, D, S, C, L> {
     windows: Windows,
     grown: Grown,
     refusals: Refusals,
-    /// Samples the log lines of rejected events, by tenant.
+    /// Samples the log lines of rejected events, by tenant, and of fields that records do not have, by row.
     sampler: LineSampler,
+    seen: SeenMembers,
     settings: PipelineSettings,
     metrics: Metrics,
     status: Arc<Status>,
@@ -165,6 +167,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: Buckets, L: Ledger> Pipeline<
             grown,
             refusals: Refusals::default(),
             sampler: LineSampler::default(),
+            seen: SeenMembers::default(),
             settings,
             metrics,
             status,

@@ -351,7 +351,7 @@ impl Failure {
             | Self::Record(_)
             | Self::Unkept(_)
             | Self::Object(ObjectError::Missing(_) | ObjectError::TooLarge { .. })
-            // A retry would continue after the missing records and hide the defect. A dead letter shows the defect.
+            // A retry would put the other records again, most likely with the same end. A dead letter shows the defect.
             | Self::Unaccounted { .. }
             | Self::Copy(
                 CopyError::SourceMissing(_)

@@ -59,6 +59,8 @@ pub struct Lane<S, L> {
     tally: Tally,
     rejected: Option<RejectedSample>,
     putting: Duration,
+    /// Whether a defect left records without an outcome.
+    is_doubted: bool,
     progress: LaneProgress<L>,
     /// The span of the message. The spans of puts and checkpoints are its children.
     span: tracing::Span,
@@ -142,6 +144,7 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
             tally: Tally::default(),
             rejected: None,
             putting: Duration::ZERO,
+            is_doubted: false,
             progress: LaneProgress::new(claim, trail),
             span: tracing::Span::current(),
         }
@@ -419,7 +422,16 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
     /// batch's answer and records it. Once `stop` is cancelled, the wait lasts for one second more at most.
     pub async fn abandon(&mut self, stop: &CancellationToken) {
         self.come_to_rest(stop).await;
-        self.progress.release().await;
+        match self.is_doubted {
+            false => self.progress.release().await,
+            true => self.progress.claim.restart().await,
+        }
+    }
+
+    /// Says that a defect left records without an outcome. Nobody knows which, so [`Lane::abandon`] then forgets the progress, and
+    /// the next attempt puts all records: duplicates are better than records that are passed over.
+    pub fn doubt(&mut self) {
+        self.is_doubted = true;
     }
 
     /// Like [`Lane::abandon`], for an object of which this attempt or an earlier one read altered bytes. If altered bytes may

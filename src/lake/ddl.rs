@@ -4,8 +4,7 @@
 //! register folders. [`Tables`] says what the tables are; `sql` prints them as statements for Athena, and `template` as resources
 //! for CloudFormation.
 //!
-//! The view applies the reader's rule: a file counts if its name does not begin with [`COMPACTED`](super::COMPACTED) and no line
-//! of a manifest says that it is replaced, or if its name begins so and a line says that it is merged. The view joins files and
+//! The view applies the reader's rule of [`manifest`](super::manifest). The view joins files and
 //! manifests by all partitions of time, so a query for one hour reads the manifests of that hour alone.
 
 mod columns;
@@ -136,7 +135,7 @@ impl Tables {
         let columns = columns::of(&lake.format, &partitions)?;
         let shown = columns::shown(&lake.format, &columns, &partitions);
         let times: Vec<_> = partitions.iter().filter(|partition| partition.is_time).cloned().collect();
-        let of_manifests = ["file", "state"];
+        let of_manifests = ["file", "state", "by"];
         if let Some(hidden) = times.iter().find(|partition| of_manifests.contains(&partition.name.as_str())) {
             return Err(DdlError::Hidden(hidden.name.clone()));
         }

@@ -3,7 +3,12 @@
 use bytes::Bytes;
 use tracing::Instrument;
 
-use super::{FileSpec, LakeAccount, ndjson::NdjsonWriter, parts::Parts, record::Columns};
+use super::{
+    FileSpec, LakeAccount,
+    ndjson::{Members, NdjsonWriter},
+    parts::Parts,
+    record::Columns,
+};
 use crate::{
     copy::CopyError,
     ledger::{Ledger, LedgerError, claim::Claim},
@@ -40,7 +45,7 @@ impl From<CopyError> for FileError {
 impl Encoder {
     pub(super) fn new(format: &Format) -> Result<Self, CopyError> {
         match format {
-            Format::Ndjson(fields) => Ok(Self::Ndjson(NdjsonWriter::new(fields.clone()))),
+            Format::Ndjson(fields) => Ok(Self::Ndjson(NdjsonWriter::new(fields))),
             #[cfg(feature = "parquet")]
             Format::Parquet(compression) => super::parquet::ParquetWriter::new(codec(*compression), &[])
                 .map(Self::Parquet)
@@ -126,6 +131,15 @@ impl LakeFile {
     /// Number of records so far.
     pub(super) fn records(&self) -> u64 {
         self.records
+    }
+
+    /// The members of the records so far, for NDJSON.
+    pub(super) fn members(&self) -> Option<&Members> {
+        match &self.encoder {
+            Encoder::Ndjson(writer) => Some(writer.members()),
+            #[cfg(feature = "parquet")]
+            Encoder::Parquet(_) => None,
+        }
     }
 
     /// Bytes of rows that are not encoded yet.

@@ -9,10 +9,11 @@ use tokio_util::sync::CancellationToken;
 use super::{
     FileSpec, LakeAccount, LakeWay,
     file::{Encoder, FileError, LakeFile, content_type, ending},
+    ndjson::Members,
     parts::MIN_PART,
     record::{Columns, is_undated, timestamp},
     shares::ObjectShare,
-    stem::stem,
+    stem::{file_name, stem},
 };
 use crate::{
     copy::{self, CopyError},
@@ -85,6 +86,8 @@ struct FilePlan {
     layout: LakeLayout,
     route: Route,
     stem: String,
+    /// Records that an earlier attempt has written. Its files stay, and may have been compacted.
+    from: u64,
     format: Format,
     lock: Option<Lock>,
     metadata: HashMap<String, String>,
@@ -95,10 +98,8 @@ impl FilePlan {
     fn spec(&self, hour: i64, number: u32) -> Result<FileSpec, CopyError> {
         let at = Timestamp::from_millisecond(hour)
             .map_err(|error| CopyError::Unwritable(format!("hour {hour} has no date: {error}")))?;
-        let number = if number == 0 { String::new() } else { format!("-{number}") };
-        let Self { prefix, stem, .. } = self;
-        let folder = self.layout.folder(&self.route, at);
-        let key = format!("{prefix}{folder}{stem}{number}{}", ending(&self.format));
+        let name = file_name(&self.stem, self.from, number, ending(&self.format));
+        let key = format!("{}{}{name}", self.prefix, self.layout.folder(&self.route, at));
         if key.len() > MAX_KEY {
             return Err(CopyError::KeyTooLong(key.len()));
         }
@@ -118,8 +119,6 @@ pub struct LakeLane<A, L> {
     share: Option<ObjectShare>,
     /// Whether the lane has its share.
     is_large: bool,
-    /// Records that an earlier attempt has written.
-    from: u64,
     /// Whether all records so far are in written files or in the quarantine.
     is_flushed: bool,
     /// The object's time in milliseconds since 1970.
@@ -132,6 +131,8 @@ pub struct LakeLane<A, L> {
     aside: QuarantineFile,
     /// The first unreadable record, if there is no quarantine.
     first_unkept: Option<RecordError>,
+    /// Members of the records in files that were written.
+    members: Members,
     tally: LakeTally,
     putting: Duration,
 }
@@ -155,16 +156,16 @@ impl<A: LakeAccount, L: Ledger> LakeLane<A, L> {
         let metadata = copy::metadata(object, route, object.version_id.as_deref());
         let metadata = metadata.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         let from = claim.from().position.records;
-        let mut stem = stem(route, object, &delivery.name);
-        if from > 0 {
-            // The earlier attempt's files stay, and may have been compacted.
-            stem += &format!("-from{from}");
-        }
+        let members = match &lake.format {
+            Format::Ndjson(fields) => Members::new(fields),
+            Format::Parquet(_) => Members::default(),
+        };
         let plan = FilePlan {
             prefix: destination.bucket_prefix.clone(),
             layout: lake.layout.clone(),
             route: route.clone(),
-            stem,
+            stem: stem(route, object, &delivery.name),
+            from,
             format: lake.format.clone(),
             lock: lake.lock,
             metadata,
@@ -178,7 +179,6 @@ impl<A: LakeAccount, L: Ledger> LakeLane<A, L> {
             columns: Columns::new(route, object_time),
             share: Some(share),
             is_large: false,
-            from,
             is_flushed: false,
             plan,
             object_time,
@@ -187,6 +187,7 @@ impl<A: LakeAccount, L: Ledger> LakeLane<A, L> {
             shelf,
             aside: QuarantineFile::default(),
             first_unkept: None,
+            members,
             tally: LakeTally::default(),
             putting: Duration::ZERO,
         })
@@ -235,7 +236,7 @@ impl<A: LakeAccount, L: Ledger> LakeLane<A, L> {
     fn start_record(&mut self) -> bool {
         self.is_flushed = false;
         self.tally.read += 1;
-        let is_new = self.tally.read > self.from;
+        let is_new = self.tally.read > self.plan.from;
         self.tally.resumed += u64::from(!is_new);
         is_new
     }
@@ -243,7 +244,7 @@ impl<A: LakeAccount, L: Ledger> LakeLane<A, L> {
     /// Whether this record makes the lane large. If so, the caller gets a whole slot for the object, then calls
     /// [`LakeLane::enlarge`], and then pushes the record.
     pub fn becomes_large(&self, record: &Record<'_>) -> bool {
-        if self.is_large || self.tally.read < self.from {
+        if self.is_large || self.tally.read < self.plan.from {
             return false;
         }
         let opens = || {
@@ -356,7 +357,8 @@ impl<A: LakeAccount, L: Ledger> LakeLane<A, L> {
         }
         self.share = None;
         let mut progress = self.claim.from().clone();
-        if self.is_flushed {
+        // If a defect left records unaccounted, the next attempt begins where this one did, and writes the files again.
+        if self.is_flushed && self.tally.accounted() == self.tally.read {
             progress.position.records = progress.position.records.max(self.tally.read);
         }
         self.claim.release(&progress).await;
@@ -365,6 +367,11 @@ impl<A: LakeAccount, L: Ledger> LakeLane<A, L> {
     /// Number of records so far, by outcome.
     pub fn tally(&self) -> &LakeTally {
         &self.tally
+    }
+
+    /// The members of the records in files that were written.
+    pub fn members(&self) -> &Members {
+        &self.members
     }
 
     /// How long the writes of this attempt took.
@@ -418,6 +425,9 @@ impl<A: LakeAccount, L: Ledger> LakeLane<A, L> {
         let mut file = self.open.remove(index);
         without_pause(file.pending(), || file.end_group())?;
         let records = file.records();
+        if let Some(members) = file.members() {
+            self.members.add(members);
+        }
         let bytes = file.finish(&self.account, &self.claim).await.map_err(|error| match error {
             FileError::Bucket(error) => {
                 self.tell(ObjectShare::failed);
@@ -454,3 +464,6 @@ fn length(record: &Record<'_>) -> usize {
 fn hour(timestamp: i64) -> i64 {
     timestamp.div_euclid(HOUR) * HOUR
 }
+
+#[cfg(test)]
+mod tests;

@@ -98,6 +98,15 @@ impl<S: LogSink, A: LakeAccount, L: Ledger> AnyLane<S, A, L> {
         }
     }
 
+    /// Says that a defect left records without an outcome, before the lane is given up.
+    pub(super) fn doubt(&mut self) {
+        match self {
+            Self::Logs(lane) => lane.doubt(),
+            // The lane finds out by itself, and its next attempt replaces the files.
+            Self::Lake(_) => {}
+        }
+    }
+
     /// Records that the object is done.
     ///
     /// # Errors

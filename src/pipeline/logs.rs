@@ -263,6 +263,10 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: Buckets, L: Ledger> Pipeline<
             },
         });
         told::laked(admitted, delivery, lane, spent);
+        let unseen = self.seen.unseen(delivery, lane.members());
+        if tally.written > 0 && !unseen.is_empty() {
+            told::without_fields(admitted, delivery, &unseen, &self.sampler);
+        }
     }
 
     /// Ends a lane after the object was read, or after reading failed. After an error, the caller must give the lane up. The
@@ -288,6 +292,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: Buckets, L: Ledger> Pipeline<
         let (read, accounted) = lane.accounts();
         if read != accounted {
             self.metrics.records_unaccounted.inc_by(read.abs_diff(accounted));
+            lane.doubt();
             return Err(Some(Failure::Unaccounted { read, accounted }));
         }
         lane.complete().await.map_err(|error| Some(error.into()))

@@ -17,7 +17,7 @@ fn named(names: &[&str]) -> Fields {
 /// Writes the records of a text, and returns the file's text.
 fn write(text: &[u8], format: &RecordFormat, fields: &Fields) -> String {
     let mut reader = RecordReader::new(1 << 20, Timestamp::UNIX_EPOCH).of_format(format, AT);
-    let (mut writer, mut file, mut window) = (NdjsonWriter::new(fields.clone()), Vec::new(), text);
+    let (mut writer, mut file, mut window) = (NdjsonWriter::new(fields), Vec::new(), text);
     loop {
         match reader.next(window, More::Ended).expect("the text is good") {
             Step::Record { record, consumed } => {
@@ -158,7 +158,7 @@ fn times_outside_of_the_calendar_do_no_harm() {
     let mut reader = RecordReader::new(100, Timestamp::UNIX_EPOCH).of_format(&RecordFormat::Lines(None), 0);
     let Ok(Step::Record { record, .. }) = reader.next(b"m", More::Ended) else { panic!("a line") };
     for timestamp in [i64::MIN, i64::MAX, -1, 0] {
-        let mut writer = NdjsonWriter::new(Fields::All);
+        let mut writer = NdjsonWriter::new(&Fields::All);
         writer.push(&record, timestamp);
         let file = writer.finish();
         let line: Value = serde_json::from_reader(GzDecoder::new(&file[..])).expect("a line");
@@ -191,4 +191,52 @@ proptest! {
             prop_assert_eq!(&serde_json::from_str::<Map<String, Value>>(line).expect("a line"), &expected);
         }
     }
+}
+
+#[test]
+fn names_that_no_record_has_are_known() {
+    let check = |text: &str, format: &RecordFormat, names: &[&str], expected: &[(&str, Sight)]| {
+        let mut reader = RecordReader::new(1 << 20, Timestamp::UNIX_EPOCH).of_format(format, AT);
+        let (mut members, mut window) = (Members::new(&named(names)), text.as_bytes());
+        loop {
+            let mut writer = NdjsonWriter::new(&named(names));
+            match reader.next(window, More::Ended).expect("the text is good") {
+                Step::Record { record, consumed } => {
+                    writer.push(&record, AT);
+                    window = &window[consumed..];
+                }
+                Step::End => break,
+                step => window = &window[step.consumed()..],
+            }
+            members.add(writer.members());
+        }
+        let expected: Vec<_> = expected.iter().map(|(name, sight)| (*name, sight)).collect();
+        assert_eq!(members.named().collect::<Vec<_>>(), expected, "{names:?} of {text}");
+    };
+    let (found, missing) = (Sight::Found, Sight::Missing);
+    let similar = |name: &str| Sight::Similar(name.to_owned());
+    let records =
+        r#"{"a":1,"message":"m","timestamp":5}{"LEVEL":1,"message":{"b":2}}{"x\"É":1,"message":"m"}"#;
+    let named = ["message", "Message", "Level", "a", "b", "x\"é"];
+    check(
+        records,
+        &RecordFormat::Json,
+        &named,
+        &[
+            ("Level", similar("LEVEL")),
+            ("Message", similar("message")),
+            ("a", found.clone()),
+            ("b", missing.clone()),
+            ("message", found.clone()),
+            ("x\"é", similar("x\"É")),
+        ],
+    );
+    check("", &RecordFormat::Json, &["a"], &[("a", missing.clone())]);
+    check(
+        "a line\n",
+        &RecordFormat::Lines(None),
+        &["timestamp", "Message", "level"],
+        &[("Message", similar("message")), ("level", missing), ("timestamp", found)],
+    );
+    assert_eq!(Members::new(&Fields::All).named().count(), 0);
 }

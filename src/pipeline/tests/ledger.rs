@@ -325,6 +325,10 @@ async fn an_object_that_became_shorter_is_poison() {
     let poison = poison(world.handle(&event(&[KEY])).await);
     assert_eq!(poison.reason, "unaccounted");
     shows(&world, "logferry_records_unaccounted_total 1");
+    // The letter is moved back. Nobody knows which records are unaccounted for, so all of the object are put.
+    let before = world.sinks.messages(ACME, GROUP).len();
+    assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
+    assert_eq!(world.sinks.messages(ACME, GROUP).len(), before + 2);
 }
 
 /// The object with one character of one message altered, as by a network. The checksum at the end shows the alteration.
