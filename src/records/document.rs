@@ -101,6 +101,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_stream_s_name_has_up_to_8_kib() {
+        for (len, is_taken) in [(0, true), ((8 << 10) - 2, true), ((8 << 10) - 1, false)] {
+            let (mut document, name) = (Document::default(), "s".repeat(len));
+            document.take(b"logStream", format!("\"{name}\"").as_bytes());
+            assert_eq!(document.log_stream.as_deref(), is_taken.then_some(&*name));
+        }
+    }
+
+    #[test]
     fn the_names_of_a_json_object_tell_what_it_is() {
         let check = |text: &str, expected| assert_eq!(recognise(text.as_bytes()), expected, "{text}");
         check(r#"{"Records":[{"eventName":"E"}]}"#, Kind::Trail);

@@ -2,10 +2,10 @@
 
 mod formats;
 mod generated;
-use super::{
-    document::{LONGEST_EVENT, SPACE_BEHIND},
-    *,
-};
+use super::{document::LONGEST_EVENT, *};
+
+/// White space behind a document after which nothing can make the document a record.
+const SPACE_BEHIND: usize = 64 << 10;
 
 /// 2026-11-21T12:00:00Z.
 const NOW: Timestamp = Timestamp::constant(1_795_262_400, 0);
@@ -454,14 +454,15 @@ fn the_longest_record_does_not_depend_on_the_window() {
     const MAX: usize = 30;
     let record = |len: usize| format!(r#"{{"message":"{}"}}"#, "m".repeat(len - 14));
     let (small, bad) = (record(15), |len: usize| "x".repeat(len));
-    let member = |len: usize| format!(r#"{{"a":1{},"Records":[]}}"#, "0".repeat(len - 5));
+    let number = |len: usize| format!(r#"{{"a":1{},"Records":[]}}"#, "0".repeat(len - 5));
+    let string = |len: usize| format!(r#"{{"a":"{}","Records":[]}}"#, "x".repeat(len - 6));
     let too_long = |start| too_long(MAX, MAX + 1, start);
     let is_too_long = "has more than 30 bytes";
     let json = || RecordReader::new(MAX, NOW);
     let lines = || json().stepping_over_bad_lines();
     let trail = || json().of_format(&Format::CloudTrail, 0);
     type Case<'a> = (&'a dyn Fn() -> RecordReader, String, &'a [&'a str], Option<&'a str>);
-    let cases: [Case<'_>; 11] = [
+    let cases: [Case<'_>; 13] = [
         (&json, record(MAX), &["mmmmmmmmmmmmmmmm"], None),
         (&json, record(MAX + 1), &[&too_long(0)], None),
         (&json, format!("{small}{}{small}", record(MAX + 1)), &["m", &too_long(15), "m"], None),
@@ -476,8 +477,10 @@ fn the_longest_record_does_not_depend_on_the_window() {
         (&lines, format!("{small}\n{}\n{small}\n", bad(MAX + 1)), &["m", &too_long(16), "m"], None),
         (&lines, format!("{small}\n{}", bad(MAX)), &["m", &format!("<{}>", bad(MAX))], None),
         (&lines, format!("{small}\n{}", bad(MAX + 1)), &["m", &too_long(16)], None),
-        (&trail, member(MAX), &[], None),
-        (&trail, member(MAX + 1), &[], Some(is_too_long)),
+        (&trail, number(MAX), &[], None),
+        (&trail, number(MAX + 1), &[], Some(is_too_long)),
+        (&trail, string(MAX), &[], None),
+        (&trail, string(MAX + 1), &[], Some(is_too_long)),
     ];
     for (reader, text, expected, problem) in &cases {
         for chunk in 1..=text.len() {

@@ -195,3 +195,11 @@ proptest! {
         prop_assert_eq!(value, &serde_json::from_slice::<String>(&[&mended[..], b"\""].concat()).expect("legal"));
     }
 }
+
+/// The memory formula counts three times the record's bytes. Text that is not UTF-8 takes them.
+#[test]
+fn mended_text_takes_three_times_the_memory_of_the_record() {
+    let record = [b"{\"\":\"", &[0xff; 1000][..], b"\"}"].concat();
+    let Legal(Cow::Owned(mended)) = Legal::of(&record) else { panic!("it was mended") };
+    assert_eq!(mended.capacity(), 3 * record.len());
+}
