@@ -280,6 +280,7 @@ fn a_line_that_is_not_a_record_is_stepped_over() {
     check(&format!("{a}\nplain text\n{b}\n"), &["a", "<plain text>", "b"]);
     check(&format!("oops é\r\n{a}\n\n42 \n{b}\nend"), &["<oops é>", "a", "<42 >", "b", "<end>"]);
     check(&format!("{a}\n{{\"message\":}}\n{b}\n"), &["a", r#"<{"message":}>"#, "b"]);
+    check(&format!("{a}\n{{\"message\":1.\n{b}\n"), &["a", r#"<{"message":1.>"#, "b"]);
     check(&format!("{a} more {b}\n{b}\n"), &["a", r#"<more {"message":"b"}>"#, "b"]);
     check(&format!("{a}\n]\n{b}\n"), &["a", "<]>", "b"]);
     check(&format!("[{a}]\nx\n[{b}]\n"), &["a", "<x>", "b"]);
@@ -330,9 +331,8 @@ fn a_line_that_is_too_long_is_stepped_over_too() {
     check_lines(format!("{a}\n{{\"message\":\"{long}").as_bytes(), &["a"], Some("before the record does"));
     // A first record that is too long also shows the framing, and so whether a bad line after it is stepped over.
     let first = |bytes: usize| too_long(60, bytes, 0);
-    let bad = format!("\nx\n{b}\n");
-    check_lines(format!("{{\"message\":\"{long}\"}}{bad}").as_bytes(), &[&first(74), "<x>", "b"], None);
-    check_lines(format!("{{\"message\":\n\"{long}\"}}{bad}").as_bytes(), &[&first(75)], Some("not 'x'"));
+    check_lines(format!("{{\"message\":\"{long}\"}}\nx\n").as_bytes(), &[&first(74), "<x>"], None);
+    check_lines(format!("{{\"message\":\n\"{long}\"}}\nx\n{b}").as_bytes(), &[&first(75)], Some("not 'x'"));
 }
 
 #[test]
@@ -444,6 +444,8 @@ fn the_reader_waits_for_what_follows_a_document() {
             other => assert!(!is_record && other.is_err()),
         }
     }
+    let more = format!("{document} ");
+    assert!(matches!(reader().next(more.as_bytes(), More::Coming), Ok(Step::More { consumed: 0 })));
     // The rest of the object cannot be decoded, so nobody knows what follows.
     assert!(matches!(reader().next(document.as_bytes(), More::Never), Ok(Step::More { consumed: 0 })));
 }
