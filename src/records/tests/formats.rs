@@ -377,6 +377,13 @@ fn a_line_of_text_that_is_too_long_is_stepped_over() {
         }
     };
     let (longer, much_longer) = (line(MAX + 1), line(5 * MAX));
+    // The window holds no more than the longest line.
+    for (text, expected) in [(&longest, 0), (&longer, MAX + 1)] {
+        match of_lines(MAX).next(text.as_bytes(), More::Coming) {
+            Ok(Step::More { consumed }) => assert_eq!(consumed, expected),
+            other => panic!("{other:?}"),
+        }
+    }
     check(&format!("\u{feff}{longest}\n{longest}\na"), &[&longest, &longest, "a"]);
     check(&format!("\u{feff}{longer}\na\n{longer}\n"), &[&place(21, 3), "a", &place(21, 27)]);
     check(&format!("a\n{longest}\r\nb\n{much_longer}"), &["a", &place(21, 2), "b", &place(100, 26)]);
