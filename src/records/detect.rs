@@ -83,9 +83,8 @@ fn detect(head: &[u8], is_all: bool, configured: &Format) -> Found {
     match configured {
         Format::Auto if !foreign::is_text(text) => Found::Unsupported(BINARY.to_owned()),
         Format::Auto if lines::is_plain_text(text) => Found::Format(lines::recognise(text)),
-        Format::Auto => Found::Format(Format::Json),
         Format::Lines(_) | Format::FlowLogs if head.contains(&0) => Found::Unsupported(BINARY.to_owned()),
-        _ => Found::Format(configured.clone()),
+        _ => format(Format::Json),
     }
 }
 

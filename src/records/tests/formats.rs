@@ -264,7 +264,9 @@ fn lines_that_look_like_records_are_not_read_as_text() {
         |text: &[u8]| read_by(RecordReader::new(1000, NOW).of_format(&Format::Lines(None), OBJECT), text, 3);
     assert_eq!(read(b"{\"message\":\n[x]").0.len(), 2);
     assert_eq!(read(b"\xcf\xf0\n").1, None);
-    assert!(read(b"a\0").1.expect("an error").to_string().contains("binary data"));
+    for binary in [&b"a\0"[..], b"{\"a\":1}\0"] {
+        assert!(read(binary).1.expect("an error").to_string().contains("binary data"));
+    }
 }
 
 #[test]
