@@ -225,6 +225,7 @@ fn lines_of_text_are_mended() {
         match reader.next(text, More::Ended) {
             Ok(Step::Record { record, .. }) => {
                 assert_eq!(record.message.len(), record.message.unescape().len());
+                assert!(record.message.escaped().len() <= 3 * text.len(), "the memory formula's limit");
                 (record.message.unescape(), record.mended)
             }
             other => panic!("{other:?}"),
