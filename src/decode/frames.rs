@@ -204,7 +204,9 @@ fn read(bytes: &[u8]) -> Header {
     let mut number = |bytes: usize| {
         let (value, behind) = rest.split_at_checked(bytes)?;
         rest = behind;
-        Some(value.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte)))
+        let mut number = [0; 8];
+        number[..bytes].copy_from_slice(value);
+        Some(u64::from_le_bytes(number))
     };
     let window = if is_single_segment { Some(u64::MAX) } else { number(1).map(window_size) };
     let (dictionary, content) = (number(dictionary_bytes), number(content_bytes));

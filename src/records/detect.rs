@@ -83,11 +83,10 @@ fn detect(head: &[u8], is_all: bool, configured: &RecordFormat) -> Found {
     match configured {
         RecordFormat::Auto if !foreign::is_text(text) => Found::Unsupported(BINARY.to_owned()),
         RecordFormat::Auto if lines::is_plain_text(text) => Found::Format(lines::recognise(text)),
-        RecordFormat::Auto => Found::Format(RecordFormat::Json),
         RecordFormat::Lines(_) | RecordFormat::FlowLogs if head.contains(&0) => {
             Found::Unsupported(BINARY.to_owned())
         }
-        _ => Found::Format(configured.clone()),
+        _ => format(RecordFormat::Json),
     }
 }
 

@@ -19,8 +19,7 @@ pub(super) struct JsonReader {
     state: ParserState,
     index: u64,
     max_record: usize,
-    /// Shortest window that is worth the next scan. It doubles each time the record is incomplete, so that a long record is
-    /// scanned only a few times.
+    /// Shortest window that is worth the next look.
     retry_at: usize,
     /// The text around the previous message.
     around: Around,
@@ -227,10 +226,7 @@ impl JsonReader {
     /// length, or `None` if more text is needed.
     fn member(&mut self, text: &[u8], more: More) -> Result<Option<usize>, RecordError> {
         let list = self.list.expect("only documents have members");
-        if text.len() < self.retry_at && more == More::Coming {
-            return Ok(None);
-        }
-        let text = &text[..text.len().min(self.max_record + 1)];
+        let Some(text) = self.worth_a_look(text, more) else { return Ok(None) };
         match member(text, list) {
             Ok(Member::ListStarts { len }) => {
                 (self.state, self.retry_at, self.document.has_list) = (ParserState::ArrayStart, 0, true);
@@ -252,7 +248,7 @@ impl JsonReader {
                 Err(self.error(RecordProblem::Truncated("document")))
             }
             Ok(Member::Complete { .. }) | Err(ScanError::Incomplete) => {
-                self.retry_at = (text.len() * 2).min(self.max_record + 1);
+                self.put_off(text);
                 Ok(None)
             }
             Err(ScanError::Malformed(position, wanted)) => {
@@ -261,6 +257,20 @@ impl JsonReader {
                 Err(self.error(RecordProblem::Malformed(problem)))
             }
         }
+    }
+
+    /// The part of `text` to look at: one byte more than the longest record may have, so that the result does not depend on how
+    /// much text has arrived. `None` if too little has arrived since the last look.
+    fn worth_a_look<'a>(&self, text: &'a [u8], more: More) -> Option<&'a [u8]> {
+        if text.len() < self.retry_at && more == More::Coming {
+            return None;
+        }
+        Some(&text[..text.len().min(self.max_record + 1)])
+    }
+
+    /// Puts the next look off until twice as much text has arrived, so that a long record is scanned only a few times.
+    fn put_off(&mut self, looked_at: &[u8]) {
+        self.retry_at = (looked_at.len() * 2).min(self.max_record + 1);
     }
 
     /// Remembers the framing that is found first.
@@ -272,12 +282,7 @@ impl JsonReader {
 
     fn record<'a>(&mut self, window: &'a [u8], at: usize, more: More) -> Result<Step<'a>, RecordError> {
         let behind = &window[at..];
-        if behind.len() < self.retry_at && more == More::Coming {
-            return Ok(Step::More { consumed: at });
-        }
-        // The scan gets at most one byte more than the longest record may have, so that the result does not depend on how much
-        // text has arrived.
-        let text = &behind[..behind.len().min(self.max_record + 1)];
+        let Some(text) = self.worth_a_look(behind, more) else { return Ok(Step::More { consumed: at }) };
         let scanned = match self.shape {
             Shape::Message => scan(text, &mut self.around),
             Shape::Whole(time) => whole(text, time),
@@ -292,7 +297,7 @@ impl JsonReader {
                 return Err(self.error(RecordProblem::Truncated("record")));
             }
             Ok(_) | Err(ScanError::Incomplete) => {
-                self.retry_at = (text.len() * 2).min(self.max_record + 1);
+                self.put_off(text);
                 return Ok(Step::More { consumed: at });
             }
             Err(ScanError::Malformed(position, wanted)) => {
@@ -399,11 +404,9 @@ impl JsonReader {
         if self.bad_lines == BadLines::Break || !may_have_lines || self.state != ParserState::Top {
             return Err(error);
         }
-        let text = &window[at..];
-        if text.len() < self.retry_at && more == More::Coming {
+        let Some(text) = self.worth_a_look(&window[at..], more) else {
             return Ok(Step::More { consumed: at });
-        }
-        let text = &text[..text.len().min(self.max_record + 1)];
+        };
         let (end, is_known) = (text.iter().position(|byte| *byte == b'\n'), self.framing == Framing::Lines);
         // If the defect lies behind the first line, the text may be a record over several lines, which must not be cut in two.
         // But a JSON string cannot contain a line break: if the first line ends inside a string, it is a record that was cut.
@@ -417,7 +420,7 @@ impl JsonReader {
             None if is_known && more == More::Ended => text.len(),
             None if is_known && more == More::Never => return Ok(Step::More { consumed: at }),
             Some(_) | None if more == More::Coming && text.len() <= self.max_record => {
-                self.retry_at = (text.len() * 2).min(self.max_record + 1);
+                self.put_off(text);
                 return Ok(Step::More { consumed: at });
             }
             Some(_) | None => return Err(error),
@@ -481,17 +484,17 @@ fn shows_lines(text: &[u8]) -> bool {
     text.split(|byte| *byte == b'\n').any(|line| {
         let line = line.trim_ascii_start();
         let line = line.strip_prefix(b"[").map_or(line, <[u8]>::trim_ascii_start);
-        line.starts_with(b"{") && scan(line, &mut Around::default()).is_ok()
+        scan(line, &mut Around::default()).is_ok()
     })
 }
 
-/// Whether the text ends inside a JSON string.
+/// Whether the text ends inside a JSON string. Up to its end, the text is JSON.
 fn ends_in_string(text: &[u8]) -> bool {
     let (mut inside, mut escaped) = (false, false);
     for byte in text {
         match byte {
             _ if escaped => escaped = false,
-            b'\\' if inside => escaped = true,
+            b'\\' => escaped = true,
             b'"' => inside = !inside,
             _ => {}
         }

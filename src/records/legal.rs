@@ -97,15 +97,10 @@ fn mend(json: &[u8]) -> Cow<'_, str> {
         }
         let inside = at..string_end(json, at);
         at = inside.end + 1;
-        let is_name = is_name(&json[at..]);
-        let text = &json[inside.clone()];
-        if is_legal(text) && !(is_name && text.contains(&b'\\')) {
-            continue;
-        }
         mended.extend_from_slice(&json[copied..inside.start]);
         let start = mended.len();
-        unusual::string(text, &mut mended);
-        if is_name && mended[start..].contains(&b'\\') {
+        unusual::string(&json[inside.clone()], &mut mended);
+        if is_name(&json[at..]) && mended[start..].contains(&b'\\') {
             let name = mended.split_off(start);
             escape_where_needed(&name, &mut mended);
         }
@@ -154,20 +149,6 @@ fn string_end(json: &[u8], start: usize) -> usize {
 /// Whether the string before this text is a name.
 fn is_name(behind: &[u8]) -> bool {
     behind.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b':')
-}
-
-/// Whether a string's text is legal.
-fn is_legal(inside: &[u8]) -> bool {
-    if inside.iter().any(|byte| *byte < 0x20) || std::str::from_utf8(inside).is_err() {
-        return false;
-    }
-    let mut at = 0;
-    while let Some(found) = memchr(b'\\', &inside[at..]) {
-        at += found;
-        let Some((len, _)) = escape(&inside[at..]) else { return false };
-        at += len;
-    }
-    true
 }
 
 /// A member of an object that is not closed yet: where it begins, and where the next one does.

@@ -205,3 +205,22 @@ impl Escaper {
         self.message.len += len;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The memory formula counts three times the record's bytes. Text that is not UTF-8 takes them.
+    #[test]
+    fn a_mended_message_takes_three_times_the_memory_of_its_text() {
+        let text = [0xff; 1000];
+        let string = [b"\"", &text[..], b"\""].concat();
+        let record = [b"{\"message\":", &string[..], b"}"].concat();
+        for (message, bytes) in
+            [(json(&text).0, 1000), (line(&text).0, 1000), (read(&record).message, string.len())]
+        {
+            let Cow::Owned(escaped) = message.escaped else { panic!("it was mended") };
+            assert_eq!((escaped.len(), escaped.capacity()), (3000, 3 * bytes));
+        }
+    }
+}

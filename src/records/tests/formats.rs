@@ -225,6 +225,7 @@ fn lines_of_text_are_mended() {
         match reader.next(text, More::Ended) {
             Ok(Step::Record { record, .. }) => {
                 assert_eq!(record.message.len(), record.message.unescape().len());
+                assert!(record.message.escaped().len() <= 3 * text.len(), "the memory formula's limit");
                 (record.message.unescape(), record.mended)
             }
             other => panic!("{other:?}"),
@@ -235,8 +236,18 @@ fn lines_of_text_are_mended() {
         one(b"\x1b[31mred\x1b[0m \x08\x0c\x01"),
         ("\u{1b}[31mred\u{1b}[0m \u{8}\u{c}\u{1}".to_owned(), false)
     );
-    // Escaped, such a line would take six times its length.
-    assert_eq!(one(b"\x01\x02"), ("\u{fffd}\u{fffd}".to_owned(), true));
+    // Escaped, a control character takes five bytes more, or one byte more if JSON has a short form. If a line would take more
+    // than three times its length, its control characters are replaced.
+    for (line, fits) in [
+        ("\u{1}\u{2}", false),
+        ("\u{1}\u{2}xx", false),
+        ("\u{1}\u{2}xxx", true),
+        ("\u{1}\u{2}\"\"\\\\", false),
+        ("\u{1}\u{8}\t\u{c}\rx", true),
+    ] {
+        let replaced = line.replace(['\u{1}', '\u{2}'], "\u{fffd}");
+        assert_eq!(one(line.as_bytes()), if fits { (line.to_owned(), false) } else { (replaced, true) });
+    }
 }
 
 #[test]
@@ -255,7 +266,9 @@ fn lines_that_look_like_records_are_not_read_as_text() {
     };
     assert_eq!(read(b"{\"message\":\n[x]").0.len(), 2);
     assert_eq!(read(b"\xcf\xf0\n").1, None);
-    assert!(read(b"a\0").1.expect("an error").to_string().contains("binary data"));
+    for binary in [&b"a\0"[..], b"{\"a\":1}\0"] {
+        assert!(read(binary).1.expect("an error").to_string().contains("binary data"));
+    }
 }
 
 #[test]
@@ -345,19 +358,42 @@ fn the_time_of_a_line_is_found_by_its_format() {
     }
 }
 
+/// A reader that has recognised lines of text. Recognising them takes 256 KiB or the whole text, so no other reader gets a short
+/// text in pieces.
+fn of_lines(max_record: usize) -> RecordReader {
+    let limits = Limits { max_record, now: NOW, object_time: Some(OBJECT) };
+    let reader = Reader::Lines(LineReader::lines(limits, None));
+    RecordReader { reader, limits, bad_lines: BadLines::Break }
+}
+
 #[test]
 fn a_line_of_text_that_is_too_long_is_stepped_over() {
-    let text = format!("\u{feff}a\n{}\r\nb\n{}", "x".repeat(1001), "y".repeat(2000));
-    for chunk in [1, 100, 5000] {
-        let (records, error) = read_by(
-            RecordReader::new(1000, NOW).of_format(&RecordFormat::Lines(None), OBJECT),
-            text.as_bytes(),
-            chunk,
-        );
-        let expected = ["a", &too_long(1000, 1002, 5), "b", &too_long(1000, 2000, 1010)];
-        assert_eq!(records.iter().map(|(message, _)| message.as_str()).collect::<Vec<_>>(), expected);
-        assert_eq!(error, None);
+    const MAX: usize = 20;
+    let line = |len: usize| "x".repeat(len);
+    let longest = line(MAX);
+    let place = |bytes, start| too_long(MAX, bytes, start);
+    let check = |text: &str, expected: &[&str]| {
+        for chunk in 1..=text.len() {
+            for reader in
+                [of_lines(MAX), RecordReader::new(MAX, NOW).of_format(&RecordFormat::Lines(None), OBJECT)]
+            {
+                let (records, error) = read_by(reader, text.as_bytes(), chunk);
+                let records: Vec<_> = records.iter().map(|(message, _)| message.as_str()).collect();
+                assert_eq!((&records[..], error), (expected, None), "{text} in pieces of {chunk}");
+            }
+        }
+    };
+    let (longer, much_longer) = (line(MAX + 1), line(5 * MAX));
+    // The window holds no more than the longest line.
+    for (text, expected) in [(&longest, 0), (&longer, MAX + 1)] {
+        match of_lines(MAX).next(text.as_bytes(), More::Coming) {
+            Ok(Step::More { consumed }) => assert_eq!(consumed, expected),
+            other => panic!("{other:?}"),
+        }
     }
+    check(&format!("\u{feff}{longest}\n{longest}\na"), &[&longest, &longest, "a"]);
+    check(&format!("\u{feff}{longer}\na\n{longer}\n"), &[&place(21, 3), "a", &place(21, 27)]);
+    check(&format!("a\n{longest}\r\nb\n{much_longer}"), &["a", &place(21, 2), "b", &place(100, 26)]);
 }
 
 /// Any JSON object, with names that matter and others.
@@ -433,11 +469,12 @@ proptest! {
         if last {
             text += end;
         }
-        let (found, error) = recognised(text.as_bytes(), chunk);
-        prop_assert!(error.is_none(), "{:?}", error);
         // The reference: the standard library's lines.
         let expected: Vec<_> = text.split_terminator('\n').map(|line| line.strip_suffix('\r').unwrap_or(line)).collect();
-        prop_assert_eq!(found.iter().map(|(line, _)| line.as_str()).collect::<Vec<_>>(), expected);
-        prop_assert!(found.iter().all(|(_, at)| *at == Some(OBJECT)));
+        for (found, error) in [recognised(text.as_bytes(), chunk), read_by(of_lines(1 << 20), text.as_bytes(), chunk)] {
+            prop_assert!(error.is_none(), "{:?}", error);
+            prop_assert_eq!(found.iter().map(|(line, _)| line.as_str()).collect::<Vec<_>>(), &expected[..]);
+            prop_assert!(found.iter().all(|(_, at)| *at == Some(OBJECT)));
+        }
     }
 }
