@@ -43,18 +43,16 @@ impl Window {
 
     /// Makes room for one step: moves the unread bytes (part of one record) to the front of the buffer.
     fn make_room(&mut self) {
-        if self.start > 0 {
-            self.buffer.drain(..self.start);
-            self.start = 0;
-        }
+        self.buffer.drain(..self.start);
+        self.start = 0;
         let room = self.buffer.capacity() - self.buffer.len();
         if self.buffer.capacity() == 0 {
             // Many objects are smaller than a step.
             self.buffer.reserve_exact(FIRST_STEP);
-        } else if room < STEP {
-            self.buffer.reserve_exact(STEP);
         } else if room > MOST_ROOM {
             self.buffer.shrink_to(self.buffer.len() + STEP);
+        } else {
+            self.buffer.reserve_exact(STEP);
         }
     }
 }

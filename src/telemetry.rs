@@ -37,7 +37,7 @@ use tracing_subscriber::{Layer, fmt::writer::BoxMakeWriter, layer::SubscriberExt
 
 use self::{
     export::Export,
-    level::Filter,
+    level::LogFilter,
     lines::{JsonLine, TextFields},
 };
 use crate::{
@@ -191,7 +191,7 @@ pub enum StartError {
 /// second at most.
 #[derive(Debug)]
 pub struct Telemetry {
-    filter: Arc<Filter>,
+    filter: Arc<LogFilter>,
     /// `None`: lines are written at once.
     _lines: Option<WorkerGuard>,
     /// `None`: traces are off.
@@ -238,7 +238,7 @@ pub fn start(
     writer: Writer,
     variable: impl Fn(&str) -> Option<String>,
 ) -> Result<Telemetry, StartError> {
-    let (part, filter) = Filter::new(&log.filter).map_err(StartError::Filter)?;
+    let (part, filter) = LogFilter::new(&log.filter).map_err(StartError::Filter)?;
     let settings = environment::read(variable).map_err(StartError::Environment)?;
     let metrics = EXPORT.get_or_init(Metrics::default).clone();
     let collector = settings.as_ref().map(|settings| settings.endpoint.host().unwrap_or_default().to_owned());
@@ -275,7 +275,7 @@ pub fn start(
 
 impl Telemetry {
     /// The filter of the log, which can be changed.
-    pub fn filter(&self) -> Arc<Filter> {
+    pub fn filter(&self) -> Arc<LogFilter> {
         Arc::clone(&self.filter)
     }
 

@@ -26,7 +26,7 @@ pub const TARGET: &str = "logferry::spans";
 
 /// What becomes of the trace header of a message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Sender {
+pub enum SenderSpan {
     /// A link: the message has a trace of its own.
     #[default]
     Linked,

@@ -57,8 +57,15 @@ async fn a_budget_is_shared_within_one_account_and_region() {
         let other = budgets.enter(account, region).expect("nothing is wrong");
         other.create_stream_turn().await;
     }
-    one.put_turn().await;
-    assert_eq!(start.elapsed(), Duration::from_secs(1));
+    for _ in 0..81 {
+        one.put_turn().await;
+    }
+    assert_eq!(start.elapsed(), Duration::from_secs(1), "both calls have a rate each");
+    for _ in 0..80 {
+        one.put_turn().await;
+    }
+    assert_eq!(start.elapsed(), Duration::from_millis(1100), "80 at 800 a second");
+    assert_eq!(budgets.metrics.budget_waits.get_or_create(&Call::new("put_log_events")).get(), 80);
 }
 
 #[tokio::test(start_paused = true)]
@@ -96,7 +103,9 @@ async fn pauses_of_a_throttling_account_grow() {
 /// How long an account in Region `r` is paused because it did not answer.
 #[track_caller]
 fn unreached(budgets: &Budgets, account: &str) -> Duration {
-    match budgets.enter(account, "r") {
+    let checked = budgets.check(account, "r");
+    assert_eq!(checked.as_ref().err(), budgets.enter(account, "r").as_ref().err());
+    match checked {
         Err(Pausing::Unanswered { retry_in }) => retry_in,
         other => panic!("{other:?}"),
     }
@@ -181,4 +190,26 @@ async fn idle_budgets_are_forgotten() {
     }
     assert!(budgets.lock().budgets.len() <= 2 * IDLE.as_secs() as usize + 1);
     assert_eq!(budgets.metrics.throttled_accounts.get(), 0);
+    tokio::time::advance(2 * IDLE).await;
+    budgets.enter("1", "r").expect("nothing is wrong");
+    assert_eq!(budgets.lock().budgets.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_is_kept_longer_than_an_idle_budget() {
+    let longest_delay = Duration::from_secs(600);
+    let budgets = Budgets::new(RATES, longest_delay, Metrics::default());
+    budgets.enter("1", "r").expect("nothing is wrong").heed(Answer::Answered);
+    budgets.enter("2", "s").expect("nothing is wrong").heed(Answer::Unanswered);
+    let instant = Duration::from_nanos(1);
+    for (age, kept) in [
+        (IDLE - instant, (2, 1)),
+        (IDLE, (1, 1)),
+        (2 * longest_delay - instant, (1, 1)),
+        (2 * longest_delay, (0, 0)),
+    ] {
+        let mut state = budgets.lock();
+        budgets.sweep(&mut state, now() + age);
+        assert_eq!((state.budgets.len(), state.silent.len()), kept, "after {age:?}");
+    }
 }

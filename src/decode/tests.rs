@@ -81,6 +81,36 @@ fn the_first_bytes_tell_the_compression() {
             check(&zstd(text), text);
         }
     }
+    // They arrive in two pieces, and no further byte is taken with them.
+    let text = b"[{\"message\":\"x\"}]";
+    for first in 0..HEAD {
+        let (mut decoder, mut window) = (Decoder::new(u64::MAX, MAX_WINDOW), Window::default());
+        let (mut piece, mut rest) = text.split_at(first);
+        for input in [&mut piece, &mut rest] {
+            assert_eq!(decoder.decode(input, &mut window).expect("plain text"), Decoded::Step);
+        }
+        assert_eq!((piece, rest), (&b""[..], &text[HEAD..]));
+        assert_eq!(window.unread(), &text[..HEAD]);
+    }
+}
+
+#[test]
+fn a_decoder_shows_what_it_decodes() {
+    let (mut window, text) = (Window::default(), b"[{}]");
+    let members = [&gzip(text)[..], &[0]].concat();
+    for (object, shown) in [
+        (&b"[{"[..], "Detecting"),
+        (&text[..], "Plain"),
+        (&gzip(text)[..5], "Gzip"),
+        (&members, "BetweenMembers"),
+        (&zstd(text), "Zstd"),
+    ] {
+        let (mut decoder, mut input) = (Decoder::new(u64::MAX, MAX_WINDOW), object);
+        while !input.is_empty() {
+            assert_eq!(decoder.decode(&mut input, &mut window).expect("nothing is wrong"), Decoded::Step);
+        }
+        assert!(format!("{decoder:?}").contains(shown), "{decoder:?}");
+    }
 }
 
 #[test]
@@ -147,11 +177,31 @@ fn the_text_before_damage_is_good() {
     let at = wrong_crc.len() - 8;
     wrong_crc[at] ^= 1;
     let (good, result) = run(&wrong_crc, 4096, u64::MAX);
-    assert!(matches!(result, Err(DecodeError::Corrupt { format: "gzip", .. })), "{result:?}");
     assert!(text.starts_with(&good), "the text itself is right");
+    check_corrupt(result, "gzip", good.len(), "");
+    // The same without consuming the text.
+    let (mut decoder, mut window) = (Decoder::new(u64::MAX, MAX_WINDOW), Window::default());
+    let mut input = &wrong_crc[..];
+    let error = loop {
+        if let Err(error) = decoder.decode(&mut input, &mut window) {
+            break error;
+        }
+    };
+    check_corrupt(Err(error), "gzip", window.unread().len(), "");
     let (good, result) = run(&[gzip(b"good"), b"garbage".to_vec()].concat(), 4096, u64::MAX);
-    assert!(matches!(result, Err(DecodeError::Corrupt { .. })), "{result:?}");
+    check_corrupt(result, "gzip", 4, "the bytes after the last member are not gzip");
     assert_eq!(good, b"good");
+}
+
+#[track_caller]
+fn check_corrupt(result: Result<(), DecodeError>, expected: &str, bytes: usize, part: &str) {
+    match result {
+        Err(DecodeError::Corrupt { format, produced, problem }) => {
+            assert_eq!((format, produced), (expected, bytes as u64), "{problem}");
+            assert!(problem.contains(part), "{problem}");
+        }
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]
@@ -167,6 +217,30 @@ fn a_decompression_bomb_stops_at_the_limit_in_bounded_memory() {
         assert!(window.buffer.capacity() <= 2 * STEP, "the window grows");
     };
     assert!(matches!(error, DecodeError::TooLarge { limit } if limit == 8 << 20), "{error:?}");
+}
+
+/// The window's buffer before a step, by its capacity, its length and how much of it is consumed, and its capacity after.
+#[test]
+fn a_step_has_room_for_its_text_and_not_much_more() {
+    const KIB: usize = 1 << 10;
+    for (capacity, len, consumed, expected) in [
+        (0, 0, 0, 32 * KIB),
+        (32 * KIB, 32 * KIB, 32 * KIB, 256 * KIB),
+        (32 * KIB, 32 * KIB, 31 * KIB, 257 * KIB),
+        (256 * KIB, KIB, KIB, 256 * KIB),
+        (256 * KIB, KIB, 0, 257 * KIB),
+        (2049 * KIB, 10 * KIB, 9 * KIB, 2049 * KIB),
+        (2049 * KIB + 1, 10 * KIB, 9 * KIB, 257 * KIB),
+        (4096 * KIB, 0, 0, 256 * KIB),
+    ] {
+        let mut window = Window { buffer: Vec::with_capacity(capacity), start: 0 };
+        window.buffer.extend((0..len).map(|at| at as u8));
+        window.consume(consumed);
+        let unread = window.unread().to_vec();
+        window.make_room();
+        assert_eq!(window.buffer.capacity(), expected, "{len} of {capacity} bytes, {consumed} consumed");
+        assert!(window.unread() == unread && window.start == 0);
+    }
 }
 
 #[test]

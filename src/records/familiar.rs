@@ -133,6 +133,16 @@ mod tests {
         check("", None);
     }
 
+    #[test]
+    fn a_piece_of_up_to_16_kib_is_remembered() {
+        let mut familiar = Familiar::default();
+        for (len, remembered) in [(16 << 10, true), ((16 << 10) + 1, false)] {
+            let piece = vec![b'1'; len];
+            familiar.remember(&piece, 0..len, &[]);
+            assert_eq!(follow(&familiar, &piece), remembered.then_some(len));
+        }
+    }
+
     proptest! {
         #[test]
         fn prefixes_are_measured(one in "[ab]{0,100}", other in "[ab]{0,100}", start in "[ab]{0,100}") {

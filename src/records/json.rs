@@ -3,7 +3,8 @@
 use std::borrow::Cow;
 
 use super::{
-    BYTE_ORDER_MARK, Format, Limits, Message, More, Record, RecordError, RecordProblem, Step, Unreadable,
+    BYTE_ORDER_MARK, EscapedMessage, Limits, More, Record, RecordError, RecordFormat, RecordProblem, Step,
+    Unreadable,
     document::{self, Document, Kind, LONGEST_EVENT, SPACE_BEHIND, recognise},
     scan::{Around, Member, Scan, ScanError, member, scan, whole},
     skip::{Ends, Skip},
@@ -15,11 +16,10 @@ use super::{
 /// Reads the records of one object.
 #[derive(Debug)]
 pub(super) struct JsonReader {
-    place: Place,
+    state: ParserState,
     index: u64,
     max_record: usize,
-    /// Shortest window that is worth the next scan. It doubles each time the record is incomplete, so that a long record is
-    /// scanned only a few times.
+    /// Shortest window that is worth the next look.
     retry_at: usize,
     /// The text around the previous message.
     around: Around,
@@ -57,7 +57,7 @@ pub(super) enum BadLines {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+enum ParserState {
     /// Between top-level values.
     Top,
     /// After `[`: a record or `]` follows.
@@ -74,7 +74,7 @@ enum Place {
     DocumentMember,
 }
 
-impl Place {
+impl ParserState {
     /// What the object ends inside of, if it ends here.
     fn container(self) -> Option<&'static str> {
         match self {
@@ -97,7 +97,7 @@ enum Shape {
 impl JsonReader {
     pub(super) fn new(Limits { max_record, now, .. }: Limits) -> Self {
         Self {
-            place: Place::Top,
+            state: ParserState::Top,
             index: 0,
             max_record,
             retry_at: 0,
@@ -113,12 +113,14 @@ impl JsonReader {
         }
     }
 
-    pub(super) fn of(self, format: &Format) -> Self {
+    pub(super) fn of(self, format: &RecordFormat) -> Self {
         let (shape, list) = match format {
-            Format::CloudTrail => (Shape::Whole(b"eventTime"), Some(document::TRAIL_LIST)),
-            Format::Subscription => (Shape::Message, Some(document::SUBSCRIPTION_LIST)),
-            Format::EventBridge => (Shape::Whole(b"time"), None),
-            Format::Auto | Format::Json | Format::FlowLogs | Format::Lines(_) => (Shape::Message, None),
+            RecordFormat::CloudTrail => (Shape::Whole(b"eventTime"), Some(document::TRAIL_LIST)),
+            RecordFormat::Subscription => (Shape::Message, Some(document::SUBSCRIPTION_LIST)),
+            RecordFormat::EventBridge => (Shape::Whole(b"time"), None),
+            RecordFormat::Auto | RecordFormat::Json | RecordFormat::FlowLogs | RecordFormat::Lines(_) => {
+                (Shape::Message, None)
+            }
         };
         Self { shape, list, ..self }
     }
@@ -141,55 +143,57 @@ impl JsonReader {
         let mut at = 0;
         loop {
             let Some(&byte) = window.get(at) else {
-                return match (more, self.place.container()) {
+                return match (more, self.state.container()) {
                     (More::Coming | More::Never, _) => Ok(Step::More { consumed: at }),
                     (More::Ended, None) => Ok(Step::End),
                     (More::Ended, Some(container)) => Err(self.error(RecordProblem::Truncated(container))),
                 };
             };
-            match (self.place, byte) {
-                (_, b' ' | b'\t' | b'\r') | (Place::Top, b'\n') => {}
+            match (self.state, byte) {
+                (_, b' ' | b'\t' | b'\r') | (ParserState::Top, b'\n') => {}
                 (_, b'\n') => self.has_framing(Framing::Spread),
-                (Place::Top, b'[') if self.list.is_none() => self.place = Place::ArrayStart,
-                (Place::ArrayStart | Place::ArrayRecord, b']') => match self.list {
-                    Some(_) => self.place = Place::DocumentMember,
+                (ParserState::Top, b'[') if self.list.is_none() => self.state = ParserState::ArrayStart,
+                (ParserState::ArrayStart | ParserState::ArrayRecord, b']') => match self.list {
+                    Some(_) => self.state = ParserState::DocumentMember,
                     None => self.ends_on_top(),
                 },
-                (Place::ArrayRecord, b',') => self.place = Place::ArrayComma,
-                (Place::Top, b'{') if self.list.is_some() => {
-                    (self.place, self.document) = (Place::DocumentStart, Document::default());
+                (ParserState::ArrayRecord, b',') => self.state = ParserState::ArrayComma,
+                (ParserState::Top, b'{') if self.list.is_some() => {
+                    (self.state, self.document) = (ParserState::DocumentStart, Document::default());
                 }
-                (Place::Top | Place::ArrayStart | Place::ArrayComma, b'{') => {
+                (ParserState::Top | ParserState::ArrayStart | ParserState::ArrayComma, b'{') => {
                     return self.record(window, at, more);
                 }
-                (Place::DocumentStart | Place::DocumentComma, b'"') => {
+                (ParserState::DocumentStart | ParserState::DocumentComma, b'"') => {
                     match self.member(&window[at..], more)? {
                         Some(len) => at += len - 1,
                         None => return Ok(Step::More { consumed: at }),
                     }
                 }
-                (Place::DocumentMember, b',') => self.place = Place::DocumentComma,
-                (Place::DocumentStart | Place::DocumentMember, b'}') => {
+                (ParserState::DocumentMember, b',') => self.state = ParserState::DocumentComma,
+                (ParserState::DocumentStart | ParserState::DocumentMember, b'}') => {
                     self.has_list()?;
                     self.ends_on_top();
                 }
                 // If several texts were joined, there are byte order marks in the middle.
-                (Place::Top, _) if window[at..].starts_with(BYTE_ORDER_MARK) => {
+                (ParserState::Top, _) if window[at..].starts_with(BYTE_ORDER_MARK) => {
                     at += BYTE_ORDER_MARK.len() - 1;
                 }
-                (Place::Top, _) if more == More::Coming && BYTE_ORDER_MARK.starts_with(&window[at..]) => {
+                (ParserState::Top, _)
+                    if more == More::Coming && BYTE_ORDER_MARK.starts_with(&window[at..]) =>
+                {
                     return Ok(Step::More { consumed: at });
                 }
-                (place, byte) => {
-                    let wanted = match place {
-                        Place::Top if self.list.is_some() => "a JSON object",
-                        Place::Top => "a JSON object or array",
-                        Place::ArrayStart => "a JSON object or the end of the array",
-                        Place::ArrayComma => "a JSON object",
-                        Place::ArrayRecord => "a comma or the end of the array",
-                        Place::DocumentStart => "a name or the end of the document",
-                        Place::DocumentComma => "a name",
-                        Place::DocumentMember => "a comma or the end of the document",
+                (state, byte) => {
+                    let wanted = match state {
+                        ParserState::Top if self.list.is_some() => "a JSON object",
+                        ParserState::Top => "a JSON object or array",
+                        ParserState::ArrayStart => "a JSON object or the end of the array",
+                        ParserState::ArrayComma => "a JSON object",
+                        ParserState::ArrayRecord => "a comma or the end of the array",
+                        ParserState::DocumentStart => "a name or the end of the document",
+                        ParserState::DocumentComma => "a name",
+                        ParserState::DocumentMember => "a comma or the end of the document",
                     };
                     let found = char::from(byte).escape_default();
                     let problem = format!("{wanted} expected, not '{found}'");
@@ -214,7 +218,7 @@ impl JsonReader {
 
     /// An array or a document ends here, and nothing is around it.
     fn ends_on_top(&mut self) {
-        self.place = Place::Top;
+        self.state = ParserState::Top;
         self.has_framing(Framing::Lines);
     }
 
@@ -222,18 +226,15 @@ impl JsonReader {
     /// length, or `None` if more text is needed.
     fn member(&mut self, text: &[u8], more: More) -> Result<Option<usize>, RecordError> {
         let list = self.list.expect("only documents have members");
-        if text.len() < self.retry_at && more == More::Coming {
-            return Ok(None);
-        }
-        let text = &text[..text.len().min(self.max_record + 1)];
+        let Some(text) = self.worth_a_look(text, more) else { return Ok(None) };
         match member(text, list) {
             Ok(Member::ListStarts { len }) => {
-                (self.place, self.retry_at, self.document.has_list) = (Place::ArrayStart, 0, true);
+                (self.state, self.retry_at, self.document.has_list) = (ParserState::ArrayStart, 0, true);
                 Ok(Some(len))
             }
             Ok(Member::Complete { name, value, len }) if len <= self.max_record => {
                 self.document.take(name, value);
-                (self.place, self.retry_at) = (Place::DocumentMember, 0);
+                (self.state, self.retry_at) = (ParserState::DocumentMember, 0);
                 Ok(Some(len))
             }
             Ok(Member::Complete { .. }) | Err(ScanError::Incomplete) if text.len() > self.max_record => {
@@ -247,7 +248,7 @@ impl JsonReader {
                 Err(self.error(RecordProblem::Truncated("document")))
             }
             Ok(Member::Complete { .. }) | Err(ScanError::Incomplete) => {
-                self.retry_at = (text.len() * 2).min(self.max_record + 1);
+                self.put_off(text);
                 Ok(None)
             }
             Err(ScanError::Malformed(position, wanted)) => {
@@ -256,6 +257,20 @@ impl JsonReader {
                 Err(self.error(RecordProblem::Malformed(problem)))
             }
         }
+    }
+
+    /// The part of `text` to look at: one byte more than the longest record may have, so that the result does not depend on how
+    /// much text has arrived. `None` if too little has arrived since the last look.
+    fn worth_a_look<'a>(&self, text: &'a [u8], more: More) -> Option<&'a [u8]> {
+        if text.len() < self.retry_at && more == More::Coming {
+            return None;
+        }
+        Some(&text[..text.len().min(self.max_record + 1)])
+    }
+
+    /// Puts the next look off until twice as much text has arrived, so that a long record is scanned only a few times.
+    fn put_off(&mut self, looked_at: &[u8]) {
+        self.retry_at = (looked_at.len() * 2).min(self.max_record + 1);
     }
 
     /// Remembers the framing that is found first.
@@ -267,12 +282,7 @@ impl JsonReader {
 
     fn record<'a>(&mut self, window: &'a [u8], at: usize, more: More) -> Result<Step<'a>, RecordError> {
         let behind = &window[at..];
-        if behind.len() < self.retry_at && more == More::Coming {
-            return Ok(Step::More { consumed: at });
-        }
-        // The scan gets at most one byte more than the longest record may have, so that the result does not depend on how much
-        // text has arrived.
-        let text = &behind[..behind.len().min(self.max_record + 1)];
+        let Some(text) = self.worth_a_look(behind, more) else { return Ok(Step::More { consumed: at }) };
         let scanned = match self.shape {
             Shape::Message => scan(text, &mut self.around),
             Shape::Whole(time) => whole(text, time),
@@ -287,7 +297,7 @@ impl JsonReader {
                 return Err(self.error(RecordProblem::Truncated("record")));
             }
             Ok(_) | Err(ScanError::Incomplete) => {
-                self.retry_at = (text.len() * 2).min(self.max_record + 1);
+                self.put_off(text);
                 return Ok(Step::More { consumed: at });
             }
             Err(ScanError::Malformed(position, wanted)) => {
@@ -332,9 +342,9 @@ impl JsonReader {
         };
         if self.framing == Framing::Unknown && self.index == 0 {
             let spread = json.contains(&b'\n');
-            match (spread, self.place) {
+            match (spread, self.state) {
                 (true, _) => self.framing = Framing::Spread,
-                (false, Place::Top) => self.framing = Framing::Lines,
+                (false, ParserState::Top) => self.framing = Framing::Lines,
                 // The rest of the array shows the framing.
                 (false, _) => {}
             }
@@ -351,14 +361,14 @@ impl JsonReader {
     fn counted(&mut self) {
         self.index += 1;
         self.retry_at = 0;
-        if self.place != Place::Top {
-            self.place = Place::ArrayRecord;
+        if self.state != ParserState::Top {
+            self.state = ParserState::ArrayRecord;
         }
     }
 
     /// Whether the first JSON object of the text may be a document instead of a record.
     fn may_be_document(&self) -> bool {
-        self.index == 0 && self.place == Place::Top && self.shape == Shape::Message
+        self.index == 0 && self.state == ParserState::Top && self.shape == Shape::Message
     }
 
     /// Checks that the text's first JSON object is not a document with a list of records, which would become one event.
@@ -391,14 +401,12 @@ impl JsonReader {
         let error = self.error(RecordProblem::Malformed(problem));
         // Documents follow each other without line breaks.
         let may_have_lines = self.list.is_none() && self.framing != Framing::Spread;
-        if self.bad_lines == BadLines::Break || !may_have_lines || self.place != Place::Top {
+        if self.bad_lines == BadLines::Break || !may_have_lines || self.state != ParserState::Top {
             return Err(error);
         }
-        let text = &window[at..];
-        if text.len() < self.retry_at && more == More::Coming {
+        let Some(text) = self.worth_a_look(&window[at..], more) else {
             return Ok(Step::More { consumed: at });
-        }
-        let text = &text[..text.len().min(self.max_record + 1)];
+        };
         let (end, is_known) = (text.iter().position(|byte| *byte == b'\n'), self.framing == Framing::Lines);
         // If the defect lies behind the first line, the text may be a record over several lines, which must not be cut in two.
         // But a JSON string cannot contain a line break: if the first line ends inside a string, it is a record that was cut.
@@ -412,7 +420,7 @@ impl JsonReader {
             None if is_known && more == More::Ended => text.len(),
             None if is_known && more == More::Never => return Ok(Step::More { consumed: at }),
             Some(_) | None if more == More::Coming && text.len() <= self.max_record => {
-                self.retry_at = (text.len() * 2).min(self.max_record + 1);
+                self.put_off(text);
                 return Ok(Step::More { consumed: at });
             }
             Some(_) | None => return Err(error),
@@ -433,9 +441,9 @@ impl JsonReader {
         more: More,
     ) -> Result<Step<'a>, RecordError> {
         // Inside an array, a record may span several lines. Outside, a line break can be its end.
-        let ends = match (ends, self.place, self.framing) {
-            (Ends::Record, Place::Top, Framing::Lines) => Ends::RecordOrLine,
-            (Ends::Record, Place::Top, _) => Ends::RecordOrBrokenLine,
+        let ends = match (ends, self.state, self.framing) {
+            (Ends::Record, ParserState::Top, Framing::Lines) => Ends::RecordOrLine,
+            (Ends::Record, ParserState::Top, _) => Ends::RecordOrBrokenLine,
             (ends, ..) => ends,
         };
         self.skip = Some(Skip::new(ends, self.offset + at as u64));
@@ -456,7 +464,7 @@ impl JsonReader {
         };
         if skip.is_spread() {
             self.has_framing(Framing::Spread);
-        } else if self.place == Place::Top {
+        } else if self.state == ParserState::Top {
             self.has_framing(Framing::Lines);
         }
         let bytes = self.offset + end as u64 - skip.start();
@@ -476,17 +484,17 @@ fn shows_lines(text: &[u8]) -> bool {
     text.split(|byte| *byte == b'\n').any(|line| {
         let line = line.trim_ascii_start();
         let line = line.strip_prefix(b"[").map_or(line, <[u8]>::trim_ascii_start);
-        line.starts_with(b"{") && scan(line, &mut Around::default()).is_ok()
+        scan(line, &mut Around::default()).is_ok()
     })
 }
 
-/// Whether the text ends inside a JSON string.
+/// Whether the text ends inside a JSON string. Up to its end, the text is JSON.
 fn ends_in_string(text: &[u8]) -> bool {
     let (mut inside, mut escaped) = (false, false);
     for byte in text {
         match byte {
             _ if escaped => escaped = false,
-            b'\\' if inside => escaped = true,
+            b'\\' => escaped = true,
             b'"' => inside = !inside,
             _ => {}
         }
@@ -496,7 +504,7 @@ fn ends_in_string(text: &[u8]) -> bool {
 
 /// Returns the message and the timestamp's value if both can be used without a copy: the message is a legal string, and no
 /// name is ambiguous.
-fn as_it_stands<'a>(found: &Scan<'a>) -> Option<(Message<'a>, Option<&'a [u8]>)> {
+fn as_it_stands<'a>(found: &Scan<'a>) -> Option<(EscapedMessage<'a>, Option<&'a [u8]>)> {
     let (token, reading) = (found.message?, found.reading?);
     if found.ambiguous {
         return None;
@@ -505,5 +513,5 @@ fn as_it_stands<'a>(found: &Scan<'a>) -> Option<(Message<'a>, Option<&'a [u8]>)>
     if !reading.ascii {
         std::str::from_utf8(text).ok()?;
     }
-    Some((Message { escaped: Cow::Borrowed(text), len: reading.len }, found.timestamp))
+    Some((EscapedMessage { escaped: Cow::Borrowed(text), len: reading.len }, found.timestamp))
 }

@@ -97,15 +97,10 @@ fn mend(json: &[u8]) -> Cow<'_, str> {
         }
         let inside = at..string_end(json, at);
         at = inside.end + 1;
-        let is_name = is_name(&json[at..]);
-        let text = &json[inside.clone()];
-        if is_legal(text) && !(is_name && text.contains(&b'\\')) {
-            continue;
-        }
         mended.extend_from_slice(&json[copied..inside.start]);
         let start = mended.len();
-        unusual::string(text, &mut mended);
-        if is_name && mended[start..].contains(&b'\\') {
+        unusual::string(&json[inside.clone()], &mut mended);
+        if is_name(&json[at..]) && mended[start..].contains(&b'\\') {
             let name = mended.split_off(start);
             escape_where_needed(&name, &mut mended);
         }
@@ -156,31 +151,17 @@ fn is_name(behind: &[u8]) -> bool {
     behind.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b':')
 }
 
-/// Whether a string's text is legal.
-fn is_legal(inside: &[u8]) -> bool {
-    if inside.iter().any(|byte| *byte < 0x20) || std::str::from_utf8(inside).is_err() {
-        return false;
-    }
-    let mut at = 0;
-    while let Some(found) = memchr(b'\\', &inside[at..]) {
-        at += found;
-        let Some((len, _)) = escape(&inside[at..]) else { return false };
-        at += len;
-    }
-    true
-}
-
 /// A member of an object that is not closed yet: where it begins, and where the next one does.
-type Place = (u32, u32);
+type MemberSpan = (u32, u32);
 
 /// Finds the members whose names come again in the same object. Returns their texts' places, up to the next member, in order.
 ///
 /// Takes eight bytes of memory for each member of the objects that are open at the same time, and eight for each member that is
 /// found. A member has at least five bytes of text.
-fn repeated(json: &[u8]) -> Vec<Place> {
+fn repeated(json: &[u8]) -> Vec<MemberSpan> {
     let position = |at: usize| u32::try_from(at).expect("a record has less than 4 GiB");
     // The members of all open objects, the outermost object's first, and where each object's members begin.
-    let (mut members, mut objects): (Vec<Place>, Vec<u32>) = (Vec::new(), Vec::new());
+    let (mut members, mut objects): (Vec<MemberSpan>, Vec<u32>) = (Vec::new(), Vec::new());
     let (mut cuts, mut at) = (Vec::new(), 0);
     while let Some(found) = json[at..].iter().position(|byte| matches!(byte, b'"' | b'{' | b'}')) {
         let here = at + found;
@@ -209,8 +190,8 @@ fn repeated(json: &[u8]) -> Vec<Place> {
 }
 
 /// Adds the places of an object's members whose names come again.
-fn cut_repeated(json: &[u8], members: &mut [Place], cuts: &mut Vec<Place>) {
-    let name = |(start, _): &Place| {
+fn cut_repeated(json: &[u8], members: &mut [MemberSpan], cuts: &mut Vec<MemberSpan>) {
+    let name = |(start, _): &MemberSpan| {
         let start = *start as usize + 1;
         &json[start..string_end(json, start)]
     };
@@ -225,7 +206,7 @@ fn cut_repeated(json: &[u8], members: &mut [Place], cuts: &mut Vec<Place>) {
 }
 
 /// Copies the text without some places, which are in order. A place may be inside of one before it.
-fn without(json: &str, cuts: &[Place]) -> String {
+fn without(json: &str, cuts: &[MemberSpan]) -> String {
     let (mut kept, mut at) = (String::with_capacity(json.len()), 0);
     for (start, end) in cuts.iter().map(|(start, end)| (*start as usize, *end as usize)) {
         if start >= at {

@@ -86,8 +86,9 @@ impl TimestampFormat {
 mod tests {
     use super::*;
 
-    fn check(format: &str, line: &str, expected: Option<&str>) {
-        let format: TimestampFormat = format.parse().unwrap_or_else(|problem| panic!("{problem}"));
+    fn check(text: &str, line: &str, expected: Option<&str>) {
+        let format: TimestampFormat = text.parse().unwrap_or_else(|problem| panic!("{problem}"));
+        assert_eq!(format.to_string(), text);
         let expected = expected.map(|at| at.parse::<Timestamp>().expect("a timestamp").as_millisecond());
         assert_eq!(format.find(line.as_bytes()), expected, "{line}");
     }
@@ -111,6 +112,7 @@ mod tests {
         check("%s", "1795753672 something", at);
         check("%Y-%m-%d %H:%M", "at 2026-11-27 04:27:52", Some("2026-11-27T04:27:00Z"));
         check("%H:%M:%S %d.%m.%Y", "x7 04:27:52 27.11.2026", at);
+        check("%b %d %Y %H:%M:%S", "web Nov 27 2026 04:27:52", at);
     }
 
     #[test]

@@ -377,7 +377,7 @@ impl<'a, S: Simd> Cursor<'a, '_, S> {
 
     fn literal(&mut self, word: &'static [u8]) -> Result<(), ScanError> {
         let rest = &self.bytes[self.at..];
-        if rest.len() < word.len() && word.starts_with(rest) {
+        if word.starts_with(rest) {
             return Err(ScanError::Incomplete);
         }
         if !rest.starts_with(word) {

@@ -2,7 +2,10 @@
 
 mod formats;
 mod generated;
-use super::*;
+use super::{document::LONGEST_EVENT, *};
+
+/// White space behind a document after which nothing can make the document a record.
+const SPACE_BEHIND: usize = 64 << 10;
 
 /// 2026-11-21T12:00:00Z.
 const NOW: Timestamp = Timestamp::constant(1_795_262_400, 0);
@@ -20,6 +23,7 @@ fn read_by(mut reader: RecordReader, text: &[u8], chunk: usize) -> Read {
     let mut chunks = text.chunks(chunk.max(1));
     let mut more = More::Coming;
     loop {
+        assert_eq!(reader.count(), records.len() as u64);
         match reader.next(&window, more) {
             Ok(Step::Record { record, consumed }) => {
                 assert_eq!(record.index, records.len() as u64);
@@ -276,6 +280,7 @@ fn a_line_that_is_not_a_record_is_stepped_over() {
     check(&format!("{a}\nplain text\n{b}\n"), &["a", "<plain text>", "b"]);
     check(&format!("oops é\r\n{a}\n\n42 \n{b}\nend"), &["<oops é>", "a", "<42 >", "b", "<end>"]);
     check(&format!("{a}\n{{\"message\":}}\n{b}\n"), &["a", r#"<{"message":}>"#, "b"]);
+    check(&format!("{a}\n{{\"message\":1.\n{b}\n"), &["a", r#"<{"message":1.>"#, "b"]);
     check(&format!("{a} more {b}\n{b}\n"), &["a", r#"<more {"message":"b"}>"#, "b"]);
     check(&format!("{a}\n]\n{b}\n"), &["a", "<]>", "b"]);
     check(&format!("[{a}]\nx\n[{b}]\n"), &["a", "<x>", "b"]);
@@ -287,6 +292,8 @@ fn a_line_that_is_not_a_record_is_stepped_over() {
     check(&format!("cut\"}}\n\n{{\"message\":}}\n{a}\n"), &["<cut\"}>", r#"<{"message":}>"#, "a"]);
     check(&format!("x\n[ {a}]\n{b}"), &["<x>", "a", "b"]);
     check(&format!("[]\nx\n{b}"), &["<x>", "b"]);
+    // The framing that is found first counts, here that of an array.
+    check(&format!("[]\n{{\n\"message\":\"a\"}}\nx\n{b}"), &["a", "<x>", "b"]);
 }
 
 #[test]
@@ -307,6 +314,7 @@ fn a_line_is_stepped_over_only_where_its_end_is_certain() {
     check(&format!("{}\n{a}\n", "plain text\n".repeat(6)), &[], "not 'p'");
     check(&format!("[\n{a}]\nx\n{b}"), &["a"], "not 'x'");
     check(&format!("[{a},\n{a}]\nx\n{b}"), &["a", "a"], "not 'x'");
+    check("x\n{\"message\":\"a\n", &[], "not 'x'");
 }
 
 #[test]
@@ -315,11 +323,16 @@ fn a_line_that_is_too_long_is_stepped_over_too() {
     check_lines(format!("{a}\n{long}\n{b}\n").as_bytes(), &["a", &format!("<{long}>"), "b"], None);
     let place = |bytes: usize| too_long(60, bytes, 16);
     check_lines(format!("{a}\n{long}{{\"\n{b}\n").as_bytes(), &["a", &place(62), "b"], None);
+    check_lines(format!("{a}\n{long}}} ]\n{b}\n").as_bytes(), &["a", &place(63), "b"], None);
     check_lines(format!("{a}\n{long}x").as_bytes(), &["a", &place(61)], None);
     // A record that is cut inside a string, one that is cut outside, and one at the end of the object.
     check_lines(format!("{a}\n{{\"message\":\"{long}\n{b}\n").as_bytes(), &["a", &place(72), "b"], None);
     check_lines(format!("{a}\n{{\"message\":\"{long}\",\n{b}\n").as_bytes(), &["a", &place(74), "b"], None);
     check_lines(format!("{a}\n{{\"message\":\"{long}").as_bytes(), &["a"], Some("before the record does"));
+    // A first record that is too long also shows the framing, and so whether a bad line after it is stepped over.
+    let first = |bytes: usize| too_long(60, bytes, 0);
+    check_lines(format!("{{\"message\":\"{long}\"}}\nx\n").as_bytes(), &[&first(74), "<x>"], None);
+    check_lines(format!("{{\"message\":\n\"{long}\"}}\nx\n{b}").as_bytes(), &[&first(75)], Some("not 'x'"));
 }
 
 #[test]
@@ -330,9 +343,11 @@ fn a_record_beyond_the_configured_length_is_stepped_over() {
             "\\\"]}{[,".repeat(len / 7).get(..len - 14).expect("the text is ASCII")
         )
     };
+    const NESTED: &str = r#""a":[{"b":[]},{}],"#;
     for len in [1000, 1001, 5000] {
         // Cutting the text may leave half of an escape at its end.
-        let long = record(len).replace("\\\"}", "x\"}");
+        let mut long = record(len - NESTED.len()).replace("\\\"}", "x\"}");
+        long.insert_str(1, NESTED);
         let len = long.len();
         for (text, start) in [
             (format!("[{},{long},{}]", record(20), record(21)), 22),
@@ -368,9 +383,10 @@ fn a_record_beyond_the_configured_length_is_stepped_over() {
 
 #[test]
 fn an_object_that_is_one_document_is_refused() {
+    const MAX: usize = 2 * LONGEST_EVENT;
     let check = |text: &str, what: &str| {
-        for chunk in [1000, text.len()] {
-            let (records, error) = read(text.as_bytes(), chunk, 4 << 20);
+        for chunk in [1000, LONGEST_EVENT + 1, text.len()] {
+            let (records, error) = read(text.as_bytes(), chunk, MAX);
             assert_eq!(records, []);
             let error = error.unwrap_or_else(|| panic!("{text:.100} is read"));
             assert!(
@@ -379,28 +395,179 @@ fn an_object_that_is_one_document_is_refused() {
             );
         }
     };
-    let trail = |count| format!(r#"{{"Records":[{}{{}}]}}"#, r#"{"eventName":"E"},"#.repeat(count));
+    let trail = |len| format!(r#"{{"Records":[{{"eventName":"{}"}},{{}}]}}"#, "E".repeat(len));
     check(&trail(2), "CloudTrail");
-    check(&trail(300_000), "CloudTrail");
+    check(&trail(MAX), "CloudTrail");
     check("\u{feff}{\n \"Records\" : [\n]\n}\n", "CloudTrail");
     let subscription = r#"{"messageType":"DATA_MESSAGE","logGroup":"g","logEvents":[{"message":"m"}]}"#;
     check(subscription, "subscription");
     check(&format!("{subscription}{subscription}"), "subscription");
-    let long = format!(r#"{{"rows":[{}1]}}"#, "1,".repeat(600_000));
-    check(&long, "one JSON document of 1200012 bytes");
+    let document = |len: usize| format!(r#"{{"rows":"{}"}}"#, "x".repeat(len - 11));
+    let long = document(LONGEST_EVENT + 1);
+    check(&long, "one JSON document of 1048577 bytes");
     check(&format!("{long}\n \n"), "one JSON document");
-    check(&format!("{long}{}", " ".repeat(100_000)), "one JSON document");
-    // These texts are read as records.
+    check(&format!("{long}{}", " ".repeat(SPACE_BEHIND - 1)), "one JSON document");
     let record = r#"{"message":"m"}"#;
+    check(&format!("{long}{}{record}", " ".repeat(SPACE_BEHIND)), "one JSON document");
+    // These texts are read as records.
     let count = |text: &str| {
-        let (records, error) = read(text.as_bytes(), 50_000, 4 << 20);
-        assert!(error.is_none(), "{text:.100}: {error:?}");
-        records.len()
+        let counts = [50_000, LONGEST_EVENT + 1].map(|chunk| {
+            let (records, error) = read(text.as_bytes(), chunk, MAX);
+            assert!(error.is_none(), "{text:.100}: {error:?}");
+            records.len()
+        });
+        assert_eq!(counts[0], counts[1]);
+        counts[0]
     };
-    assert_eq!(count(&format!("{long}\n{record}")), 2);
+    assert_eq!(count(&document(LONGEST_EVENT)), 1);
+    assert_eq!(count(&format!("{long}{}{record}", " ".repeat(SPACE_BEHIND - 1))), 2);
     assert_eq!(count(&format!("{record}\n{long}")), 2);
     assert_eq!(count(&format!("[{long}]")), 1);
     assert_eq!(count(&format!("[{}]", trail(2))), 1);
     assert_eq!(count(&format!("{record}\n{}\n", trail(2))), 2);
-    assert_eq!(count(&format!(r#"{{"Records":[],"message":"{}"}}"#, "m".repeat(2 << 20))), 1);
+    assert_eq!(count(&format!(r#"{{"Records":[],"message":"{}"}}"#, "m".repeat(LONGEST_EVENT))), 1);
+}
+
+/// A document may be the whole object. The reader knows after the white space behind it, and waits for this much.
+#[test]
+fn the_reader_waits_for_what_follows_a_document() {
+    let document = format!(r#"{{"rows":"{}"}}"#, "x".repeat(LONGEST_EVENT));
+    let len = document.len();
+    let reader = || RecordReader::new(2 * LONGEST_EVENT, NOW);
+    for (behind, is_record) in [(" ".repeat(SPACE_BEHIND), false), ("{}".repeat(SPACE_BEHIND), true)] {
+        let (text, mut reader) = ([&*document, &behind].concat(), reader());
+        let mut next = |len: usize| reader.next(&text.as_bytes()[..len], More::Coming);
+        assert!(matches!(next(len), Ok(Step::More { consumed: 0 })));
+        assert!(matches!(next(len + SPACE_BEHIND - 1), Ok(Step::More { consumed: 0 })));
+        match next(len + SPACE_BEHIND) {
+            Ok(Step::Record { consumed, .. }) => assert_eq!((consumed, is_record), (len, true)),
+            other => assert!(!is_record && other.is_err()),
+        }
+    }
+    let more = format!("{document} ");
+    assert!(matches!(reader().next(more.as_bytes(), More::Coming), Ok(Step::More { consumed: 0 })));
+    // The rest of the object cannot be decoded, so nobody knows what follows.
+    assert!(matches!(reader().next(document.as_bytes(), More::Never), Ok(Step::More { consumed: 0 })));
+}
+
+/// Texts with records, lines and a document's members of just the longest length, and of one byte more.
+#[test]
+fn the_longest_record_does_not_depend_on_the_window() {
+    const MAX: usize = 30;
+    let record = |len: usize| format!(r#"{{"message":"{}"}}"#, "m".repeat(len - 14));
+    let (small, bad) = (record(15), |len: usize| "x".repeat(len));
+    let number = |len: usize| format!(r#"{{"a":1{},"Records":[]}}"#, "0".repeat(len - 5));
+    let string = |len: usize| format!(r#"{{"a":"{}","Records":[]}}"#, "x".repeat(len - 6));
+    let too_long = |start| too_long(MAX, MAX + 1, start);
+    let is_too_long = "has more than 30 bytes";
+    let json = || RecordReader::new(MAX, NOW);
+    let lines = || json().stepping_over_bad_lines();
+    let trail = || json().of_format(&RecordFormat::CloudTrail, 0);
+    type Case<'a> = (&'a dyn Fn() -> RecordReader, String, &'a [&'a str], Option<&'a str>);
+    let cases: [Case<'_>; 13] = [
+        (&json, record(MAX), &["mmmmmmmmmmmmmmmm"], None),
+        (&json, record(MAX + 1), &[&too_long(0)], None),
+        (&json, format!("{small}{}{small}", record(MAX + 1)), &["m", &too_long(15), "m"], None),
+        (
+            &json,
+            format!("{{\"a\":[1{}x", "0".repeat(MAX - 7)),
+            &[],
+            Some("byte 30 of the record is not JSON"),
+        ),
+        (&json, record(MAX + 1)[..MAX].to_owned(), &[], Some("before the record does")),
+        (&lines, format!("{small}\n{}\n{small}\n", bad(MAX)), &["m", &format!("<{}>", bad(MAX)), "m"], None),
+        (&lines, format!("{small}\n{}\n{small}\n", bad(MAX + 1)), &["m", &too_long(16), "m"], None),
+        (&lines, format!("{small}\n{}", bad(MAX)), &["m", &format!("<{}>", bad(MAX))], None),
+        (&lines, format!("{small}\n{}", bad(MAX + 1)), &["m", &too_long(16)], None),
+        (&trail, number(MAX), &[], None),
+        (&trail, number(MAX + 1), &[], Some(is_too_long)),
+        (&trail, string(MAX), &[], None),
+        (&trail, string(MAX + 1), &[], Some(is_too_long)),
+    ];
+    for (reader, text, expected, problem) in &cases {
+        for chunk in 1..=text.len() {
+            let (records, error) = read_by(reader(), text.as_bytes(), chunk);
+            let records: Vec<_> = records.iter().map(|(message, _)| message.as_str()).collect();
+            assert_eq!(&records, expected, "{text} in pieces of {chunk}");
+            let error = error.map(|error| error.to_string()).unwrap_or_default();
+            assert!(error.contains(problem.unwrap_or_default()), "{text} in pieces of {chunk}: {error}");
+            assert_eq!(error.is_empty(), problem.is_none(), "{text} in pieces of {chunk}: {error}");
+        }
+    }
+}
+
+/// The first length of the window, after a window of `first` bytes, at which the reader does more than wait.
+fn next_look(reader: &mut RecordReader, text: &str, first: usize) -> usize {
+    let mut waits =
+        |len| matches!(reader.next(&text.as_bytes()[..len], More::Coming), Ok(Step::More { consumed: 0 }));
+    assert!(waits(first), "the window is too short");
+    (first + 1..).find(|len| !waits(*len)).expect("the text suffices")
+}
+
+/// A record may arrive in many pieces, but it is looked at only a few times.
+#[test]
+fn the_next_look_waits_until_twice_as_much_has_arrived() {
+    const MAX: usize = 100;
+    let reader = || RecordReader::new(MAX, NOW);
+    let space = " ".repeat(2 * MAX);
+    for first in [20, 40, 50, 51, 70, 99, 100] {
+        let text = "x".repeat(first);
+        // Each text is complete with the byte after the first window.
+        let record = format!("{{\"message\":\"{}\"}}{space}", &text[..first - 13]);
+        let member = format!("\"a\":\"{}\",{space}", &text[..first - 5]);
+        let line = format!("{text}\n{space}");
+        let mut trail = reader().of_format(&RecordFormat::CloudTrail, 0);
+        assert!(matches!(trail.next(b"{", More::Coming), Ok(Step::More { consumed: 1 })));
+        let mut lines = reader().stepping_over_bad_lines();
+        assert!(matches!(lines.next(b"{}", More::Coming), Ok(Step::Record { .. })));
+        for (mut reader, text) in [(reader(), record), (trail, member), (lines, line)] {
+            assert_eq!(next_look(&mut reader, &text, first), (2 * first).min(MAX + 1), "{text}");
+        }
+    }
+    // Recognising a format has a limit of its own.
+    for first in [20, 40, detect::LOOK_AHEAD - 1000] {
+        let text = format!("{{\"a\":\"{}\"}}{}", "x".repeat(first - 7), " ".repeat(first));
+        let mut reader = RecordReader::new(1 << 20, NOW).of_format(&RecordFormat::Auto, 0);
+        assert_eq!(next_look(&mut reader, &text, first), (2 * first).min(detect::LOOK_AHEAD));
+    }
+}
+
+/// Positions at which the records of a text end.
+fn ends(mut reader: RecordReader, text: &[u8], more: More) -> Vec<usize> {
+    let (mut ends, mut at) = (Vec::new(), 0);
+    loop {
+        match reader.next(&text[at..], more).expect("an incomplete record is no error") {
+            Step::End => return ends,
+            Step::More { .. } => {
+                assert_eq!(more, More::Never);
+                return ends;
+            }
+            step => at += step.consumed(),
+        }
+        ends.push(at);
+    }
+}
+
+#[test]
+fn a_text_that_breaks_off_gives_its_complete_records() {
+    let (a, long) = (r#"{"message":"a"}"#, format!(r#"{{"message":"{}"}}"#, "x".repeat(60)));
+    let trail = format!(r#"{{"a":"b","Records":[{a},{a}],"c":[1]}}{{"Records":[{a}]}}"#);
+    for (format, text, count) in [
+        (RecordFormat::Json, format!("[{a},\n{long},{a}]\n"), 3),
+        (RecordFormat::Json, format!("{a}\nbad\n{a}\n{long}\n{a}\n"), 5),
+        (RecordFormat::CloudTrail, trail, 3),
+        (RecordFormat::Lines(None), format!("a\nb\n{long}\nc\n"), 4),
+        (RecordFormat::FlowLogs, "version end\n2 1795248001\n".to_owned(), 2),
+    ] {
+        let reader = || RecordReader::new(60, NOW).stepping_over_bad_lines().of_format(&format, 0);
+        let all = ends(reader(), text.as_bytes(), More::Ended);
+        assert_eq!(all.len(), count, "{text}");
+        for cut in 0..=text.len() {
+            let found = ends(reader(), &text.as_bytes()[..cut], More::Never);
+            assert!(all.starts_with(&found), "{}", &text[..cut]);
+            // Only the text behind a line shows that the line is complete.
+            let complete = all.iter().filter(|end| **end < cut).count();
+            assert!(found.len() >= complete, "{}", &text[..cut]);
+        }
+    }
 }

@@ -169,6 +169,7 @@ fn days_from_epoch(year: i64, month: i64, day: i64) -> i64 {
 
 #[cfg(test)]
 mod tests {
+    use jiff::{civil::DateTime, tz::TimeZone};
     use proptest::prelude::*;
 
     use super::*;
@@ -211,6 +212,8 @@ mod tests {
             "1.795248000123456789E18",
             "1.795248000123456789E+18",
             "17952480001234567890e-1",
+            r#""0001795248000123""#,
+            "0.0000001795248000123e16",
             // The same strings, with escapes.
             r#""2026-11-21T09:00:00.123\u002B01:00""#,
             r#""2026\u002d11-21T08:00:00.123\u005a""#,
@@ -222,6 +225,31 @@ mod tests {
         check(r#""1795248000""#, Some(1_795_248_000_000));
         check(r#""2026-11-21T08:00:00Z""#, Some(1_795_248_000_000));
         check(r#""2026-11-21T09:00:00\u002b01:00""#, Some(1_795_248_000_000));
+        // A leap second counts as the second before.
+        check(r#""2026-11-21T08:00:60Z""#, Some(1_795_248_059_000));
+    }
+
+    #[test]
+    fn the_calendar_is_that_of_the_library() {
+        let check = |year, month, day, hour, minute| {
+            let text = format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:");
+            let at = DateTime::new(year, month, day, hour, minute, 0, 0).ok();
+            let at =
+                at.map(|at| TimeZone::UTC.to_timestamp(at).expect("UTC has every time").as_millisecond());
+            assert_eq!(minute_start(text.as_bytes().first_chunk().expect("17 bytes")), at, "{text}");
+        };
+        for year in [0, 1, 4, 1900, 1970, 1972, 1999, 2000, 2026, 2028, 2100, 2400, 9998] {
+            for month in 0..=13 {
+                for day in [0, 1, 28, 29, 30, 31, 32] {
+                    check(year, month, day, 12, 30);
+                }
+            }
+        }
+        for hour in [0, 9, 10, 23, 24, 99] {
+            for minute in [0, 9, 10, 59, 60, 99] {
+                check(2026, 11, 21, hour, minute);
+            }
+        }
     }
 
     #[test]
@@ -237,6 +265,7 @@ mod tests {
             r#""2026-02-29T00:00:00Z""#,
             r#""2026-11-21T08:00:00""#,
             r#""2026-11-21T08:00:00.Z""#,
+            r#""2026-11-21T08:00:61Z""#,
             r#""inf""#,
             r#""NaN""#,
             r#""1795248000 s""#,
@@ -322,7 +351,9 @@ mod tests {
         }
 
         #[test]
-        fn the_fast_path_agrees_with_the_library(seconds in 0_i64..253_402_300_799, nanoseconds in 0_i32..1_000_000_000) {
+        fn the_fast_path_agrees_with_the_library(
+            seconds in 0_i64..253_402_300_799, nanoseconds in prop_oneof![Just(0), 0_i32..1_000_000_000],
+        ) {
             let timestamp = Timestamp::new(seconds, nanoseconds).expect("within jiff's range");
             let text = timestamp.to_string();
             let expected = timestamp.as_millisecond();

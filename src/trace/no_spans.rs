@@ -4,7 +4,7 @@ use std::{convert::Infallible, fmt};
 
 use tracing::Span;
 
-use super::Sender;
+use super::SenderSpan;
 
 /// Creates no spans.
 #[derive(Clone, Debug, Default)]
@@ -12,7 +12,7 @@ pub struct Messages(());
 
 impl Messages {
     /// Takes the queue's URL.
-    pub fn new(_url: &str, _sender: Sender) -> Self {
+    pub fn new(_url: &str, _sender: SenderSpan) -> Self {
         Self(())
     }
 

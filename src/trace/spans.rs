@@ -10,7 +10,7 @@ use opentelemetry_aws::trace::xray_propagator::span_context_from_str;
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-use super::{Sender, TARGET, semconv::*};
+use super::{SenderSpan, TARGET, semconv::*};
 
 /// Flag of a trace whose sender leaves the decision about sampling to the receiver: `Sampled=?` in X-Ray's header, or no
 /// `Sampled`.
@@ -20,7 +20,7 @@ pub const UNDECIDED: TraceFlags = TraceFlags::new(0x02);
 #[derive(Clone, Debug, Default)]
 pub struct Messages {
     names: Arc<Names>,
-    sender: Sender,
+    sender: SenderSpan,
 }
 
 #[derive(Debug, Default)]
@@ -41,7 +41,7 @@ macro_rules! span {
 
 impl Messages {
     /// Creates the spans' names for the queue with this URL.
-    pub fn new(url: &str, sender: Sender) -> Self {
+    pub fn new(url: &str, sender: SenderSpan) -> Self {
         let queue = url.rsplit('/').next().unwrap_or_default().to_owned();
         let named = |operation: &str| format!("{operation} {queue}");
         let (receive, process, settle) = (named("receive"), named("process"), named("settle"));
@@ -73,11 +73,11 @@ impl Messages {
         }
         let sender = sender(header);
         match (self.sender, sender.clone()) {
-            (Sender::Parent, Some(sender)) => {
+            (SenderSpan::Parent, Some(sender)) => {
                 // Fails only if the span has begun.
                 let _ = span.set_parent(Context::new().with_remote_span_context(sender));
             }
-            (Sender::Linked, Some(sender)) => span.add_link(sender),
+            (SenderSpan::Linked, Some(sender)) => span.add_link(sender),
             (_, None) => {}
         }
         if is_sampled(&span) {

@@ -70,8 +70,73 @@ fn a_large_window_is_asked_for_once_the_ordinary_one_is_full() {
     check(&object, &all, &[32 * MIB, 64 * MIB]);
 }
 
+/// Frames inside a frame with this window, whose header was read.
+fn inside(log: u8) -> Frames {
+    let (mut frames, object) = (Frames::new(MAX_WINDOW), [&MAGIC[..], &[0, window(log, 0)]].concat());
+    let mut input = &object[..];
+    for _ in ["header", "beginning"] {
+        let step = frames.step(&mut input, &mut Vec::new(), 0).expect("a good header");
+        assert_eq!(step, Decoded::Step);
+    }
+    frames
+}
+
+#[test]
+fn a_large_window_is_asked_for_before_a_step_can_use_it() {
+    let ordinary = usize::try_from(ORDINARY_WINDOW).expect("8 MiB");
+    // The buffer has text that nobody has consumed yet.
+    let unread = 100;
+    for (room, asked) in [(ordinary, false), (ordinary + 1, true)] {
+        let (mut frames, mut buffer) = (inside(24), vec![b'x'; unread]);
+        buffer.reserve_exact(room);
+        let block = &long_frame(&[0, 0], 2, b'a')[6..][..4];
+        let step = frames.step(&mut &*block, &mut buffer, 0).expect("a good block");
+        assert_eq!(step, if asked { Decoded::NeedsWindow(16 * MIB) } else { Decoded::Step });
+        assert_eq!(frames.used, (buffer.len() - unread) as u64);
+        assert_eq!(frames.used, if asked { 0 } else { 128 << 10 });
+    }
+}
+
+/// The window of one frame is freed if the next frame will wait for a larger one.
+#[test]
+fn a_frame_that_waits_for_memory_holds_none() {
+    for (log, allowed, next, kept) in [
+        (20, ORDINARY_WINDOW, 23, true),
+        (20, ORDINARY_WINDOW, 24, true),
+        (25, 32 * MIB, 24, true),
+        (25, 32 * MIB, 25, true),
+        (25, 32 * MIB, 26, false),
+    ] {
+        let (mut frames, mut buffer) = (Frames::new(MAX_WINDOW), Vec::with_capacity(1000));
+        frames.allow(allowed);
+        let object = [&frame(&[0, window(log, 0)], b"text")[..], &MAGIC, &[0, window(next, 0)]].concat();
+        let mut input = &object[..];
+        while !input.is_empty() {
+            let step = frames.step(&mut input, &mut buffer, 0).expect("good frames");
+            assert_eq!(step, Decoded::Step);
+        }
+        assert_eq!(frames.decoder.is_some(), kept, "{log} {next}");
+        assert_eq!(frames.allowed, if kept { allowed } else { ORDINARY_WINDOW }, "{log} {next}");
+    }
+}
+
 #[test]
 fn a_frame_needs_no_larger_window_than_its_content() {
+    for (header, expected) in [
+        (&[0x40, window(30, 0), 1, 0][..], 257),
+        (&[0x40, window(10, 0), 1, 1], 513),
+        (&[0x40, window(10, 0), 0xff, 0xff], 1024),
+        (&[0x80, window(30, 0), 4, 3, 2, 1], 0x0102_0304),
+        (&[0xe0, 8, 7, 6, 5, 4, 3, 2, 1], 0x0102_0304_0506_0708),
+        (&[0x20, 4], 4),
+        (&[0x60, 1, 2], 769),
+    ] {
+        let whole = [&MAGIC[..], header].concat();
+        assert_eq!(read(&whole), Header::Frame { window: expected, dictionary: None });
+        for cut in 0..whole.len() {
+            assert_eq!(read(&whole[..cut]), Header::Incomplete);
+        }
+    }
     // Content sizes in two, four and eight bytes; with a single segment, in one and two bytes.
     check(&frame(&[0x40, window(30, 0), 1, 0], &[b'x'; 257]), &[b'x'; 257], &[]);
     check(&frame(&[0x80, window(27, 0), 4, 0, 0, 0], b"text"), b"text", &[]);

@@ -88,6 +88,22 @@ fn legal_text_stays_as_it_is() {
     }
 }
 
+/// Most records are legal: they are only checked.
+#[test]
+fn legal_text_without_escapes_in_names_is_not_rewritten() {
+    for (json, expected) in [
+        ("{}", true),
+        (r#"{ "a b" : [1, "x y"], "c":"é" }"#, true),
+        (r#"{"b":"\n","c":["\\","\\\"\u00e9 "],"d":"\ud83d\ude00\"" }"#, true),
+        (r#"{"a":"\n","b\n":1}"#, false),
+        (r#"{"b":"\n\q"}"#, false),
+        ("{\"a\":\"\u{1f}\"}", false),
+        ("{\"a\":1\n}", false),
+    ] {
+        assert_eq!(as_it_stands(json.as_bytes()), expected.then_some(json), "{json}");
+    }
+}
+
 #[test]
 fn text_that_is_not_legal_is_mended_as_in_messages() {
     check(b"{\"a\":\"caf\xe9\",\"\xff\":1}", "{\"a\":\"caf\u{fffd}\",\"\u{fffd}\":1}");
@@ -96,6 +112,9 @@ fn text_that_is_not_legal_is_mended_as_in_messages() {
         "{\"a\":\"\u{fffd}\",\"b\":\"\\\\q\",\"c\":\"\u{fffd}x\"}",
     );
     check("{\"a\":\"x\u{1}\ty\"}", "{\"a\":\"x\u{fffd}\\ty\"}");
+    check("{\"a\":\"\u{1}\"}", "{\"a\":\"\u{fffd}\"}");
+    // Escapes of values stay as they are.
+    check(r#"{"a":"\q\u00e9"}"#, r#"{"a":"\\q\u00e9"}"#);
     check("{\"a\":\"cut\nhere\"}", "{\"a\":\"cut\\nhere\"}");
     check("{\r\n  \"a\":\n1,\n\"b\" :[\n]\n}", "{  \"a\":1,\"b\" :[]}");
 }
@@ -194,4 +213,12 @@ proptest! {
         unusual::string(&inside, &mut mended);
         prop_assert_eq!(value, &serde_json::from_slice::<String>(&[&mended[..], b"\""].concat()).expect("legal"));
     }
+}
+
+/// The memory formula counts three times the record's bytes. Text that is not UTF-8 takes them.
+#[test]
+fn mended_text_takes_three_times_the_memory_of_the_record() {
+    let record = [b"{\"\":\"", &[0xff; 1000][..], b"\"}"].concat();
+    let Legal(Cow::Owned(mended)) = Legal::of(&record) else { panic!("it was mended") };
+    assert_eq!(mended.capacity(), 3 * record.len());
 }

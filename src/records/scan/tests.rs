@@ -17,6 +17,29 @@ fn only_fields_of_the_record_itself_are_found() {
     assert!(!found.ambiguous);
 }
 
+/// The strings that the scan of the second record had to find by itself.
+fn scanned_strings(first: &str, second: &str) -> usize {
+    let mut around = Around::default();
+    for record in [first, second] {
+        assert_eq!(super::scan(record.as_bytes(), &mut around), scan(record.as_bytes()));
+    }
+    around.strings.len()
+}
+
+#[test]
+fn a_record_that_differs_in_its_strings_is_compared() {
+    let record = |strings: usize, text: &str| {
+        let strings = format!("[{}\"{text}\"]", r#""x","#.repeat(strings - 1));
+        format!(r#"{{"message":"{text}","a":{strings},"timestamp":"{text}"}}"#)
+    };
+    let usual = |text| format!(r#"{{"a":"{text}","message":"{text}","b":["{text}"],"timestamp":"{text}"}}"#);
+    // The only string that is scanned is the timestamp.
+    assert_eq!(scanned_strings(&usual("t"), &usual("longer")), 1);
+    assert_eq!(scanned_strings(&record(MAX_STRINGS, "t"), &record(MAX_STRINGS, "longer")), 1);
+    let more = MAX_STRINGS + 1;
+    assert_eq!(scanned_strings(&record(more, "t"), &record(more, "longer")), MAX_STRINGS);
+}
+
 /// Such a record is too large to be remembered, so the next record is scanned as if it were the first.
 #[test]
 fn long_records_and_records_of_many_strings_are_not_compared() {
@@ -68,6 +91,8 @@ fn broken_structure_is_malformed() {
         "{\"a\":[}",
         "{\"a\":{]}",
         "{\"a\":tru,",
+        "{\"a\":fal,",
+        "{\"a\":n}",
         "{\"a\":01}",
         "{\"a\":1.}",
         "{\"a\":-}",

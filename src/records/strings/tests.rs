@@ -10,6 +10,10 @@ fn clean_len(token: &[u8]) -> Option<usize> {
         let end = dispatch!(level, simd => string_end(simd, &quoted, 0));
         let found = dispatch!(level, simd => delivered_end(simd, &quoted, 0));
         assert_eq!(found.map(|(end, _)| end), end, "both searches find the same end");
+        if let Some(end) = end {
+            let alone = dispatch!(level, simd => delivered_end(simd, &quoted[..=end], 0));
+            assert_eq!(alone, found, "what follows the string does not matter");
+        }
         for cut in 0..=end.unwrap_or_default() {
             assert_eq!(
                 dispatch!(level, simd => delivered_end(simd, &quoted[..cut], 0)),
@@ -41,6 +45,7 @@ fn lengths_are_those_of_the_unescaped_text() {
         r"abc",
         r"\n\t",
         r"é日😀",
+        " a b~",
         r"\u0000",
         r"\u00e9",
         r"\u65e5",
@@ -63,6 +68,7 @@ fn lengths_are_those_of_the_unescaped_text() {
         br"\ude00",
         b"a\nb",
         b"\x01",
+        b"\x1f",
         b"\\\x01",
         b"\xff",
         br"\ud83d\u",
