@@ -7,6 +7,7 @@ mod depth;
 mod endpoint;
 #[cfg(feature = "lambda")]
 mod lambda;
+#[cfg(feature = "tools")]
 pub mod manual;
 mod memory;
 mod metrics;
@@ -14,7 +15,10 @@ mod outbound;
 mod parts;
 mod profile;
 mod readiness;
+#[cfg(feature = "tools")]
 pub mod replay;
+#[cfg(feature = "tools")]
+pub mod tools;
 mod watched;
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
@@ -64,7 +68,7 @@ use crate::{
     shadow::dynamodb::DynamoDbCounts,
     sink::group_breaker::GroupBreakers,
     status::Status,
-    telemetry::level::Filter,
+    telemetry::level::LogFilter,
     tenant::{Mode, table::TenantRows},
     trace,
     verdict::Backoff,
@@ -84,7 +88,7 @@ pub struct App {
     listeners: Listeners<TcpListener>,
     /// ECS's agent, if the worker is a task of ECS.
     agent: Option<EcsAgent>,
-    log: Arc<Filter>,
+    log: Arc<LogFilter>,
     stop: CancellationToken,
 }
 
@@ -93,7 +97,7 @@ impl App {
     ///
     /// # Errors
     /// There is no Region, the address is in use, or the address of ECS's agent is none.
-    pub async fn build(config: Config, log: Arc<Filter>) -> anyhow::Result<Self> {
+    pub async fn build(config: Config, log: Arc<LogFilter>) -> anyhow::Result<Self> {
         let base = load_sdk(&config, "worker", &EVERYTHING).await?;
         let agent = std::env::var(AGENT_URI).ok().map(|address| EcsAgent::at(&address)).transpose();
         let agent = agent.map_err(|problem| Problem { field: AGENT_URI.to_owned(), problem })?;
@@ -418,7 +422,7 @@ fn worker_settings(config: &Config) -> WorkerSettings {
 
 /// Creates the spans of messages.
 fn spans(config: &Config) -> trace::Messages {
-    let sender = if config.traces.parent { trace::Sender::Parent } else { trace::Sender::Linked };
+    let sender = if config.traces.parent { trace::SenderSpan::Parent } else { trace::SenderSpan::Linked };
     trace::Messages::new(config.queue.url.as_deref().unwrap_or_default(), sender)
 }
 

@@ -14,7 +14,7 @@ pub use self::{
     closed::{ClosedBatch, Part},
     rejections::{BatchTally, RejectedEvent, RejectedEvents, Rejection, Rejections},
 };
-use crate::records::Message;
+use crate::records::EscapedMessage;
 
 /// Most bytes of one batch: its messages in UTF-8, and [`EVENT_OVERHEAD`] for each. Source: CloudWatch Logs API reference,
 /// PutLogEvents.
@@ -73,7 +73,7 @@ pub struct Batch {
     head: BatchHead,
     max_events: usize,
     body: Vec<u8>,
-    events: Vec<Event>,
+    events: Vec<EventSpan>,
     bytes: usize,
     earliest: i64,
     latest: i64,
@@ -85,9 +85,9 @@ pub struct Batch {
     first_record: u64,
 }
 
-/// Place of an event in the body.
+/// Position of an event in the body.
 #[derive(Clone, Copy, Debug)]
-struct Event {
+struct EventSpan {
     timestamp: i64,
     start: usize,
     end: usize,
@@ -98,7 +98,7 @@ struct Event {
 }
 
 /// A batch keeps up to 10,000 events besides its body, so their size counts.
-const _: () = assert!(size_of::<Event>() == 32);
+const _: () = assert!(size_of::<EventSpan>() == 32);
 
 impl Batch {
     /// Starts an empty batch.
@@ -163,7 +163,13 @@ impl Batch {
 
     /// Adds an event that [`Batch::takes`] allowed. `record` is the position of its record in the object and never
     /// decreases. `completes_record` is false for every piece of a split record but the last.
-    pub fn push(&mut self, record: u64, timestamp: i64, message: &Message<'_>, completes_record: bool) {
+    pub fn push(
+        &mut self,
+        record: u64,
+        timestamp: i64,
+        message: &EscapedMessage<'_>,
+        completes_record: bool,
+    ) {
         debug_assert!(self.takes(timestamp, message.len()), "the caller asked first");
         self.make_room(message.escaped().len() + EVENT_FRAME);
         if !self.is_empty() {
@@ -181,7 +187,7 @@ impl Batch {
         }
         // The number exceeds 32 bits only if more than four thousand million records with empty messages lie in between.
         let record = u32::try_from(record - self.first_record).unwrap_or(u32::MAX);
-        self.events.push(Event { timestamp, start, end: self.body.len(), record, completes_record });
+        self.events.push(EventSpan { timestamp, start, end: self.body.len(), record, completes_record });
         self.bytes += message.len() + EVENT_OVERHEAD;
         self.chronological &= timestamp >= self.latest;
         self.earliest = self.earliest.min(timestamp);
@@ -251,13 +257,13 @@ fn day(timestamp: i64) -> i64 {
 
 /// Puts events in chronological order; events with equal timestamps keep their order. Few events come late, so only the late ones
 /// are sorted, and then merged with the others, which are already in order.
-fn sort(events: &mut Vec<Event>) {
+fn sort(events: &mut Vec<EventSpan>) {
     let mut latest = i64::MIN;
-    let is_late = |event: &mut Event| {
+    let is_late = |event: &mut EventSpan| {
         latest = latest.max(event.timestamp);
         event.timestamp < latest
     };
-    let mut late: Vec<Event> = events.extract_if(.., is_late).collect();
+    let mut late: Vec<EventSpan> = events.extract_if(.., is_late).collect();
     late.sort_by_key(|event| event.timestamp);
     // Merging from the back moves each event once, into free room.
     let mut left = events.len();

@@ -1,4 +1,4 @@
-//! Gathers single entries into batch calls, for the queue and for the ledger.
+//! Gathers single entries into batch calls, for the queue and the ledger.
 
 use std::{collections::VecDeque, future::Future, time::Duration};
 
@@ -14,8 +14,8 @@ use crate::trace;
 /// Most batch calls that one batcher has in flight at once.
 pub const MAX_BATCHES: usize = 8;
 
-/// A batcher that keeps a pace is busy if so many entries came within [`BUSY_FOR`]: a third of the largest call to the ledger.
-/// Otherwise a wait would find few others, and only make messages late.
+/// With [`Wait::Pace`], a batcher is busy if it has sent this many entries within [`BUSY_FOR`]. The number is a third of the
+/// largest call to the ledger. With fewer entries, a wait would fill no call, and only delay messages.
 const BUSY_ENTRIES: usize = 8;
 /// See [`BUSY_ENTRIES`].
 const BUSY_FOR: Duration = Duration::from_millis(20);
@@ -25,8 +25,8 @@ const BUSY_FOR: Duration = Duration::from_millis(20);
 pub enum Wait {
     /// The first entry of each call waits for others, up to this time.
     Linger(Duration),
-    /// While the batcher is busy, entries wait until this time has passed since the last call, so that calls are full. An entry
-    /// that comes later does not wait, nor does one of a batcher that is not busy.
+    /// While the batcher is busy, entries wait until this time has passed since the last call, so that calls are full. Entries do
+    /// not wait if that time has passed already, or if the batcher is not busy.
     Pace(Duration),
 }
 
@@ -45,7 +45,8 @@ struct Pending<E, A> {
 }
 
 impl<E: Send + 'static, A: Send + 'static> Batcher<E, A> {
-    /// Starts the background task. `call` makes one batch call of at most `most` entries and answers entry by entry, in order.
+    /// Starts the background task. `call` makes one batch call with up to `most` entries. It returns one answer for each entry,
+    /// in the order of the entries.
     pub fn start<F>(most: usize, wait: Wait, call: impl Fn(Vec<E>) -> F + Send + 'static) -> Self
     where
         F: Future<Output = Vec<A>> + Send + 'static,
@@ -55,11 +56,11 @@ impl<E: Send + 'static, A: Send + 'static> Batcher<E, A> {
         Self { sender }
     }
 
-    /// Sends an entry in the next batch call and waits for its answer. `None`: the call ended without an answer, because it
-    /// panicked or the runtime is shutting down.
+    /// Sends an entry in the next batch call and waits for its answer. `None` if there is no answer, because the call panicked or
+    /// the runtime shuts down.
     ///
     /// # Cancel safety
-    /// An entry that is dropped before its call begins is not sent. Later, dropping the future does not stop the call.
+    /// If the future is dropped before the batch call begins, the entry is not sent. If it is dropped later, the call goes on.
     pub async fn call(&self, entry: E) -> Option<A> {
         let (answer, answered) = oneshot::channel();
         // If the background task has ended, `send` fails and drops `answer`, and the wait below ends.
@@ -123,7 +124,7 @@ async fn gather<E: Send + 'static, A: Send + 'static, F>(
     while calls.join_next().await.is_some() {}
 }
 
-/// When the last entries were sent.
+/// Times at which the last [`BUSY_ENTRIES`] entries were sent.
 #[derive(Debug, Default)]
 struct Arrivals(VecDeque<Instant>);
 

@@ -106,27 +106,27 @@ pub struct Budgets {
 
 #[derive(Debug, Default)]
 struct State {
-    budgets: HashMap<Place, Budget>,
+    budgets: HashMap<AccountRegion, Budget>,
     /// Regions with an account that did not answer, if no account of the Region has answered since.
     silent: HashMap<String, Silence>,
     swept: Option<Instant>,
 }
 
 /// An account and a Region.
-type Place = (String, String);
+type AccountRegion = (String, String);
 
 #[derive(Debug)]
 struct Budget {
     puts: Pace,
     stream_creations: Pace,
     pause: Pause,
-    cause: Cause,
+    cause: PauseCause,
     used: Instant,
 }
 
 impl Budget {
     fn throttles(&self) -> bool {
-        self.pause.breaker.probe_in(self.used).is_some() && self.cause == Cause::Throttled
+        self.pause.breaker.probe_in(self.used).is_some() && self.cause == PauseCause::Throttled
     }
 }
 
@@ -140,7 +140,7 @@ struct Silence {
 
 /// Why an account is paused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Cause {
+enum PauseCause {
     Throttled,
     Unanswered,
 }
@@ -196,7 +196,7 @@ impl Pause {
 #[derive(Debug)]
 pub struct Ticket {
     budgets: Budgets,
-    place: Place,
+    account_region: AccountRegion,
     /// Present if this delivery probes the account.
     probe: Option<Arc<()>>,
     /// Present if this delivery probes the Region.
@@ -236,8 +236,8 @@ impl Budgets {
     /// # Errors
     /// See [`Pausing`].
     pub fn check(&self, account: &str, region: &str) -> Result<(), Pausing> {
-        let place = (account.to_owned(), region.to_owned());
-        self.with(&place, |budget, silent, now| held(budget, silent.get(region), now))
+        let account_region = (account.to_owned(), region.to_owned());
+        self.with(&account_region, |budget, silent, now| held(budget, silent.get(region), now))
     }
 
     /// Asks to call an account, and takes its probe if one is due.
@@ -245,8 +245,8 @@ impl Budgets {
     /// # Errors
     /// See [`Pausing`].
     pub fn enter(&self, account: &str, region: &str) -> Result<Ticket, Pausing> {
-        let place = (account.to_owned(), region.to_owned());
-        let (probe, region_probe) = self.with(&place, |budget, silent, now| {
+        let account_region = (account.to_owned(), region.to_owned());
+        let (probe, region_probe) = self.with(&account_region, |budget, silent, now| {
             held(budget, silent.get(region), now)?;
             let of_region = silent.get_mut(region).and_then(|silence| {
                 silence.used = now;
@@ -254,12 +254,12 @@ impl Budgets {
             });
             Ok((budget.pause.admit(now), of_region))
         })?;
-        Ok(Ticket { budgets: self.clone(), place, probe, region_probe })
+        Ok(Ticket { budgets: self.clone(), account_region, probe, region_probe })
     }
 
     fn with<T>(
         &self,
-        place: &Place,
+        account_region: &AccountRegion,
         act: impl FnOnce(&mut Budget, &mut HashMap<String, Silence>, Instant) -> T,
     ) -> T {
         let now = now();
@@ -268,18 +268,19 @@ impl Budgets {
             state.swept = Some(now);
             self.sweep(&mut state, now);
         }
-        if !state.budgets.contains_key(place) {
+        if !state.budgets.contains_key(account_region) {
             let fresh = Budget {
                 puts: Pace::new(self.rates.puts),
                 stream_creations: Pace::new(self.rates.stream_creations),
                 pause: Pause::new(),
-                cause: Cause::Throttled,
+                cause: PauseCause::Throttled,
                 used: now,
             };
-            state.budgets.insert(place.clone(), fresh);
+            state.budgets.insert(account_region.clone(), fresh);
         }
         let State { budgets, silent, .. } = &mut *state;
-        let budget = budgets.get_mut(place).expect("the budget was there, or has just been inserted");
+        let budget =
+            budgets.get_mut(account_region).expect("the budget was there, or has just been inserted");
         budget.used = now;
         let before = budget.throttles();
         let done = act(budget, silent, now);
@@ -316,7 +317,7 @@ fn held(budget: &Budget, silence: Option<&Silence>, now: Instant) -> Result<(), 
     let of_region = silence.and_then(|silence| silence.pause.held(now));
     let Some(retry_in) = of_place.max(of_region) else { return Ok(()) };
     match budget.cause {
-        Cause::Throttled if of_region.is_none() => Err(Pausing::Throttled { retry_in }),
+        PauseCause::Throttled if of_region.is_none() => Err(Pausing::Throttled { retry_in }),
         _ => Err(Pausing::Unanswered { retry_in }),
     }
 }
@@ -333,7 +334,7 @@ impl Ticket {
     }
 
     async fn turn(&self, call: &'static str, pace: impl FnOnce(&mut Budget) -> &mut Pace) {
-        let wait = self.budgets.with(&self.place, |budget, _, now| pace(budget).take(now));
+        let wait = self.budgets.with(&self.account_region, |budget, _, now| pace(budget).take(now));
         if !wait.is_zero() {
             self.budgets.metrics.budget_waits.get_or_create(&Call::new(call)).inc();
             tokio::time::sleep(wait).await;
@@ -344,11 +345,11 @@ impl Ticket {
     pub fn heed(&self, answer: Answer) {
         let trouble = match answer {
             Answer::Answered => None,
-            Answer::Throttled => Some(Cause::Throttled),
-            Answer::Unanswered => Some(Cause::Unanswered),
+            Answer::Throttled => Some(PauseCause::Throttled),
+            Answer::Unanswered => Some(PauseCause::Unanswered),
         };
-        let (account, region) = &self.place;
-        let (change, of_region) = self.budgets.with(&self.place, |budget, silent, now| {
+        let (account, region) = &self.account_region;
+        let (change, of_region) = self.budgets.with(&self.account_region, |budget, silent, now| {
             let change = match trouble {
                 None => budget.pause.succeed(),
                 Some(cause) => {
@@ -359,7 +360,7 @@ impl Ticket {
                     change
                 }
             };
-            if trouble != Some(Cause::Unanswered) {
+            if trouble != Some(PauseCause::Unanswered) {
                 return (change, silent.remove(region).and_then(|mut silence| silence.pause.succeed()));
             }
             let fresh = || Silence { accounts: HashSet::new(), pause: Pause::new(), used: now };

@@ -1,26 +1,28 @@
 //! The command line.
 
+#[cfg(feature = "tools")]
 mod compact;
+#[cfg(feature = "tools")]
 mod cost;
 mod doctor;
 mod healthcheck;
+#[cfg(feature = "tools")]
 mod lake;
 mod ledger;
+#[cfg(feature = "tools")]
 mod manual;
 mod moment;
 mod redrive;
+#[cfg(feature = "tools")]
 mod replay;
+#[cfg(feature = "tools")]
 mod shadow;
 mod show;
 mod tenant;
 
-use std::{
-    path::PathBuf,
-    process::ExitCode,
-    time::{Duration, Instant},
-};
+use std::{path::PathBuf, process::ExitCode, time::Instant};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, error::ContextKind};
 use tokio::runtime::Runtime;
 use tracing::{info, warn};
 
@@ -57,9 +59,11 @@ const EXIT_INVALID: u8 = 65;
 const EXIT_NOT_FOUND: u8 = 66;
 
 /// Tables of fields that only a worker uses.
+#[cfg(feature = "tools")]
 const OF_WORKERS: [&str; 4] = ["http.", "metrics.", "queue.", "worker."];
 /// Longest time for the last export of a command's traces.
-const LAST_EXPORT: Duration = Duration::from_secs(3);
+#[cfg(feature = "tools")]
+const LAST_EXPORT: std::time::Duration = std::time::Duration::from_secs(3);
 
 /// Delivers customers' Kubernetes logs from an S3 staging bucket to CloudWatch Logs in their own AWS accounts.
 #[derive(Debug, Parser)]
@@ -90,6 +94,7 @@ enum Command {
     Lambda,
     /// Deliver the objects of one event, or named objects, or show what would be delivered. EXECUTION_MODE=manual without a
     /// command does the same.
+    #[cfg(feature = "tools")]
     Manual(manual::ManualArgs),
     /// Show and change the tenant table.
     Tenant(tenant::TenantArgs),
@@ -101,16 +106,21 @@ enum Command {
     /// Show dead letters and move them back to the queue.
     Redrive(redrive::RedriveArgs),
     /// Deliver the objects that the bucket has: after an outage, for a new tenant, or without notifications.
+    #[cfg(feature = "tools")]
     Replay(replay::ReplayArgs),
     /// Merge the small files of customers' lakes.
+    #[cfg(feature = "tools")]
     Compact(compact::CompactArgs),
     /// Show the ledger's entries of delivered objects, or delete entries to deliver the objects again.
     Ledger(ledger::LedgerArgs),
     /// Compare what shadow mode counted with what customers' CloudWatch Logs holds.
+    #[cfg(feature = "tools")]
     Shadow(shadow::ShadowArgs),
     /// Print the tables of a customer's lake, for Athena.
+    #[cfg(feature = "tools")]
     Lake(lake::LakeArgs),
     /// Calculate what a month costs the provider and the customers, and what other ways would cost.
+    #[cfg(feature = "tools")]
     Cost(cost::CostArgs),
     /// Check or show the configuration.
     #[command(subcommand)]
@@ -138,6 +148,12 @@ pub fn main() -> ExitCode {
     let Cli { command, options } = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
+            let unknown =
+                error.get(ContextKind::InvalidSubcommand).and_then(|name| left_out(&name.to_string()));
+            if let Some(problem) = unknown {
+                tell!("logferry: {problem}");
+                return ExitCode::from(EXIT_USAGE);
+            }
             // Help and version come as errors too. If printing fails, standard output is closed.
             let _ = error.print();
             return if error.use_stderr() { ExitCode::from(EXIT_USAGE) } else { ExitCode::SUCCESS };
@@ -153,6 +169,19 @@ pub fn main() -> ExitCode {
     execute(command, options).unwrap_or_else(|code| code)
 }
 
+/// Why this program does not have a command that other builds have.
+fn left_out(command: &str) -> Option<String> {
+    let feature = match command {
+        "lambda" if !cfg!(feature = "lambda") => "lambda",
+        "compact" | "cost" | "lake" | "manual" | "replay" | "shadow" if !cfg!(feature = "tools") => "tools",
+        "demo" if !cfg!(feature = "demo") => "demo",
+        _ => return None,
+    };
+    Some(format!(
+        "this program was built without the command `{command}`; build it with `cargo build --features {feature}`"
+    ))
+}
+
 /// The command that the environment names. On Lambda, no other command could run.
 fn by_environment() -> Result<Command, String> {
     #[cfg(feature = "lambda")]
@@ -161,17 +190,16 @@ fn by_environment() -> Result<Command, String> {
     }
     match std::env::var("EXECUTION_MODE").as_deref() {
         Ok("sqs") => Ok(Command::Worker),
+        #[cfg(feature = "tools")]
         Ok("manual") => Ok(Command::Manual(manual::ManualArgs::default())),
         #[cfg(feature = "lambda")]
         Ok("lambda") => Ok(Command::Lambda),
-        #[cfg(not(feature = "lambda"))]
-        Ok("lambda") => {
-            Err("EXECUTION_MODE is \"lambda\", but this program was built without the feature `lambda`"
-                .to_owned())
-        }
-        Ok(other) => Err(format!(
-            "EXECUTION_MODE is {other:?}; without a command, it must be \"sqs\", \"lambda\" or \"manual\""
-        )),
+        Ok(other) => Err(match left_out(other) {
+            Some(problem) => format!("EXECUTION_MODE is {other:?}, but {problem}"),
+            None => format!(
+                "EXECUTION_MODE is {other:?}; without a command, it must be \"sqs\", \"lambda\" or \"manual\""
+            ),
+        }),
         Err(_) => Err("no command, and EXECUTION_MODE is not set; try `logferry --help`".to_owned()),
     }
 }
@@ -181,17 +209,19 @@ fn execute(command: Command, options: Options) -> Result<ExitCode, ExitCode> {
         Command::Worker => worker(valid(options, |_| true)?.config),
         #[cfg(feature = "lambda")]
         Command::Lambda => lambda(&valid(options, |field| !OF_LOOP.contains(&field))?.config),
+        #[cfg(feature = "tools")]
         Command::Manual(args) => {
             let loaded = valid(options, |field| args.concerned_by(field))?;
             ended(run_async(manual::execute(args, &loaded.config)))
         }
+        #[cfg(feature = "tools")]
         Command::Replay(args) => {
             let loaded = valid(options, |field| args.concerned_by(field))?;
             ended(run_async(replay::execute(args, &loaded.config)))
         }
         Command::Tenant(args) => {
             let loaded = valid(options, |field| args.concerned_by(field))?;
-            tenant::run(args, &loaded.config)
+            ended(run_async(tenant::execute(args, &loaded.config)).map(|()| ExitCode::SUCCESS))
         }
         Command::Doctor(args) => {
             let loaded = valid(options, |field| args.concerned_by(field))?;
@@ -205,6 +235,7 @@ fn execute(command: Command, options: Options) -> Result<ExitCode, ExitCode> {
             let loaded = valid(options, |field| redrive::CONCERNS.contains(&field))?;
             ended(run_async(redrive::execute(args, &loaded.config)))
         }
+        #[cfg(feature = "tools")]
         Command::Compact(args) => {
             let loaded = valid(options, |field| compact::CONCERNS.contains(&field))?;
             ended(run_async(compact::execute(args, &loaded.config)))
@@ -213,14 +244,17 @@ fn execute(command: Command, options: Options) -> Result<ExitCode, ExitCode> {
             let loaded = valid(options, |field| ledger::CONCERNS.contains(&field))?;
             ended(run_async(ledger::execute(args, &loaded.config)))
         }
+        #[cfg(feature = "tools")]
         Command::Shadow(args) => {
             let loaded = valid(options, |field| shadow::CONCERNS.contains(&field))?;
             shadow::run(args, &loaded.config)
         }
+        #[cfg(feature = "tools")]
         Command::Lake(args) => {
             let loaded = valid(options, |field| args.concerned_by(field))?;
             ended(run_async(lake::execute(args, &loaded.config)))
         }
+        #[cfg(feature = "tools")]
         Command::Cost(args) => ended(cost::execute(args)),
         Command::Config(ConfigCommand::Check) => {
             valid(options, |_| true)?;
@@ -238,7 +272,7 @@ fn execute(command: Command, options: Options) -> Result<ExitCode, ExitCode> {
     })
 }
 
-/// A command cannot be carried out as given, and nothing was delivered.
+/// A command cannot be carried out as given: nothing was delivered, and nothing changed.
 #[derive(Debug, thiserror::Error)]
 enum Refusal {
     #[error("{0}")]
@@ -246,7 +280,7 @@ enum Refusal {
     #[error("{0}")]
     Invalid(String),
     #[error("{0}")]
-    NoInput(String),
+    NotFound(String),
 }
 
 impl Refusal {
@@ -254,7 +288,7 @@ impl Refusal {
         match self {
             Self::Usage(_) => EXIT_USAGE,
             Self::Invalid(_) => EXIT_INVALID,
-            Self::NoInput(_) => EXIT_NOT_FOUND,
+            Self::NotFound(_) => EXIT_NOT_FOUND,
         }
     }
 }

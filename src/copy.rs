@@ -25,14 +25,14 @@ pub trait ObjectCopier: Send + Sync + 'static {
     type Session: Send + Sync;
 
     /// The error that [`ObjectCopier::enter`] would return without a call: the role was refused before, and no probe is due.
-    fn closed(&self, way: &Way<'_>) -> impl Future<Output = Option<CopyError>> + Send;
+    fn closed(&self, way: &CopyWay<'_>) -> impl Future<Output = Option<CopyError>> + Send;
 
     /// Refuses a key that is too long. Then enters the customer's role, or the central role if the row names none. Makes no
     /// call if a session exists.
     ///
     /// # Errors
     /// [`CopyError::Session`], or [`CopyError::KeyTooLong`].
-    fn enter(&self, way: &Way<'_>) -> impl Future<Output = Result<Self::Session, CopyError>> + Send;
+    fn enter(&self, way: &CopyWay<'_>) -> impl Future<Output = Result<Self::Session, CopyError>> + Send;
 
     /// Copies the object, unless the key holds a copy of a later version or of another object. Repeating the call replaces
     /// the copy by the same object.
@@ -59,7 +59,7 @@ pub enum Copied {
 
 /// The way of one object into one bucket.
 #[derive(Clone, Copy, Debug)]
-pub struct Way<'a> {
+pub struct CopyWay<'a> {
     /// The delivery that the bucket belongs to.
     pub delivery: &'a Delivery,
     /// The customer's bucket.
@@ -78,7 +78,7 @@ pub struct Way<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct CopyJob<'a> {
     /// Source and destination.
-    pub way: Way<'a>,
+    pub way: CopyWay<'a>,
     /// Account that must own the staging bucket.
     pub owner: Option<&'a str>,
     /// The object's headers.
@@ -154,7 +154,7 @@ const MAX_KEY: usize = 1024;
 /// Largest object that CopyObject takes. Source: S3 API reference, CopyObject.
 const MAX_COPY: u64 = 5 << 30;
 
-impl Way<'_> {
+impl CopyWay<'_> {
     /// The key in the customer's bucket: the row's `bucket_prefix`, then its `bucket_key`.
     ///
     /// # Errors
@@ -265,7 +265,7 @@ pub(crate) mod tests {
                 panic!("the row asks for copies")
             };
             CopyJob {
-                way: Way {
+                way: CopyWay {
                     delivery: &self.delivery,
                     destination,
                     bucket_key,

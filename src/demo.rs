@@ -94,8 +94,8 @@ async fn deliver_and_compare(
     }
     let (mut expected, mut started) = (Vec::new(), Vec::new());
     for upload in &uploads {
-        let place = stage.place(upload.tenant()).context("every sample belongs to a customer")?;
-        expected.push((place, upload.records.clone()));
+        let group = stage.group(upload.tenant()).context("every sample belongs to a customer")?;
+        expected.push((group, upload.records.clone()));
         started.push((upload.tenant(), Timestamp::now()));
         let body = match options.broken {
             true => broken::body(upload),

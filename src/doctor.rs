@@ -17,7 +17,7 @@ use crate::{
     credentials::{
         AssumeError,
         identity::{Identity, IdentityError},
-        refusal::Cause,
+        refusal::RefusalCause,
     },
     name::bucket::OwnBucket,
     tenant::OwnBuckets,
@@ -168,13 +168,17 @@ impl Doctor {
     }
 
     /// The result for a role that cannot be entered. `remedy` gives the fix for STS's error.
-    fn refusal(&self, error: &AssumeError, remedy: impl FnOnce(Option<Cause>, &str) -> String) -> Finding {
+    fn refusal(
+        &self,
+        error: &AssumeError,
+        remedy: impl FnOnce(Option<RefusalCause>, &str) -> String,
+    ) -> Finding {
         match error {
             AssumeError::Held { refusal, .. } => self.refusal(refusal, remedy),
             AssumeError::Denied { role, code, message, .. }
             | AssumeError::Ours(IdentityError::CentralRole { role, code, message }) => Finding::failed(
                 format!("{role}: {code}: {message}"),
-                remedy(Cause::of(code, message), message),
+                remedy(RefusalCause::of(code, message), message),
             ),
             AssumeError::Ours(error) => Finding::failed(error.to_string(), error.remedy()),
             AssumeError::Unavailable { role, problem } => Finding::failed(

@@ -3,7 +3,7 @@
 //!
 //! Each condition has one or more checks: kinds of calls whose failures are counted in a row. Three failures in a row, a second
 //! or more apart, degrade the condition, and only a success of the same check mends it. A failure that one tenant can cause is
-//! not reported here, or it counts only together with failures of other tenants: see [`Call::by`].
+//! not reported here, or it counts only together with failures of other tenants: see [`CheckCall::by`].
 
 mod course;
 mod report;
@@ -24,16 +24,16 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use self::course::{Change, Course, Standing};
+use self::course::{Course, LoggedChange, Standing};
 pub use self::{
-    report::{ConditionReport, ConditionStatus, Report, Status},
+    report::{ConditionReport, ConditionStatus, HealthReport, HealthStatus},
     sentences::Explanation,
 };
 use crate::breaker;
 
 /// A condition of readiness.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Condition {
+pub enum ReadinessCondition {
     /// Messages can be received.
     Receive,
     /// The tenant table can be read.
@@ -54,7 +54,7 @@ pub enum Condition {
     Draining,
 }
 
-impl Condition {
+impl ReadinessCondition {
     /// All conditions, in the order of a message's way.
     pub const ALL: [Self; 9] = [
         Self::Receive,
@@ -119,20 +119,20 @@ pub enum Check {
 
 impl Check {
     /// The check's call for this resource, such as a bucket or a Region.
-    pub fn on(self, resource: &str) -> Call<'_> {
-        Call { check: self, resource, party: None }
+    pub fn on(self, resource: &str) -> CheckCall<'_> {
+        CheckCall { check: self, resource, party: None }
     }
 
-    fn condition(self) -> Condition {
+    fn condition(self) -> ReadinessCondition {
         match self {
-            Self::Receive => Condition::Receive,
-            Self::Lookup => Condition::Lookup,
-            Self::Identity | Self::CentralRole => Condition::Assume,
-            Self::SourceBucket | Self::Read => Condition::Get,
-            Self::Put => Condition::Put,
-            Self::DeadLetters | Self::DeadLettersAllowed | Self::Delete => Condition::Settle,
-            Self::Ledger => Condition::Ledger,
-            Self::QuarantineBucket | Self::QuarantineFile => Condition::Quarantine,
+            Self::Receive => ReadinessCondition::Receive,
+            Self::Lookup => ReadinessCondition::Lookup,
+            Self::Identity | Self::CentralRole => ReadinessCondition::Assume,
+            Self::SourceBucket | Self::Read => ReadinessCondition::Get,
+            Self::Put => ReadinessCondition::Put,
+            Self::DeadLetters | Self::DeadLettersAllowed | Self::Delete => ReadinessCondition::Settle,
+            Self::Ledger => ReadinessCondition::Ledger,
+            Self::QuarantineBucket | Self::QuarantineFile => ReadinessCondition::Quarantine,
         }
     }
 
@@ -154,14 +154,14 @@ impl Check {
 
 /// A call of one check to one resource, perhaps for one party.
 #[derive(Clone, Copy, Debug)]
-pub struct Call<'a> {
+pub struct CheckCall<'a> {
     check: Check,
     /// Empty if the check has only one resource.
     resource: &'a str,
     party: Option<&'a str>,
 }
 
-impl<'a> Call<'a> {
+impl<'a> CheckCall<'a> {
     /// The call, made for this party, such as a customer's account. The condition then degrades only if three parties fail in a
     /// row. A Region in which fewer accounts were heard of degrades if all of them fail.
     pub fn by(self, party: &'a str) -> Self {
@@ -169,7 +169,7 @@ impl<'a> Call<'a> {
     }
 }
 
-impl From<Check> for Call<'static> {
+impl From<Check> for CheckCall<'static> {
     fn from(check: Check) -> Self {
         check.on("")
     }
@@ -177,7 +177,7 @@ impl From<Check> for Call<'static> {
 
 /// Why a call failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cause {
+pub enum CheckFailure {
     /// There was no answer, or an answer that fits no other cause.
     Unanswered,
     /// The resource does not exist.
@@ -208,7 +208,7 @@ struct State {
     last_move: Instant,
     draining: Option<Timestamp>,
     /// Conditions of parts that the configuration does not have.
-    off: BTreeSet<Condition>,
+    off: BTreeSet<ReadinessCondition>,
     courses: BTreeMap<Check, BTreeMap<String, Course>>,
 }
 
@@ -226,7 +226,7 @@ impl Health {
             courses: BTreeMap::new(),
         };
         for check in needed {
-            state.course(Call::from(*check)).is_needed = true;
+            state.course(CheckCall::from(*check)).is_needed = true;
         }
         // The 60 s allow for the pause after a failed receive.
         Self { state: Mutex::new(state), patience: longest_receive + Duration::from_secs(60) }
@@ -243,20 +243,20 @@ impl Health {
     }
 
     /// Records that the configuration does not have the part of this condition.
-    pub fn switch_off(&self, condition: Condition) {
+    pub fn switch_off(&self, condition: ReadinessCondition) {
         self.lock().off.insert(condition);
     }
 
     /// Makes failures of this call count even before its first success.
-    pub fn expect(&self, call: Call<'_>) {
+    pub fn expect(&self, call: CheckCall<'_>) {
         self.lock().course(call);
     }
 
     /// Records a success. It mends what failures of the same check and resource degraded.
-    pub fn succeeded<'a>(&self, call: impl Into<Call<'a>>) {
+    pub fn succeeded<'a>(&self, call: impl Into<CheckCall<'a>>) {
         let call = call.into();
         let change = self.lock().succeeded(call);
-        if let Some(Change::Mended(since)) = change {
+        if let Some(LoggedChange::Mended(since)) = change {
             tracing::info!(
                 condition = call.check.condition().word(),
                 resource = call.named(),
@@ -267,12 +267,12 @@ impl Health {
     }
 
     /// Records a failure. `error` goes to the log: answers have fixed sentences only.
-    pub fn failed<'a>(&self, call: impl Into<Call<'a>>, cause: Cause, error: &dyn Display) {
+    pub fn failed<'a>(&self, call: impl Into<CheckCall<'a>>, cause: CheckFailure, error: &dyn Display) {
         let call = call.into();
         let (condition, resource) = (call.check.condition().word(), call.named());
         let change = self.lock().failed(call, cause);
         match change {
-            Some(Change::Degraded(Explanation { problem, remedy })) => tracing::warn!(
+            Some(LoggedChange::Degraded(Explanation { problem, remedy })) => tracing::warn!(
                 condition,
                 resource,
                 problem,
@@ -285,10 +285,10 @@ impl Health {
     }
 
     /// Records an answer that shows neither that the resource can be used nor that it cannot.
-    pub fn answered<'a>(&self, call: impl Into<Call<'a>>) {
+    pub fn answered<'a>(&self, call: impl Into<CheckCall<'a>>) {
         let call = call.into();
         let doubted = self.lock().known(call).and_then(Course::answered);
-        if let Some(Change::Doubted(since)) = doubted {
+        if let Some(LoggedChange::Doubted(since)) = doubted {
             tracing::info!(
                 condition = call.check.condition().word(),
                 resource = call.named(),
@@ -298,35 +298,39 @@ impl Health {
         }
     }
 
-    /// Checks that the receive loop runs. The status is [`Status::Stalled`] if the loop stands still while the worker does not
-    /// drain.
-    pub fn alive(&self) -> Report {
+    /// Checks that the receive loop runs. The status is [`HealthStatus::Stalled`] if the loop stands still while the worker does
+    /// not drain.
+    pub fn alive(&self) -> HealthReport {
         self.expire();
         let state = self.lock();
         let stalled = state.draining.is_none()
             && breaker::now().saturating_duration_since(state.last_move) > self.patience;
         let status = match state.draining {
-            Some(_) => Status::Draining,
-            None if stalled => Status::Stalled,
-            None => Status::Ok,
+            Some(_) => HealthStatus::Draining,
+            None if stalled => HealthStatus::Stalled,
+            None => HealthStatus::Ok,
         };
-        Report { status, stalled: stalled.then_some(sentences::STALLED), conditions: state.conditions() }
+        HealthReport {
+            status,
+            stalled: stalled.then_some(sentences::STALLED),
+            conditions: state.conditions(),
+        }
     }
 
-    /// Checks that the worker can take messages. The status is [`Status::Ok`] only if it can.
-    pub fn ready(&self) -> Report {
+    /// Checks that the worker can take messages. The status is [`HealthStatus::Ok`] only if it can.
+    pub fn ready(&self) -> HealthReport {
         self.expire();
         let state = self.lock();
         let conditions = state.conditions();
         let status = match state.draining {
-            Some(_) => Status::Draining,
+            Some(_) => HealthStatus::Draining,
             None if conditions.iter().any(|found| found.status == ConditionStatus::Degraded) => {
-                Status::Unready
+                HealthStatus::Unready
             }
-            None if state.is_starting() => Status::Starting,
-            None => Status::Ok,
+            None if state.is_starting() => HealthStatus::Starting,
+            None => HealthStatus::Ok,
         };
-        Report { status, stalled: None, conditions }
+        HealthReport { status, stalled: None, conditions }
     }
 
     /// Registers `logferry_condition_degraded{condition}`: 1 for a degraded condition, else 0.
@@ -353,14 +357,14 @@ impl Health {
     }
 }
 
-impl Call<'_> {
+impl CheckCall<'_> {
     fn named(&self) -> Option<&str> {
         Some(self.resource).filter(|resource| !resource.is_empty())
     }
 }
 
 impl State {
-    fn course(&mut self, call: Call<'_>) -> &mut Course {
+    fn course(&mut self, call: CheckCall<'_>) -> &mut Course {
         let started = self.started;
         self.courses
             .entry(call.check)
@@ -369,30 +373,30 @@ impl State {
             .or_insert_with(|| Course::new(started))
     }
 
-    fn known(&mut self, call: Call<'_>) -> Option<&mut Course> {
+    fn known(&mut self, call: CheckCall<'_>) -> Option<&mut Course> {
         self.courses.get_mut(&call.check)?.get_mut(call.resource)
     }
 
-    fn succeeded(&mut self, call: Call<'_>) -> Option<Change> {
+    fn succeeded(&mut self, call: CheckCall<'_>) -> Option<LoggedChange> {
         // A known course is found without a copy of the resource's name.
         let course = if self.known(call).is_some() { self.known(call)? } else { self.course(call) };
         course.succeeded(call)
     }
 
-    fn failed(&mut self, call: Call<'_>, cause: Cause) -> Option<Change> {
+    fn failed(&mut self, call: CheckCall<'_>, cause: CheckFailure) -> Option<LoggedChange> {
         let course = if call.check == Check::Put { self.known(call)? } else { self.course(call) };
         course.failed(call, cause)
     }
 
     /// Forgets failures that are too old to tell anything. Returns what is not degraded any more, and since when it was.
-    fn expire(&mut self) -> Vec<(Condition, String, Timestamp)> {
+    fn expire(&mut self) -> Vec<(ReadinessCondition, String, Timestamp)> {
         let old = self.courses.iter_mut().filter(|(check, _)| check.needs_messages());
         let old = old.flat_map(|(check, courses)| {
             courses.iter_mut().map(|(resource, course)| (check.condition(), resource, course))
         });
         old.filter_map(|(condition, resource, course)| match course.expire()? {
-            Change::Doubted(since) => Some((condition, resource.clone(), since)),
-            Change::Degraded(_) | Change::Mended(_) => None,
+            LoggedChange::Doubted(since) => Some((condition, resource.clone(), since)),
+            LoggedChange::Degraded(_) | LoggedChange::Mended(_) => None,
         })
         .collect()
     }
@@ -404,15 +408,15 @@ impl State {
     }
 
     fn conditions(&self) -> Vec<ConditionReport> {
-        Condition::ALL.into_iter().map(|condition| self.condition(condition)).collect()
+        ReadinessCondition::ALL.into_iter().map(|condition| self.condition(condition)).collect()
     }
 
-    fn condition(&self, condition: Condition) -> ConditionReport {
+    fn condition(&self, condition: ReadinessCondition) -> ConditionReport {
         let report = |status, since, resource: &str, explanation| {
             let resource = Some(resource.to_owned()).filter(|resource| !resource.is_empty());
             ConditionReport { condition: condition.word(), status, since, resource, explanation }
         };
-        if condition == Condition::Draining {
+        if condition == ReadinessCondition::Draining {
             return match self.draining {
                 Some(since) => report(ConditionStatus::Degraded, since, "", Some(sentences::DRAINING)),
                 None => report(ConditionStatus::Ok, self.started, "", None),

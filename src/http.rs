@@ -27,16 +27,16 @@ use tokio::net::TcpListener;
 
 pub use self::page::{Page, Sources};
 use crate::{
-    health::{Health, Report, Status},
+    health::{Health, HealthReport, HealthStatus},
     metrics::TextFormat,
-    telemetry::level::Filter,
+    telemetry::level::LogFilter,
 };
 
 /// Serves until `shutdown` completes, then finishes the running requests. If a connection cannot be accepted, keeps serving.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
-    log: Arc<Filter>,
+    log: Arc<LogFilter>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) {
     let local = router.clone().merge(log_filter::routes(log));
@@ -70,25 +70,27 @@ pub fn insight(metrics: Arc<Registry>, page: Page) -> Router {
 }
 
 /// Answers with an error only if the receive loop stands still.
-fn healthz(report: &Report) -> Response {
+fn healthz(report: &HealthReport) -> Response {
     let code = match report.status {
-        Status::Stalled => StatusCode::SERVICE_UNAVAILABLE,
-        Status::Ok | Status::Starting | Status::Unready | Status::Draining => StatusCode::OK,
+        HealthStatus::Stalled => StatusCode::SERVICE_UNAVAILABLE,
+        HealthStatus::Ok | HealthStatus::Starting | HealthStatus::Unready | HealthStatus::Draining => {
+            StatusCode::OK
+        }
     };
     answer(code, report)
 }
 
-fn readyz(report: &Report) -> Response {
+fn readyz(report: &HealthReport) -> Response {
     let code = match report.status {
-        Status::Ok => StatusCode::OK,
-        Status::Starting | Status::Unready | Status::Draining | Status::Stalled => {
+        HealthStatus::Ok => StatusCode::OK,
+        HealthStatus::Starting | HealthStatus::Unready | HealthStatus::Draining | HealthStatus::Stalled => {
             StatusCode::SERVICE_UNAVAILABLE
         }
     };
     answer(code, report)
 }
 
-fn answer(code: StatusCode, report: &Report) -> Response {
+fn answer(code: StatusCode, report: &HealthReport) -> Response {
     match serde_json::to_string(report) {
         Ok(text) => (code, [(CONTENT_TYPE, "application/json")], text + "\n").into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),

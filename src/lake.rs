@@ -1,18 +1,26 @@
 //! A customer's lake: files of records in the customer's bucket, partitioned by hour, for SQL.
 //!
-//! A [`Lane`] takes one object's records, like `delivery::Lane` does, so that one download serves both. It keeps one file open for
-//! each hour (`file`), and writes small files by one PutObject and large ones part by part. A file's key depends only on the object
-//! and the hour (`stem` and the row's layout), and a file appears whole or not at all. So an attempt that comes again replaces the
-//! files of the attempt before, and a reader never sees a record twice. [`compact`] merges the small files of an hour; the folder's
-//! [`manifest`] says which files count. [`bucket`] is the compaction's port, and [`s3`] the adapter of all.
+//! A [`LakeLane`] takes one object's records. The object is downloaded once for all of its lanes, these and those of
+//! `delivery::Lane`. A lane keeps one file open for each hour (`file`). Small files are written by one PutObject, large ones part
+//! by part. A file appears whole or not at all.
+//!
+//! A file's key depends only on the object, the row and the hour (`stem` and the row's layout). So a repeated attempt replaces
+//! the files of the attempt before it, and a reader never sees a record twice.
+//!
+//! With the feature `tools`, `compact` merges the small files of an hour, and the folder's `manifest` says which files count.
+//! `bucket` is the port of the compaction. [`s3`] implements all ports of lakes.
 
+#[cfg(feature = "tools")]
 pub mod bucket;
+#[cfg(feature = "tools")]
 pub mod compact;
+#[cfg(feature = "tools")]
 pub mod ddl;
 mod file;
 mod known;
 mod lane;
 pub mod level;
+#[cfg(feature = "tools")]
 pub mod manifest;
 pub mod memory;
 pub mod ndjson;
@@ -33,8 +41,8 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 pub use self::{
-    lane::{Lane, Tally},
-    shares::{ObjectShare, Shares, memory as memory_bound},
+    lane::{LakeLane, LakeTally},
+    shares::{LakeShares, ObjectShare, memory as memory_bound},
     stem::{COMPACTED, stem},
 };
 use crate::{
@@ -44,7 +52,7 @@ use crate::{
     tenant::{Bucket, Delivery, Lake, LockMode},
 };
 
-/// The way of one object into one lake.
+/// One object on its way into one lake.
 #[derive(Clone, Copy, Debug)]
 pub struct LakeWay<'a> {
     /// The delivery that the lake belongs to.
@@ -66,15 +74,16 @@ impl LakeWay<'_> {
     }
 }
 
-/// The port to customers' lakes. Callers do not repeat failed calls: the SDK retries them.
+/// The port to customers' lakes. The SDK retries failed calls, so callers do not.
 pub trait LakeStore: Send + Sync + 'static {
     /// Access to one customer's bucket.
     type Account: LakeAccount;
 
-    /// The error that [`LakeStore::enter_lake`] would return without a call: the role was refused before, and no probe is due.
+    /// The error that [`LakeStore::enter_lake`] returns without making a call, if it would: the role was refused before, and no
+    /// probe is due.
     fn lake_closed(&self, way: &LakeWay<'_>) -> impl Future<Output = Option<CopyError>> + Send;
 
-    /// Enters the customer's role, or the central role if the row names none. Makes no call if a session exists.
+    /// Assumes the customer's role, or the central role if the row names none. Makes no call if there is a session already.
     ///
     /// # Errors
     /// [`CopyError::Session`].
@@ -89,7 +98,8 @@ pub trait LakeAccount: Send + Sync + 'static {
     /// See [`CopyError`]. The file may be there nevertheless.
     fn put(&self, file: &FileSpec, body: Bytes) -> impl Future<Output = Result<(), CopyError>> + Send;
 
-    /// Begins a file that is written in parts, and returns the id of its upload. Until [`LakeAccount::complete`] no reader sees it.
+    /// Begins a file that is written in parts, and returns the id of its upload. Until [`LakeAccount::complete`] no reader sees
+    /// it.
     ///
     /// # Errors
     /// See [`CopyError`].
@@ -119,7 +129,7 @@ pub trait LakeAccount: Send + Sync + 'static {
     /// Gives an upload up. If the call fails, the parts stay until a lifecycle rule of the bucket removes them.
     fn abort(&self, upload: &Upload) -> impl Future<Output = ()> + Send;
 
-    /// Ends an object: keeps its counts, in shadow mode.
+    /// Called at the end of an object. In shadow mode, stores the object's counts.
     ///
     /// # Errors
     /// [`CopyError::Uncounted`].
@@ -129,7 +139,7 @@ pub trait LakeAccount: Send + Sync + 'static {
     }
 }
 
-/// A file as its bucket gets it, apart from its bytes.
+/// Everything about a file but its bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileSpec {
     /// The key.

@@ -9,7 +9,7 @@ pub mod dynamodb;
 pub mod lease;
 pub mod memory;
 pub mod owed;
-pub mod place;
+pub mod watch;
 
 use std::{future::Future, time::Duration};
 
@@ -36,7 +36,7 @@ pub struct Position {
 
 /// What an entry records about a delivery.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Progress {
+pub struct DeliveryProgress {
     /// Every record before this position is in CloudWatch Logs, rejected, skipped, in the quarantine, or owed to the quarantine.
     pub position: Position,
     /// Events after the position that were put already.
@@ -52,7 +52,7 @@ pub struct Progress {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Begun {
     /// The attempt has the lease, and goes on from this progress.
-    Ours(Progress),
+    Ours(DeliveryProgress),
     /// Every record is accounted for.
     Done,
     /// Another attempt has the lease. The lease can be taken after this time, unless it is renewed.
@@ -98,7 +98,7 @@ pub trait Ledger: Send + Sync + 'static {
         &self,
         key: &EntryKey,
         owner: &str,
-        progress: &Progress,
+        progress: &DeliveryProgress,
     ) -> impl Future<Output = Result<(), LedgerError>> + Send;
 
     /// Records progress and gives the lease back, so that the next attempt can begin at once. If the entry's position is
@@ -110,7 +110,7 @@ pub trait Ledger: Send + Sync + 'static {
         &self,
         key: &EntryKey,
         owner: &str,
-        progress: &Progress,
+        progress: &DeliveryProgress,
     ) -> impl Future<Output = Result<(), LedgerError>> + Send;
 
     /// Forgets all progress and gives the lease back, because the delivered records may differ from the object's content.
@@ -128,7 +128,7 @@ pub trait Ledger: Send + Sync + 'static {
         &self,
         key: &EntryKey,
         owner: &str,
-        recorded: &Progress,
+        recorded: &DeliveryProgress,
         position: Position,
     ) -> impl Future<Output = Result<(), LedgerError>> + Send;
 

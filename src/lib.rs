@@ -8,25 +8,28 @@
 //!
 //! # Map
 //!
-//! **Intake**, from the queue to a tenant's object: [`worker`] receives messages from a [`queue`]; [`event`] finds the objects
-//! that a message names; [`route`] reads an object's key; [`fairness`] shares the worker's slots and the processor among tenants.
+//! **Intake**, from the queue to a tenant's object. [`worker`] receives messages from a [`queue`]. [`event`] finds the objects
+//! that a message names. [`route`] reads an object's key. [`room`] shares the worker's memory among objects, and [`fairness`]
+//! shares slots and the processor among tenants.
 //!
-//! **Reading**, from stored bytes to records: [`object`] reads the bytes, [`decode`] decompresses them, [`records`] finds the
+//! **Reading**, from stored bytes to records. [`object`] reads the bytes, [`decode`] decompresses them, and [`records`] finds the
 //! records.
 //!
-//! **Delivering**, from records to accounted records: [`pipeline`] processes one message; [`batch`] gathers events into
-//! requests; [`name`] names streams and copies; [`delivery`] puts batches into a [`sink`]; [`copy`] copies whole objects; [`lake`] writes files that SQL reads; the
-//! [`ledger`] stores the position of each delivery; [`quarantine`] keeps records that cannot be delivered; [`shadow`] counts
-//! instead of putting; [`verdict`] decides what happens to the message.
+//! **Delivering**, from records to accounted records. [`pipeline`] handles one message. [`batch`] gathers events into requests,
+//! and [`delivery`] puts the requests into a [`sink`]. [`copy`] copies whole objects. [`lake`] writes files that SQL reads.
+//! [`name`] names streams, copies and files. The [`ledger`] stores the position of each delivery. [`quarantine`] keeps records
+//! that cannot be delivered. In shadow mode, [`shadow`] counts records instead of putting them. [`verdict`] decides what happens
+//! to the message.
 //!
-//! **Customers**: [`tenant`] reads the rows of tenants; [`credentials`] assumes roles in customers' accounts; [`breaker`] stops
-//! calls that AWS refuses, and probes whether they work again; [`budget`] limits the rate of requests into each account;
-//! [`recent`] caches streams, sessions and breakers.
+//! **Customers**. [`tenant`] reads the rows of tenants. [`credentials`] assumes roles in customers' accounts. [`breaker`] stops
+//! calls that AWS refuses, and finds out by probes when they work again. [`budget`] limits the rate of requests into each
+//! account. [`recent`] caches streams, sessions and breakers.
 //!
-//! **Operating**: [`app`] builds all parts from a [`config`]; [`cli`] is the command line; [`http`], [`health`],
-//! [`metrics`], [`status`] and [`telemetry`] show what a worker does; [`trace`] has the spans of its work; [`sampler`]
-//! limits repeated log lines; [`protection`] protects a task of ECS while it works; [`redrive`] and [`doctor`] are tools for operators; [`cost`] calculates what a month costs; the adapters use [`aws`] to read the SDK's
-//! errors and [`digest`] to hash.
+//! **Operating**. [`app`] builds all parts from a [`config`], for the commands of [`cli`]. [`http`], [`health`], [`metrics`],
+//! [`status`], [`telemetry`] and [`trace`] show what a worker does. [`sampler`] limits repeated log lines. [`protection`] keeps
+//! ECS from stopping a task that has messages in work. Operators use [`redrive`] for dead letters, `replay` and `manual` to
+//! deliver chosen objects, [`doctor`] with [`wiring`] to check the set-up, and `cost` to calculate what a month costs. The
+//! adapters share [`aws`] to read the SDK's errors, [`batcher`] to gather entries into batch calls, and [`digest`] to hash.
 //!
 //! # Two walks through the code
 //!
@@ -36,7 +39,7 @@
 //! 2. [`Pipeline::handle`](pipeline::Pipeline::handle) reads the message's body ([`event::decode`]) and the key of each object in
 //!    it ([`KeyLayout::route`](route::KeyLayout::route)).
 //! 3. The pipeline finds the deliveries that want the object (`pipeline::wanted`, with
-//!    [`Directory::find`](tenant::Directory::find)), claims the object for each of them
+//!    [`Directory::find`](tenant::Directory::find)). It claims the object for each of them
 //!    ([`Claims::claim`](ledger::claim::Claims::claim)), and delivers the object (`pipeline::logs`, `pipeline::copies`).
 //! 4. [`verdict::decide`] judges the failures of all objects.
 //! 5. [`Settler::settle`](worker::settle::Settler::settle) carries the verdict out. After an ack this is
@@ -57,8 +60,8 @@
 //!
 //! 1. A message is acknowledged only when every record of every object in it is accounted for: accepted, rejected and
 //!    counted, skipped and counted, or in quarantine.
-//! 2. Delivery is at least once. Duplicates are possible and bounded. Silent loss is not possible, but for one case: the queue's
-//!    retention ends while a worker works on the message, and that worker is killed.
+//! 2. Delivery is at least once. Duplicates are possible and bounded. Records are lost silently in one case only: the
+//!    queue's retention of a message ends while a worker works on the message, and then the worker is killed.
 //! 3. [`event`], [`route`], [`decode`], [`records`], [`batch`], [`name`] and [`verdict`] do no I/O and read no clock.
 //! 4. Memory is bounded by a published formula ([`app::memory_bound`]), compared at start-up with the container's limit.
 //! 5. There are exactly two layers of retries: the SDK's, and the queue's redelivery.
@@ -209,6 +212,7 @@ pub mod aws;
 pub mod batcher;
 pub mod cli;
 pub mod config;
+#[cfg(feature = "tools")]
 pub mod cost;
 #[cfg(feature = "demo")]
 pub mod demo;
@@ -218,10 +222,12 @@ pub mod health;
 pub mod http;
 #[cfg(feature = "lambda")]
 pub mod lambda;
+#[cfg(feature = "tools")]
 pub mod manual;
 pub mod metrics;
 pub mod protection;
 pub mod redrive;
+#[cfg(feature = "tools")]
 pub mod replay;
 pub mod sampler;
 pub mod status;

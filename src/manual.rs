@@ -17,7 +17,7 @@ use crate::{
     event::ObjectRef,
     ledger::Ledger,
     object::ObjectStore,
-    pipeline::{Buckets, Pipeline, Report},
+    pipeline::{Buckets, MessageReport, Pipeline},
     sink::LogSinks,
     tenant::Directory,
     verdict::{Failed, Failure},
@@ -47,20 +47,20 @@ pub enum Origin {
 #[async_trait::async_trait]
 pub trait AnyPipeline: Send + Sync {
     /// See [`Pipeline::process_object`].
-    async fn process_object(&self, object: &ObjectRef, stop: &CancellationToken) -> Report;
+    async fn process_object(&self, object: &ObjectRef, stop: &CancellationToken) -> MessageReport;
 
     /// See [`Pipeline::current`].
     async fn current(&self, object: &ObjectRef) -> Result<ObjectRef, Failed>;
 
     /// Handles the object that a bucket and a key name now.
-    async fn process_current(&self, object: &ObjectRef, stop: &CancellationToken) -> Report {
+    async fn process_current(&self, object: &ObjectRef, stop: &CancellationToken) -> MessageReport {
         let found = tokio::select! {
             found = self.current(object) => found,
             () = stop.cancelled() => Err(Failed::of(object, None, None, Failure::Stopping)),
         };
         match found {
             Ok(object) => self.process_object(&object, stop).await,
-            Err(failed) => Report::from(failed),
+            Err(failed) => MessageReport::from(failed),
         }
     }
 }
@@ -69,7 +69,7 @@ pub trait AnyPipeline: Send + Sync {
 impl<O: ObjectStore, D: Directory, S: LogSinks, C: Buckets, L: Ledger> AnyPipeline
     for Pipeline<O, D, S, C, L>
 {
-    async fn process_object(&self, object: &ObjectRef, stop: &CancellationToken) -> Report {
+    async fn process_object(&self, object: &ObjectRef, stop: &CancellationToken) -> MessageReport {
         Pipeline::process_object(self, object, stop).await
     }
 
@@ -88,7 +88,7 @@ pub struct Pipelines {
 
 /// Handles one object. Once `stop` is cancelled, the object in work ends early with a checkpoint in the ledger, and the
 /// following ones fail at once.
-pub async fn deliver(item: &Item, pipelines: &Pipelines, stop: &CancellationToken) -> Report {
+pub async fn deliver(item: &Item, pipelines: &Pipelines, stop: &CancellationToken) -> MessageReport {
     let pipeline = match item.origin {
         Origin::Event | Origin::Url => &pipelines.stored,
         Origin::File(_) => &pipelines.files,

@@ -16,6 +16,7 @@ mod object_reader;
 mod reading;
 mod refusals;
 mod report;
+mod seen;
 mod told;
 mod waiting;
 mod wanted;
@@ -55,10 +56,10 @@ use crate::{
     verdict::{self, Backoff, Failed, Failure, Tries, Verdict},
 };
 
-use self::{grown::Grown, lanes::Reads, refusals::Refusals, windows::Windows};
+use self::{grown::Grown, lanes::Reads, refusals::Refusals, seen::SeenMembers, windows::Windows};
 pub use self::{
     metrics::{Metrics, Trace},
-    report::{Delivered, Report, Skipped},
+    report::{Delivered, MessageReport, Skipped},
 };
 
 /// Settings for objects and verdicts.
@@ -122,13 +123,14 @@ pub struct Pipeline<O, D, S, C, L> {
     lanes: delivery::Shared,
     /// For objects that share a slot.
     small_lanes: delivery::Shared,
-    lakes: lake::Shares,
+    lakes: lake::LakeShares,
     shares: Shares,
     windows: Windows,
     grown: Grown,
     refusals: Refusals,
-    /// Samples the log lines of rejected events, by tenant.
+    /// Samples the log lines of rejected events, by tenant, and of fields that records do not have, by row.
     sampler: LineSampler,
+    seen: SeenMembers,
     settings: PipelineSettings,
     metrics: Metrics,
     status: Arc<Status>,
@@ -159,12 +161,13 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: Buckets, L: Ledger> Pipeline<
             ports,
             lanes,
             small_lanes,
-            lakes: lake::Shares::default(),
+            lakes: lake::LakeShares::default(),
             shares,
             windows,
             grown,
             refusals: Refusals::default(),
             sampler: LineSampler::default(),
+            seen: SeenMembers::default(),
             settings,
             metrics,
             status,
@@ -224,7 +227,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: Buckets, L: Ledger> Pipeline<
     }
 
     /// Handles a message's body, object by object. An object that fails does not stop the next one.
-    pub async fn process(&self, body: &str, stop: &CancellationToken) -> Report {
+    pub async fn process(&self, body: &str, stop: &CancellationToken) -> MessageReport {
         self.attempt(body, None, Attempt::Ordinary, &Place::whole(), stop).await
     }
 
@@ -235,8 +238,8 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: Buckets, L: Ledger> Pipeline<
         attempt: Attempt,
         place: &Place,
         stop: &CancellationToken,
-    ) -> Report {
-        let mut report = Report::default();
+    ) -> MessageReport {
+        let mut report = MessageReport::default();
         match event::decode(body) {
             Err(error) => {
                 let failure = Failure::Event(error);
@@ -271,7 +274,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: Buckets, L: Ledger> Pipeline<
     }
 
     /// Finds the deliveries that want the object, then delivers it.
-    async fn object(&self, object: &ObjectRef, handling: Handling<'_>, report: &mut Report) {
+    async fn object(&self, object: &ObjectRef, handling: Handling<'_>, report: &mut MessageReport) {
         let began = Instant::now();
         let fail = |tenant_id, delivery, failure| Failed::of(object, tenant_id, delivery, failure);
         let buckets = &self.settings.buckets;
@@ -282,7 +285,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: Buckets, L: Ledger> Pipeline<
         if object.is_folder_marker() {
             return report.skipped.push(Skipped::FolderMarker);
         }
-        let span = trace::step("route", &places(object));
+        let span = trace::step("route", &object_attributes(object));
         let route = match span.in_scope(|| self.settings.key_rules.route(&object.key)) {
             Ok(route) => route,
             Err(error) => {
@@ -324,7 +327,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: Buckets, L: Ledger> Pipeline<
         wanted: &[Arc<Delivery>],
         handling: Handling<'_>,
         began: Instant,
-        report: &mut Report,
+        report: &mut MessageReport,
     ) {
         let (bytes, units) = (object.size.unwrap_or_default(), handling.place.units());
         let pass = match report.delivered.is_empty() {
@@ -347,7 +350,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: Buckets, L: Ledger> Pipeline<
 
     /// Delivers one object: its records to CloudWatch Logs and to lakes and, at the same time, the object itself to buckets. Each
     /// delivery has its own entry in the ledger, so a successful one is not repeated.
-    async fn deliver(&self, admitted: Admitted<'_>, wanted: &[Arc<Delivery>], report: &mut Report) {
+    async fn deliver(&self, admitted: Admitted<'_>, wanted: &[Arc<Delivery>], report: &mut MessageReport) {
         let mut read = Vec::new();
         let mut copies = Vec::new();
         for delivery in wanted {
@@ -359,7 +362,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: Buckets, L: Ledger> Pipeline<
                 },
             }
         }
-        let (mut logged, mut copied) = (Report::default(), Report::default());
+        let (mut logged, mut copied) = (MessageReport::default(), MessageReport::default());
         let (logs_done, copies_done) =
             tokio::join!(self.log(admitted, &read, &mut logged), self.copy(admitted, &copies, &mut copied));
         if logs_done + copies_done == wanted.len() {
@@ -489,7 +492,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: Buckets, L: Ledger> Pipeline<
 }
 
 /// Bucket and key of the object, as attributes of spans.
-fn places(object: &ObjectRef) -> [(&'static str, &str); 2] {
+fn object_attributes(object: &ObjectRef) -> [(&'static str, &str); 2] {
     [(semconv::AWS_S3_BUCKET, &object.bucket), (semconv::AWS_S3_KEY, &object.key)]
 }
 

@@ -35,7 +35,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
 /// What ECS's agent is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wanted {
+pub enum ProtectionState {
     /// The task is protected for this long from now on, whether or not it is protected already.
     Protected(Duration),
     /// The task is not protected.
@@ -59,7 +59,7 @@ pub trait Agent: Send + Sync + 'static {
     ///
     /// # Errors
     /// ECS refuses, or nobody knows what became of the call.
-    fn set(&self, wanted: Wanted) -> impl Future<Output = Result<(), AgentError>> + Send;
+    fn set(&self, wanted: ProtectionState) -> impl Future<Output = Result<(), AgentError>> + Send;
 }
 
 /// Metrics of the protection. Clones count together.
@@ -127,7 +127,7 @@ async fn keep(agent: impl Agent, mut in_work: watch::Receiver<usize>, metrics: M
         let load = if *in_work.borrow_and_update() > 0 { Load::Busy } else { Load::Idle };
         plan.observe(load, Instant::now());
         let call = plan.next();
-        let Some(Call { wanted, .. }) = call.filter(|call| call.at <= Instant::now()) else {
+        let Some(NextCall { wanted, .. }) = call.filter(|call| call.at <= Instant::now()) else {
             // At the protection's end the metric changes.
             let end = plan.protected_until.filter(|_| was_protected);
             let wake = call.map(|call| call.at).into_iter().chain(end).min();
@@ -140,9 +140,9 @@ async fn keep(agent: impl Agent, mut in_work: watch::Receiver<usize>, metrics: M
         let answer = agent.set(wanted).await;
         let result = match (&answer, wanted, was_protected) {
             (Err(_), _, _) => "failed",
-            (Ok(()), Wanted::Unprotected, _) => "cleared",
-            (Ok(()), Wanted::Protected(_), true) => "renewed",
-            (Ok(()), Wanted::Protected(_), false) => "protected",
+            (Ok(()), ProtectionState::Unprotected, _) => "cleared",
+            (Ok(()), ProtectionState::Protected(_), true) => "renewed",
+            (Ok(()), ProtectionState::Protected(_), false) => "protected",
         };
         metrics.calls.get_or_create(&Ended::new(result)).inc();
         match (&answer, plan.fails()) {
@@ -172,9 +172,9 @@ enum Load {
 
 /// The next call, and its time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Call {
+struct NextCall {
     at: Instant,
-    wanted: Wanted,
+    wanted: ProtectionState,
 }
 
 /// What is known about the protection.
@@ -223,33 +223,33 @@ impl Plan {
         }
     }
 
-    fn next(&self) -> Option<Call> {
+    fn next(&self) -> Option<NextCall> {
         let (at, wanted) = match self.load {
-            Load::Busy => (self.renew_at.max(self.since), Wanted::Protected(LIFE)),
+            Load::Busy => (self.renew_at.max(self.since), ProtectionState::Protected(LIFE)),
             Load::Idle => {
                 let at = self.since + IDLE;
                 // What ends by itself need not be cleared.
                 self.may_last_until.filter(|until| *until > at.max(self.not_before))?;
-                (at, Wanted::Unprotected)
+                (at, ProtectionState::Unprotected)
             }
         };
-        Some(Call { at: at.max(self.not_before), wanted })
+        Some(NextCall { at: at.max(self.not_before), wanted })
     }
 
-    fn answered(&mut self, wanted: Wanted, answer: &Result<(), AgentError>, now: Instant) {
+    fn answered(&mut self, wanted: ProtectionState, answer: &Result<(), AgentError>, now: Instant) {
         match (answer, wanted) {
-            (Ok(()), Wanted::Protected(life)) => {
+            (Ok(()), ProtectionState::Protected(life)) => {
                 self.protected_until = Some(now + life);
                 self.may_last_until = self.protected_until;
                 self.renew_at = now + RENEW_AFTER;
             }
-            (Ok(()), Wanted::Unprotected) => {
+            (Ok(()), ProtectionState::Unprotected) => {
                 (self.protected_until, self.may_last_until, self.renew_at) = (None, None, now);
             }
-            (Err(AgentError::NoAnswer(_)), Wanted::Protected(life)) => {
+            (Err(AgentError::NoAnswer(_)), ProtectionState::Protected(life)) => {
                 self.may_last_until = self.may_last_until.max(Some(now + life));
             }
-            (Err(AgentError::NoAnswer(_)), Wanted::Unprotected) => {
+            (Err(AgentError::NoAnswer(_)), ProtectionState::Unprotected) => {
                 (self.protected_until, self.renew_at) = (None, now);
             }
             (Err(AgentError::Refused(_)), _) => {}

@@ -32,12 +32,12 @@ pub trait QuarantineStore: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// See [`QuarantineError`]. The file may have been written nevertheless.
-    fn put<'a>(&'a self, key: &'a str, body: Bytes) -> Putting<'a>;
+    fn put<'a>(&'a self, key: &'a str, body: Bytes) -> WriteFuture<'a>;
 }
 
 /// Future of [`QuarantineStore::put`]. It is boxed, because the store is chosen at start-up; files are rare, so the cost does not
 /// matter.
-pub type Putting<'a> = Pin<Box<dyn Future<Output = Result<(), QuarantineError>> + Send + 'a>>;
+pub type WriteFuture<'a> = Pin<Box<dyn Future<Output = Result<(), QuarantineError>> + Send + 'a>>;
 
 /// A file that could not be written. Its records are not in the quarantine.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -79,7 +79,7 @@ pub struct Quarantine {
 struct NoFiles;
 
 impl QuarantineStore for NoFiles {
-    fn put<'a>(&'a self, _key: &'a str, _body: Bytes) -> Putting<'a> {
+    fn put<'a>(&'a self, _key: &'a str, _body: Bytes) -> WriteFuture<'a> {
         Box::pin(async { Ok(()) })
     }
 }

@@ -1,14 +1,15 @@
 //! Reads an object's text as records, one at a time, without copying them.
 //!
-//! [`Format`] says what the records are. `detect` recognises the format by the text's first bytes; then `json` or `lines` reads
-//! the records. Records borrow from the caller's window. The reader keeps only its position and the text around the previous
-//! message. It does no I/O, and takes the time as an argument.
+//! [`RecordFormat`] says what the records are. `detect` recognises the format by the text's first bytes; then `json` or `lines`
+//! reads the records. Records borrow from the caller's window. The reader keeps only its position and the text around the
+//! previous message. It does no I/O, and takes the time as an argument.
 //!
 //! `json` recognises the framing by the text: a JSON array on one line (as Vector writes it), an array over several lines, one
-//! record per line, several arrays in a row, or documents that contain a list of records. `scan` finds `message` and `timestamp` without building values, and the message is handed out as it is. `unusual` reads the
-//! records for which this is not possible (a repeated or escaped name, a message that is missing or not a string, text that
-//! JSON or UTF-8 does not allow) and mends their text. So a defect in one record does not harm the others. Only a broken
-//! structure ends the object, because the reader would have to guess where the next record begins.
+//! record per line, several arrays in a row, or documents that contain a list of records. `scan` finds `message` and `timestamp`
+//! without building values, and the message is handed out as it is. `unusual` reads the records for which this is not possible (a
+//! repeated or escaped name, a message that is missing or not a string, text that JSON or UTF-8 does not allow) and mends their
+//! text. So a defect in one record does not harm the others. Only a broken structure ends the object, because the reader would
+//! have to guess where the next record begins.
 
 mod detect;
 mod document;
@@ -39,10 +40,10 @@ use self::{
     lines::LineReader,
 };
 pub use self::{
-    format::Format,
+    format::RecordFormat,
     legal::Legal,
     line_time::TimestampFormat,
-    message::Message,
+    message::{EscapedMessage, unescaped_len},
     text::{Pieces, Text},
 };
 pub(crate) use self::{legal::each_member_of, scan::each_member};
@@ -55,7 +56,7 @@ pub struct Record<'a> {
     /// Milliseconds since 1970. `None` if the record has no readable and plausible timestamp.
     pub timestamp: Option<i64>,
     /// The text that becomes the event, or several events.
-    pub message: Message<'a>,
+    pub message: EscapedMessage<'a>,
     /// Whether the message differs from the object's text, because JSON or UTF-8 does not allow that text.
     pub mended: bool,
     /// The log stream that the record comes from, if the object names one.
@@ -205,8 +206,8 @@ enum Reader {
 }
 
 impl RecordReader {
-    /// Creates the reader of one object of [`Format::Json`] whose records have at most `max_record` bytes. A timestamp before
-    /// 2000, or more than a day after `now`, is ignored.
+    /// Creates the reader of one object of [`RecordFormat::Json`] whose records have at most `max_record` bytes. A timestamp
+    /// before 2000, or more than a day after `now`, is ignored.
     pub fn new(max_record: usize, now: Timestamp) -> Self {
         let limits = Limits { max_record, now, object_time: None };
         Self { reader: Reader::Json(JsonReader::new(limits)), limits, bad_lines: BadLines::Break }
@@ -214,7 +215,7 @@ impl RecordReader {
 
     /// Sets the format. `object_time`, in milliseconds since 1970, is the time of lines for which no format of a time is
     /// configured. Call it before the first text is read.
-    pub fn of_format(self, format: &Format, object_time: i64) -> Self {
+    pub fn of_format(self, format: &RecordFormat, object_time: i64) -> Self {
         let limits = Limits { object_time: Some(object_time), ..self.limits };
         Self { reader: Reader::Detecting(Detector::new(format)), limits, ..self }
     }
@@ -260,11 +261,15 @@ impl RecordReader {
     }
 
     /// The reader of a recognised format.
-    fn of(&self, format: &Format) -> Reader {
+    fn of(&self, format: &RecordFormat) -> Reader {
         match format {
-            Format::FlowLogs => Reader::Lines(LineReader::flow_logs(self.limits)),
-            Format::Lines(time) => Reader::Lines(LineReader::lines(self.limits, time.as_ref())),
-            Format::Auto | Format::Json | Format::CloudTrail | Format::Subscription | Format::EventBridge => {
+            RecordFormat::FlowLogs => Reader::Lines(LineReader::flow_logs(self.limits)),
+            RecordFormat::Lines(time) => Reader::Lines(LineReader::lines(self.limits, time.as_ref())),
+            RecordFormat::Auto
+            | RecordFormat::Json
+            | RecordFormat::CloudTrail
+            | RecordFormat::Subscription
+            | RecordFormat::EventBridge => {
                 let mut reader = JsonReader::new(self.limits).of(format);
                 reader.bad_lines(self.bad_lines);
                 Reader::Json(reader)

@@ -31,8 +31,8 @@ use self::{
 use crate::{
     event::ObjectRef,
     manual::{AnyPipeline, State},
-    object::listing::{Listed, ListingError, ObjectListing, Walk},
-    pipeline::{Report, Skipped},
+    object::listing::{ListedObject, ListingError, ObjectListing, Walk},
+    pipeline::{MessageReport, Skipped},
     queue::QueueError,
     tenant::Mode,
     verdict::{Failed, Failure, Notice},
@@ -132,9 +132,9 @@ impl Destination for Direct {
     }
 }
 
-impl From<Report> for Taken {
+impl From<MessageReport> for Taken {
     /// What a report says about its only object.
-    fn from(report: Report) -> Self {
+    fn from(report: MessageReport) -> Self {
         let live = report.delivered.iter().filter(|delivered| delivered.mode == Mode::Live);
         let billed_bytes = live.map(|delivered| delivered.tally.bytes).sum();
         // One of several deliveries may have read the object before another one failed.
@@ -154,7 +154,7 @@ impl From<Fate> for Taken {
 impl Fate {
     /// The fate of a report's only object. As in a verdict, a failure for which another try may succeed counts before one for
     /// which none can: once the try has succeeded, only the other failure is left.
-    fn of(mut report: Report) -> Self {
+    fn of(mut report: MessageReport) -> Self {
         report.failures.sort_by_key(|failed| match &failed.failure {
             Failure::Stopping => 0,
             Failure::Busy(_) => 2,
@@ -309,7 +309,7 @@ impl Run<'_> {
                 Choice::FolderMarker => self.outcome.folder_markers += 1,
                 Choice::BadKey(error) => self.outcome.bad_keys.add(&listed.key, &error),
                 Choice::Selected { tenant_id } => {
-                    let Listed { key, size, etag, modified } = listed;
+                    let ListedObject { key, size, etag, modified } = listed;
                     let (bucket, size) = (order.bucket.clone(), Some(size));
                     let object = ObjectRef { bucket, key, size, ..ObjectRef::default() };
                     let item = Item { object, etag, tenant_id, modified };

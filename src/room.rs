@@ -1,14 +1,14 @@
-//! Shares the worker's memory among the objects in work: admits by bytes, not by count alone.
+//! Shares the worker's memory among the objects in work, by their size.
 //!
-//! A worker has as many slots as `worker.concurrency` says. A slot is memory for one object of any size: its window, its
-//! batches, what the connection has read ahead (ARCHITECTURE.md has the formula). A small object needs an eighth of that or
-//! little more, and its cost is the time of its calls. So up to eight small objects share a slot. A slot has [`UNITS`] units,
-//! and a [`Place`] holds some of them.
+//! The memory has `worker.concurrency` slots. A slot is enough for one object of any size: for its window, its batches, and what
+//! the connection has read ahead (ARCHITECTURE.md has the formula). Most small objects need at most an eighth of a slot, and
+//! spend most of their time in calls. So up to eight small objects share a slot. A slot has [`UNITS`] units, and a [`Place`]
+//! holds some of them.
 //!
-//! The size in the event decides how many units an object gets. The event may be wrong, and an object may decompress to far
-//! more than others. So each place has a limit of decompressed bytes. An object that reaches the limit waits until it has a
-//! whole slot ([`Place::grow`]). One slot is never shared, so that an object that grows waits for objects that can finish, and
-//! never for others that grow.
+//! The number of units depends on the object's stored size, which the event tells. The event may be wrong, and some objects
+//! decompress to much more than others. So each place has a limit of decompressed bytes. An object that reaches the limit waits
+//! until its place is a whole slot ([`Place::grow`]). One slot is never shared: it is free, or one object
+//! has all of it and can finish. So the objects that wait to grow never all wait for each other.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -16,15 +16,15 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Units of a slot.
 pub const UNITS: u32 = 8;
-/// Stored bytes for which an object gets a unit. Vector's gzip objects of one pod decompress to twelve times their size.
+/// Stored bytes for each unit of an object. Vector's gzip objects of one pod decompress to twelve times their size.
 const STORED: u64 = 16 << 10;
-/// Decompressed bytes that an object may have for each of its units. An object of so many bytes takes no more than an eighth
-/// of a slot's memory, in ordinary logs and in the worst.
+/// Most decompressed bytes for each unit of an object. An object of this size takes at most an eighth of a slot's memory,
+/// whatever its records are.
 const DECOMPRESSED: u64 = 256 << 10;
-/// Bytes of a message's body for which the message gets a unit, because the body stays in memory too.
+/// Bytes of a message's body for each unit of the message. The body stays in memory while its objects are in work.
 const BODY: u64 = 64 << 10;
-/// Most messages in work at once, unless there are more slots. Each has up to two connections, and most systems allow a
-/// process 1,024 open files.
+/// Most messages in work at once, unless there are more slots. Each message has up to two connections, and most systems allow
+/// a process 1,024 open files.
 const MOST_AT_ONCE: usize = 128;
 
 /// The memory of a worker. Clones share it.
@@ -32,14 +32,14 @@ const MOST_AT_ONCE: usize = 128;
 pub struct Room {
     slots: usize,
     units: Arc<Semaphore>,
-    /// The units that places of less than a slot may hold together.
+    /// The units of all slots but one: places smaller than a slot share only these.
     small: Arc<Semaphore>,
 }
 
-/// Memory for the objects of one message, which are handled one after the other. Given back when it drops.
+/// Memory for the objects of one message, which are handled one after the other. The memory is free again when the place drops.
 #[derive(Debug)]
 pub struct Place {
-    /// `None`: the place is not part of a room, and as large as a slot.
+    /// `None` if the place does not belong to a room. Such a place is as large as a slot.
     room: Option<Room>,
     held: Mutex<Held>,
 }
@@ -49,7 +49,7 @@ struct Held {
     units: u32,
     permit: Option<OwnedSemaphorePermit>,
     small: Option<OwnedSemaphorePermit>,
-    /// Permission of the tenant to grow.
+    /// One of the tenant's permits to grow.
     turn: Option<OwnedSemaphorePermit>,
 }
 
@@ -65,12 +65,12 @@ impl Room {
         self.slots * UNITS as usize
     }
 
-    /// Number of units that are free. 0 while an object waits for a whole slot.
+    /// Number of free units. 0 while a place waits to become a whole slot, because the units that come free are kept for it.
     pub fn free(&self) -> usize {
         self.units.available_permits()
     }
 
-    /// Number of messages of `typical` units each that there is room for, in a room of `units` free units.
+    /// Number of messages of `typical` units each that fit into `units` free units.
     pub fn fits(&self, units: usize, typical: f64) -> usize {
         // One slot is never shared. The numbers are not negative, and not larger than the number of units.
         let shared = self.small.available_permits().min(units);
@@ -82,8 +82,8 @@ impl Room {
         self.slots.max(MOST_AT_ONCE.min(self.total()))
     }
 
-    /// Takes a place of `units` units, or of a whole slot if no more small places may be taken. `None` if the units are not
-    /// free.
+    /// Takes a place of `units` units. If the slots that small places share are full, takes a whole slot instead. `None` if not
+    /// enough units are free.
     pub fn take(&self, units: u32) -> Option<Place> {
         let take = |from: &Arc<Semaphore>, units| Arc::clone(from).try_acquire_many_owned(units).ok();
         let small = if units < UNITS { take(&self.small, units) } else { None };
@@ -94,13 +94,13 @@ impl Room {
     }
 }
 
-/// Units for a message whose body has `body` bytes, and whose largest object has `stored` bytes; `None` if its size is unknown.
+/// Number of units for a message: its body has `body` bytes, and its largest object has `stored` bytes (`None` if unknown).
 pub fn units(stored: Option<u64>, body: usize) -> u32 {
     let units = |bytes: u64, each: u64| bytes.div_ceil(each).clamp(1, UNITS.into()) as u32;
     stored.map_or(UNITS, |stored| units(stored, STORED).max(units(body as u64, BODY)))
 }
 
-/// Most decompressed bytes of an object in a place of so many units.
+/// Most decompressed bytes of an object in a place of `units` units.
 pub fn most_decompressed(units: u32) -> u64 {
     match units {
         UNITS => u64::MAX,
@@ -124,12 +124,13 @@ impl Place {
         most_decompressed(self.units())
     }
 
-    /// Waits until the place is a whole slot. First waits for one of `turns`, which the place keeps: they limit how many places of
-    /// a tenant grow, because nothing else is admitted while a place waits for units. Then places grow in the order of their
-    /// calls.
+    /// Waits until the place is a whole slot. Places grow in the order of their calls.
+    ///
+    /// First waits for a permit of `turns`, the tenant's semaphore, and keeps the permit. The semaphore limits how many places of
+    /// one tenant grow at once, because the worker admits no message while a place waits for units.
     ///
     /// # Cancel safety
-    /// Safe: the place grows or not.
+    /// Safe: a call that is dropped leaves the place as it was.
     pub async fn grow(&self, turns: &Arc<Semaphore>) {
         let (Some(room), missing @ 1..) = (&self.room, UNITS - self.units()) else { return };
         let turn = Arc::clone(turns).acquire_owned().await.expect("the semaphore is never closed");

@@ -4,10 +4,12 @@
 //! [`sinks`] and [`copier`] stand in front of the real ports. A delivery in shadow mode gets a sink that has no way to put.
 //! [`sheet`] gathers an object's counts; they are written when every event was counted or the sheet is full, and before the
 //! ledger counts the object as done. Writing them again replaces them, so redeliveries and kills leave the counts exact. [`dynamodb`] keeps
-//! the counts in the ledger's table; [`cloudwatch`] reads a customer's events, and [`comparison`] compares. Only
+//! the counts in the ledger's table; `cloudwatch` reads a customer's events, and `comparison` compares. Only
 //! `logferry shadow compare` uses the last two.
 
+#[cfg(feature = "tools")]
 pub mod cloudwatch;
+#[cfg(feature = "tools")]
 pub mod comparison;
 pub mod copier;
 pub mod dynamodb;

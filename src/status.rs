@@ -38,7 +38,7 @@ pub use self::{
     rate::Throughput,
 };
 use self::{
-    book::{Book, Now},
+    book::{Now, StatusBook},
     heartbeat::Heartbeat,
 };
 use crate::breaker::now;
@@ -54,7 +54,7 @@ pub const MOST_BYTES: u64 = 16 << 20;
 
 /// State of a tenant, from the best to the worst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum State {
+pub enum TenantState {
     /// Its objects are delivered, or it has none.
     Ok,
     /// Its objects are counted and not delivered: all its deliveries are in shadow mode.
@@ -67,7 +67,7 @@ pub enum State {
     Refused,
 }
 
-impl State {
+impl TenantState {
     /// All states, in order.
     pub const ALL: [Self; 5] = [Self::Ok, Self::Shadow, Self::Waiting, Self::Paused, Self::Refused];
 
@@ -86,7 +86,7 @@ impl State {
 /// What this worker knows about tenants.
 #[derive(Debug)]
 pub struct Status {
-    book: Mutex<Book>,
+    book: Mutex<StatusBook>,
     heartbeat: Heartbeat,
     start: Instant,
     /// Hashes objects with a secret. Strangers choose the keys of objects, and must not be able to choose two keys with the
@@ -96,7 +96,7 @@ pub struct Status {
 
 /// Names an object.
 #[derive(Clone, Copy, Debug, Hash)]
-pub struct Object<'a> {
+pub struct ObjectName<'a> {
     /// Its bucket.
     pub bucket: &'a str,
     /// Its key.
@@ -118,7 +118,7 @@ pub struct Rows<'a> {
 
 /// A failure of an object, or of one delivery of it.
 #[derive(Clone, Copy, Debug)]
-pub struct Failure<'a> {
+pub struct ObjectFailure<'a> {
     /// The tenant, if known.
     pub tenant_id: Option<&'a str>,
     /// The delivery, if the failure concerns one.
@@ -137,7 +137,7 @@ impl Status {
     /// Creates a status that knows no tenant. At most `max_named` tenants get series of their own in the metrics.
     pub fn new(max_named: usize) -> Self {
         Self {
-            book: Mutex::new(Book::new(max_named)),
+            book: Mutex::new(StatusBook::new(max_named)),
             heartbeat: Heartbeat::of(None),
             start: now(),
             hash: RandomState::new(),
@@ -151,7 +151,7 @@ impl Status {
 
     /// Records that an object of a tenant is being worked on. The tenant must have rows, because it may get series in the
     /// metrics. `age` is the time since the first receipt of the object's message.
-    pub fn begin(self: &Arc<Self>, tenant_id: &str, object: Object<'_>, age: Duration) -> Waiting {
+    pub fn begin(self: &Arc<Self>, tenant_id: &str, object: ObjectName<'_>, age: Duration) -> Waiting {
         let object = self.hash.hash_one(object);
         let tenant = self.book().begin(tenant_id, object, age, self.now().ms);
         Waiting { status: Arc::clone(self), tenant, object, advice: None }
@@ -162,7 +162,7 @@ impl Status {
     pub fn begin_if_known(
         self: &Arc<Self>,
         tenant_id: &str,
-        object: Object<'_>,
+        object: ObjectName<'_>,
         age: Duration,
     ) -> Option<Waiting> {
         let is_known = self.book().knows(tenant_id);
@@ -191,7 +191,7 @@ impl Status {
     }
 
     /// Records that no row of the tenant wants an object.
-    pub fn unwanted(&self, tenant_id: &str, object: Object<'_>) {
+    pub fn unwanted(&self, tenant_id: &str, object: ObjectName<'_>) {
         let object = self.hash.hash_one(object);
         self.book().unwanted(tenant_id, object);
     }
@@ -208,7 +208,7 @@ impl Status {
 
     /// Records a failure. A failure of a tenant without rows (no object of it has begun) appears among the last failures, and
     /// nowhere else.
-    pub fn failed(&self, failure: &Failure<'_>) {
+    pub fn failed(&self, failure: &ObjectFailure<'_>) {
         self.book().failed(failure, self.now());
     }
 
@@ -228,7 +228,7 @@ impl Status {
         Now { ms: i64::try_from(since.as_millis()).unwrap_or(i64::MAX), wall: Timestamp::now() }
     }
 
-    fn book(&self) -> MutexGuard<'_, Book> {
+    fn book(&self) -> MutexGuard<'_, StatusBook> {
         // The book is valid after every statement, so the lock is usable after a panic.
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -277,7 +277,14 @@ impl Drop for Waiting {
             (Some(tenant), true) => {
                 let (tenant_id, again_in) = (Some(&**tenant), Some(PANIC_RETRY));
                 let (reason, text) = (PANIC, PANIC_TEXT);
-                self.status.failed(&Failure { tenant_id, delivery: None, key: None, reason, text, again_in });
+                self.status.failed(&ObjectFailure {
+                    tenant_id,
+                    delivery: None,
+                    key: None,
+                    reason,
+                    text,
+                    again_in,
+                });
                 self.failed_for(PANIC);
                 self.leave(PANIC_RETRY);
             }

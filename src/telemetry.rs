@@ -6,10 +6,11 @@
 
 #[cfg(feature = "otlp")]
 mod collector;
-#[cfg(not(feature = "otlp"))]
-#[path = "telemetry/no_collector.rs"]
-mod collector;
 mod environment;
+#[cfg(feature = "otlp")]
+mod export;
+#[cfg(not(feature = "otlp"))]
+#[path = "telemetry/no_export.rs"]
 mod export;
 pub mod level;
 mod lines;
@@ -25,32 +26,24 @@ use std::{
     time::Duration,
 };
 
-use opentelemetry::{InstrumentationScope, trace::TracerProvider};
-use opentelemetry_sdk::{error::OTelSdkResult, trace::SdkTracerProvider};
-
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric},
-    metrics::counter::ConstCounter,
+    metrics::counter::{ConstCounter, Counter},
     registry::Registry,
 };
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::{
-    Layer, Registry as Spans,
-    filter::{LevelFilter, Targets},
-    fmt::writer::BoxMakeWriter,
-    layer::SubscriberExt,
-    util::SubscriberInitExt,
-};
+use tracing_subscriber::{Layer, fmt::writer::BoxMakeWriter, layer::SubscriberExt, util::SubscriberInitExt};
 
 use self::{
-    export::Metrics,
-    level::Filter,
+    export::Export,
+    level::LogFilter,
     lines::{JsonLine, TextFields},
 };
 use crate::{
     config::{Log, LogFormat, Problem},
-    trace::{TARGET, milliseconds, semconv::SCHEMA_URL},
+    metrics::add,
+    trace::milliseconds,
 };
 
 /// Most lines that wait to be written, a few hundred bytes each. Further lines are dropped and counted.
@@ -151,6 +144,28 @@ pub fn register_dropped_lines(registry: &mut Registry) {
 /// Longest time for the last export of spans.
 const LONGEST_FLUSH: Duration = Duration::from_secs(3);
 
+/// Metrics of the export of traces. Clones count together.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Metrics {
+    /// `logferry_spans_exported_total`: spans that the collector took.
+    pub(super) spans_exported: Counter,
+    /// `logferry_spans_dropped_total`: spans that were dropped because the collector was slow or did not answer.
+    pub(super) spans_dropped: Counter,
+}
+
+impl Metrics {
+    /// Registers both metrics.
+    pub(super) fn register(&self, registry: &mut Registry) {
+        add(registry, "spans_exported", "Spans that the collector took", &self.spans_exported);
+        add(
+            registry,
+            "spans_dropped",
+            "Spans that were dropped because the collector was slow or did not answer",
+            &self.spans_dropped,
+        );
+    }
+}
+
 static EXPORT: OnceLock<Metrics> = OnceLock::new();
 
 /// Registers `logferry_spans_exported_total` and `logferry_spans_dropped_total`.
@@ -176,11 +191,11 @@ pub enum StartError {
 /// second at most.
 #[derive(Debug)]
 pub struct Telemetry {
-    filter: Arc<Filter>,
+    filter: Arc<LogFilter>,
     /// `None`: lines are written at once.
     _lines: Option<WorkerGuard>,
     /// `None`: traces are off.
-    provider: Option<SdkTracerProvider>,
+    export: Option<Export>,
 }
 
 /// Who writes the lines of the log to standard error.
@@ -198,7 +213,7 @@ pub enum Writer {
 /// These variables have bad values. While traces are off, only `OTEL_TRACES_EXPORTER` is checked.
 pub fn check(variable: impl Fn(&str) -> Option<String>) -> Result<(), Vec<Problem>> {
     match environment::read(variable)? {
-        Some(settings) => collector::check(&settings).map_err(|problem| vec![problem]),
+        Some(settings) => export::check(&settings).map_err(|problem| vec![problem]),
         None => Ok(()),
     }
 }
@@ -223,13 +238,13 @@ pub fn start(
     writer: Writer,
     variable: impl Fn(&str) -> Option<String>,
 ) -> Result<Telemetry, StartError> {
-    let (part, filter) = Filter::new(&log.filter).map_err(StartError::Filter)?;
+    let (part, filter) = LogFilter::new(&log.filter).map_err(StartError::Filter)?;
     let settings = environment::read(variable).map_err(StartError::Environment)?;
     let metrics = EXPORT.get_or_init(Metrics::default).clone();
     let collector = settings.as_ref().map(|settings| settings.endpoint.host().unwrap_or_default().to_owned());
-    let provider = settings.map(|settings| export::provider(settings, metrics)).transpose();
-    let provider = provider.map_err(StartError::Export)?;
-    let registry = tracing_subscriber::registry().with(provider.as_ref().map(spans));
+    let export = settings.map(|settings| Export::new(settings, metrics)).transpose();
+    let export = export.map_err(StartError::Export)?;
+    let registry = tracing_subscriber::registry().with(export.as_ref().map(Export::layer));
     let (writer, guard) = match writer {
         Writer::Thread => {
             let writer = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(MAX_WAITING);
@@ -255,51 +270,34 @@ pub fn start(
     if let Some(collector) = collector {
         tracing::info!(collector, "traces are exported, as the environment asks");
     }
-    Ok(Telemetry { filter: Arc::new(filter), _lines: guard, provider })
-}
-
-/// Turns the spans of [`trace`](crate::trace), and no others, into OpenTelemetry's.
-fn spans(provider: &SdkTracerProvider) -> Box<dyn Layer<Spans> + Send + Sync> {
-    let scope = InstrumentationScope::builder("logferry")
-        .with_version(env!("CARGO_PKG_VERSION"))
-        .with_schema_url(SCHEMA_URL)
-        .build();
-    tracing_opentelemetry::layer()
-        .with_tracer(provider.tracer_with_scope(scope))
-        .with_location(false)
-        .with_threads(false)
-        .with_target(false)
-        .with_level(false)
-        .with_tracked_inactivity(false)
-        .with_filter(Targets::new().with_target(TARGET, LevelFilter::INFO))
-        .boxed()
+    Ok(Telemetry { filter: Arc::new(filter), _lines: guard, export })
 }
 
 impl Telemetry {
     /// The filter of the log, which can be changed.
-    pub fn filter(&self) -> Arc<Filter> {
+    pub fn filter(&self) -> Arc<LogFilter> {
         Arc::clone(&self.filter)
     }
 
     /// Exports the spans that wait, for at most three seconds, and for no longer than `left`. Later spans are dropped.
     pub async fn finish(&self, left: Duration) {
-        let Some(provider) = self.provider.clone() else { return };
+        let Some(export) = self.export.clone() else { return };
         let limit = left.min(LONGEST_FLUSH);
-        exported(limit, move || provider.shutdown_with_timeout(limit)).await;
+        exported(limit, move || export.shut_down(limit)).await;
     }
 
     /// Exports the spans that wait, for at most three seconds, and for no longer than `left`.
     pub async fn flush(&self, left: Duration) {
-        let Some(provider) = self.provider.clone() else { return };
-        exported(left.min(LONGEST_FLUSH), move || provider.force_flush()).await;
+        let Some(export) = self.export.clone() else { return };
+        exported(left.min(LONGEST_FLUSH), move || export.flush()).await;
     }
 }
 
 /// Waits for an export, which blocks a thread, for no longer than `limit`.
-async fn exported(limit: Duration, export: impl FnOnce() -> OTelSdkResult + Send + 'static) {
+async fn exported(limit: Duration, export: impl FnOnce() -> bool + Send + 'static) {
     let export = tokio::time::timeout(limit, tokio::task::spawn_blocking(export));
-    // An error means that time is up, or that the task panicked.
-    if !matches!(export.await, Ok(Ok(Ok(())))) {
+    // An error means that time is up, or that the task panicked; `false`, that the collector did not take the spans.
+    if !matches!(export.await, Ok(Ok(true))) {
         tracing::warn!(limit_ms = milliseconds(limit), "the last spans could not be exported");
     }
 }

@@ -351,7 +351,7 @@ impl Failure {
             | Self::Record(_)
             | Self::Unkept(_)
             | Self::Object(ObjectError::Missing(_) | ObjectError::TooLarge { .. })
-            // A retry would continue after the missing records and hide the defect. A dead letter shows the defect.
+            // A retry would put the other records again, most likely with the same end. A dead letter shows the defect.
             | Self::Unaccounted { .. }
             | Self::Copy(
                 CopyError::SourceMissing(_)
@@ -441,6 +441,10 @@ pub enum Notice {
     Defect,
 }
 
+/// Number of attempts after which the delay of a message that waits for memory stays as it is. Other objects have the memory until
+/// their calls end, for two minutes at most if these time out; a longer delay would only add to the wait.
+const MOST_DOUBLED_FOR_MEMORY: u32 = 3;
+
 /// Decides the verdict on a message from its failures.
 ///
 /// A failure for which a retry may succeed comes before poison: once the retry has succeeded, only the poison is left, and the
@@ -474,6 +478,9 @@ pub fn decide(failures: &[Failed], tries: Tries, backoff: &Backoff, chance: f64)
     let delays = again().map(|failed| match &failed.failure {
         // The wait is exact: it does not grow with the attempts, and has no random part.
         Failure::OverShare { wait } => (*wait, failed),
+        Failure::NoWindow | Failure::NoLakeShare => {
+            (backoff.delay(attempts.min(MOST_DOUBLED_FOR_MEMORY), chance), failed)
+        }
         failure => (backoff.delay_until(failure.held_for().unwrap_or_default(), attempts, chance), failed),
     });
     match (delays.min_by_key(|(delay, _)| *delay), failures.first()) {

@@ -5,9 +5,9 @@
 //! message. In the service these are `Pipeline::units` and `Pipeline::handle`, which `app` passes in. Only the pipeline knows
 //! what a message means.
 
+mod hidden;
 pub mod lease;
 mod metrics;
-mod places;
 pub mod settle;
 mod terms;
 
@@ -27,7 +27,7 @@ use tracing::{Instrument, Span};
 
 pub use self::metrics::Metrics;
 use self::{
-    lease::{Lease, Leases},
+    lease::{MessageLease, MessageLeases},
     settle::{MAX_HELD_BYTES, Settlement, Settler},
 };
 use crate::{
@@ -96,8 +96,8 @@ pub struct Drained {
 /// Receives and handles messages until `stop` is cancelled, then drains: running work may finish within the grace period,
 /// and all other messages return to the queue.
 ///
-/// `units` tells how many units of a slot a message needs, and `handle` judges one message in its place. The token that it gets is
-/// cancelled when the grace period is nearly over, so that `handle` can stop its work cleanly. If `handle` still runs a short
+/// `units` tells how many units of a slot a message needs, and `handle` judges one message in its place. The token that it gets
+/// is cancelled when the grace period is nearly over, so that `handle` can stop its work cleanly. If `handle` still runs a short
 /// time later, its future is dropped.
 pub async fn run<Q, U, H, F>(
     queue: Arc<Q>,
@@ -118,7 +118,7 @@ where
         room: Room::new(settings.concurrency),
         typical: f64::from(UNITS),
         ahead: VecDeque::new(),
-        leases: Leases::new(Arc::clone(&queue), settings.visibility_timeout, metrics.clone()),
+        leases: MessageLeases::new(Arc::clone(&queue), settings.visibility_timeout, metrics.clone()),
         settler: Settler::start(
             Arc::clone(&queue),
             settings.max_hidden,
@@ -219,18 +219,18 @@ async fn answer<F: Future + Unpin>(poll: &mut Option<F>) -> F::Output {
     }
 }
 
-struct Running {
+struct MessageInWork {
     message: Arc<Message>,
-    lease: Lease,
+    lease: MessageLease,
     place: Arc<Place>,
     since: Instant,
     span: Span,
 }
 
 /// A message that was received and does not fit into the room yet.
-struct Ahead {
+struct MessageAhead {
     message: Arc<Message>,
-    lease: Lease,
+    lease: MessageLease,
     units: u32,
     since: Instant,
     span: Span,
@@ -242,12 +242,12 @@ struct Work<Q, U, H> {
     typical: f64,
     /// Messages that wait for room, in the order of their receipt. They are fewer than a receive brings, because nothing is
     /// received meanwhile.
-    ahead: VecDeque<Ahead>,
-    leases: Leases<Q>,
+    ahead: VecDeque<MessageAhead>,
+    leases: MessageLeases<Q>,
     settler: Settler<Q>,
     tasks: JoinSet<Verdict>,
     /// The message, lease, place, start and span of each task.
-    running: HashMap<Id, Running>,
+    running: HashMap<Id, MessageInWork>,
     /// Tells running tasks to stop, because the grace period is nearly over.
     break_off: CancellationToken,
     units: U,
@@ -274,7 +274,7 @@ where
         }
         let units = (self.units)(&message);
         self.typical = (self.typical * INERTIA + f64::from(units)) / (INERTIA + 1.0);
-        self.ahead.push_back(Ahead { message, lease, units, since: Instant::now(), span });
+        self.ahead.push_back(MessageAhead { message, lease, units, since: Instant::now(), span });
     }
 
     /// Begins the work on messages that were received, as far as there is room.
@@ -282,19 +282,20 @@ where
         while let Some(first) = self.ahead.front()
             && self.tasks.len() < self.room.most_at_once()
             && let Some(place) = self.room.take(first.units)
-            && let Some(Ahead { message, lease, span, .. }) = self.ahead.pop_front()
+            && let Some(MessageAhead { message, lease, span, .. }) = self.ahead.pop_front()
         {
             let place = Arc::new(place);
             let handled = (self.handle)(Arc::clone(&message), Arc::clone(&place), self.break_off.clone());
             let task = self.tasks.spawn(handled.instrument(span.clone()));
-            self.running.insert(task.id(), Running { message, lease, place, since: Instant::now(), span });
+            self.running
+                .insert(task.id(), MessageInWork { message, lease, place, since: Instant::now(), span });
         }
         self.count_running();
     }
 
     /// Returns the messages that have waited for room for long to the queue.
     fn return_those_that_waited(&mut self) {
-        while let Some(Ahead { message, lease, span, .. }) =
+        while let Some(MessageAhead { message, lease, span, .. }) =
             self.ahead.pop_front_if(|first| first.since.elapsed() >= LONGEST_AHEAD)
         {
             self.settler.give_back(message, Some(lease), span);
@@ -328,7 +329,7 @@ where
     /// Passes on the verdict of a task that ended.
     fn reap(&mut self, ended: Result<(Id, Verdict), JoinError>) {
         let id = ended.as_ref().map_or_else(JoinError::id, |(id, _)| *id);
-        let Running { message, lease, place, span, .. } =
+        let MessageInWork { message, lease, place, span, .. } =
             self.running.remove(&id).expect("each task has its message");
         drop(place);
         match ended {
@@ -362,7 +363,7 @@ where
         grace_period: Duration,
     ) -> Drained {
         // Messages whose work has not begun return to the queue at once.
-        for Ahead { message, lease, span, .. } in self.ahead.drain(..) {
+        for MessageAhead { message, lease, span, .. } in self.ahead.drain(..) {
             self.settler.give_back(message, Some(lease), span);
         }
         tracing::info!(messages = self.tasks.len(), grace_period_ms = milliseconds(grace_period), "draining");

@@ -37,7 +37,7 @@ pub fn records(data: &[u8]) {
     records::check(data);
 }
 
-/// Checks the text of an object of any format: see [`logferry::records::Format`].
+/// Checks the text of an object of any format: see [`logferry::records::RecordFormat`].
 pub fn formats(data: &[u8]) {
     formats::check(data);
 }

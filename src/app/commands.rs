@@ -30,7 +30,6 @@ use crate::{
             dead_letters::SqsDeadLetters,
         },
     },
-    shadow::{cloudwatch::LogReader, dynamodb::DynamoDbCounts},
     sink::{cloudwatch::CloudWatchSinks, group_breaker::GroupBreakers},
     tenant::table::TenantRows,
     wiring::Wiring,
@@ -87,49 +86,7 @@ pub async fn ledger_entries(config: &Config) -> anyhow::Result<LedgerEntries> {
     Ok(LedgerEntries::new(client, table))
 }
 
-/// What `logferry shadow compare` reads.
-#[derive(Debug)]
-pub struct ShadowSources {
-    /// The tenant table.
-    pub rows: TenantRows,
-    /// What shadow mode counted.
-    pub counts: DynamoDbCounts,
-    /// The customers' log groups.
-    pub groups: LogReader,
-}
-
-/// What `logferry shadow compare` reads, with at most `rate` calls of FilterLogEvents per second.
-///
-/// # Errors
-/// There is no Region, or the configuration has no table, no ledger or no central role: a [`Problem`] if the ledger is
-/// missing.
-pub async fn shadow_sources(config: &Config, rate: u16) -> anyhow::Result<ShadowSources> {
-    let ledger = config.ledger.table.clone().ok_or_else(no_ledger)?;
-    let base = load_sdk(config, "shadow", &["tenants.table", "ledger.table"]).await?;
-    let table = config.tenants.table.clone().context("tenants.table is required")?;
-    let central = central_role(config, &base)?;
-    let customers = Customers::new(&base, &central, session_settings(config), customers::Metrics::default());
-    let client = aws_sdk_dynamodb::Client::from_conf(base.dynamodb().build());
-    Ok(ShadowSources {
-        rows: rows(config, &base, table),
-        counts: DynamoDbCounts::new(client, ledger, config.shadow.retention),
-        groups: LogReader::new(&base, customers, rate),
-    })
-}
-
-/// The tenant table and the customers' buckets, for `logferry compact`.
-///
-/// # Errors
-/// There is no Region, or the configuration has no table or no central role.
-pub async fn compaction(config: &Config) -> anyhow::Result<(TenantRows, S3Copier)> {
-    let base = load_sdk(config, "compact", &["tenants.table"]).await?;
-    let table = config.tenants.table.clone().context("tenants.table is required")?;
-    let central = central_role(config, &base)?;
-    let customers = Customers::new(&base, &central, session_settings(config), customers::Metrics::default());
-    Ok((rows(config, &base, table), S3Copier::new(&base, addressing(config), customers, central)))
-}
-
-fn no_ledger() -> Problem {
+pub(super) fn no_ledger() -> Problem {
     let problem = "is required; set it in the file or as LOGFERRY_LEDGER__TABLE".to_owned();
     Problem { field: "ledger.table".to_owned(), problem }
 }

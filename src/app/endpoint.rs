@@ -7,7 +7,7 @@ use axum::Router;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::{config::Http, http, telemetry::level::Filter};
+use crate::{config::Http, http, telemetry::level::LogFilter};
 
 /// The addresses of the endpoint.
 #[derive(Debug)]
@@ -44,7 +44,7 @@ impl Listeners<TcpListener> {
         self,
         probes: Router,
         insight: Router,
-        log: Arc<Filter>,
+        log: Arc<LogFilter>,
         served: CancellationToken,
     ) {
         let all = probes.clone().merge(insight);

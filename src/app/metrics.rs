@@ -235,12 +235,12 @@ mod tests {
         pipeline.records.get_or_create(&Outcome::new("x")).inc();
         customers.roles.count(Change::Opened, "x");
         groups.count(Change::Opened, "x");
-        let object = status::Object { bucket: "b", key: "k", version: None };
+        let object = status::ObjectName { bucket: "b", key: "k", version: None };
         drop(known.begin("x", object, Duration::ZERO));
         known.delivered("x", "x", None);
         known.accepted_record_of("x", 0);
         let (tenant_id, delivery, key, again_in) = (Some("x"), None, None, None);
-        known.failed(&status::Failure { tenant_id, delivery, key, reason: "x", text: "", again_in });
+        known.failed(&status::ObjectFailure { tenant_id, delivery, key, reason: "x", text: "", again_in });
         let health = Arc::new(Health::new(Duration::ZERO, &[]));
         let text =
             TextFormat::Prometheus.render(&metrics.registry(&health)).expect("memory takes every byte");

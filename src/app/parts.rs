@@ -17,7 +17,7 @@ use crate::{
     config::Config,
     copy::s3::S3Copier,
     credentials::{assumed::AssumedRole, customers::Customers},
-    health::{Check, Condition, Health},
+    health::{Check, Health, ReadinessCondition},
     ledger::{
         claim::{ClaimSettings, Claims},
         dynamodb::DynamoDbLedger,
@@ -85,12 +85,12 @@ impl Parts {
         );
         let ledger = ledger(config, base).map(|ledger| Watched::new(ledger, &health));
         if ledger.is_none() {
-            health.switch_off(Condition::Ledger);
+            health.switch_off(ReadinessCondition::Ledger);
         }
         let claims = Claims::new(ledger, claim_settings(config), metrics.ledger.clone());
         let quarantine = quarantine(config, base, metrics.quarantine.clone(), &health)?;
         if quarantine.is_none() {
-            health.switch_off(Condition::Quarantine);
+            health.switch_off(ReadinessCondition::Quarantine);
         }
         let sessions = session_settings(config);
         let customers = Customers::new(base, &central, sessions, metrics.customers.clone());

@@ -11,7 +11,7 @@ use crate::{
         assumed::AssumedRole,
         identity::{WhoAmIError, identity},
     },
-    health::{Call, Cause, Check, Health},
+    health::{Check, CheckCall, CheckFailure, Health},
     ledger::{claim::Claims, dynamodb::DynamoDbLedger},
     name::bucket::OwnBucket,
     object::bucket::{self, BucketError},
@@ -95,26 +95,28 @@ impl Readiness {
     }
 
     async fn identity(&self) -> bool {
-        let call = Call::from(Check::Identity);
+        let call = CheckCall::from(Check::Identity);
         let answer = self.answer(call, identity(&self.sts)).await.map_err(|error| match &error {
             WhoAmIError::Refused(ours) => (cause_of_identity(ours), error.to_string()),
-            WhoAmIError::Unanswered(_) => (Cause::Unanswered, error.to_string()),
+            WhoAmIError::Unanswered(_) => (CheckFailure::Unanswered, error.to_string()),
         });
         self.tell(call, answer)
     }
 
     async fn central_role(&self) -> bool {
-        let call = Call::from(Check::CentralRole);
+        let call = CheckCall::from(Check::CentralRole);
         let answer = self.answer(call, self.central.credentials()).await.map_err(|error| match &error {
             AssumeError::Ours(ours) => (cause_of_identity(ours), error.to_string()),
-            AssumeError::Denied { .. } | AssumeError::Held { .. } => (Cause::Denied, error.to_string()),
-            AssumeError::Unavailable { .. } => (Cause::Unanswered, error.to_string()),
+            AssumeError::Denied { .. } | AssumeError::Held { .. } => {
+                (CheckFailure::Denied, error.to_string())
+            }
+            AssumeError::Unavailable { .. } => (CheckFailure::Unanswered, error.to_string()),
         });
         self.tell(call, answer)
     }
 
     async fn letters(&self, letters: &SqsQueue) -> bool {
-        let call = Call::from(Check::DeadLettersAllowed);
+        let call = CheckCall::from(Check::DeadLettersAllowed);
         let answer = self.answer(call, letters.probe_sending()).await;
         self.tell(call, answer.map_err(|error| (cause_of_queue(&error), error.to_string())))
     }
@@ -129,25 +131,25 @@ impl Readiness {
                 self.health.answered(call);
                 return true;
             }
-            Err(error @ BucketError::Missing(_)) => (Cause::Missing, error.to_string()),
-            Err(error @ BucketError::Elsewhere { .. }) => (Cause::Elsewhere, error.to_string()),
-            Err(error @ BucketError::Unavailable { .. }) => (Cause::Unanswered, error.to_string()),
+            Err(error @ BucketError::Missing(_)) => (CheckFailure::Missing, error.to_string()),
+            Err(error @ BucketError::Elsewhere { .. }) => (CheckFailure::Elsewhere, error.to_string()),
+            Err(error @ BucketError::Unavailable { .. }) => (CheckFailure::Unanswered, error.to_string()),
         };
         self.tell(call, Err::<(), _>(cause))
     }
 
     /// Waits for the answer of a probe.
-    async fn answer<T>(&self, call: Call<'_>, probe: impl Future<Output = T>) -> T {
+    async fn answer<T>(&self, call: CheckCall<'_>, probe: impl Future<Output = T>) -> T {
         let mut probe = pin!(probe);
         loop {
             match tokio::time::timeout(PATIENCE, &mut probe).await {
                 Ok(answer) => return answer,
-                Err(late) => self.health.failed(call, Cause::Unanswered, &late),
+                Err(late) => self.health.failed(call, CheckFailure::Unanswered, &late),
             }
         }
     }
 
-    fn tell<T>(&self, call: Call<'_>, answer: Result<T, (Cause, String)>) -> bool {
+    fn tell<T>(&self, call: CheckCall<'_>, answer: Result<T, (CheckFailure, String)>) -> bool {
         match &answer {
             Ok(_) => self.health.succeeded(call),
             Err((cause, error)) => self.health.failed(call, *cause, error),

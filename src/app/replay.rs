@@ -19,7 +19,7 @@ use crate::{
     object::{listing::s3::S3Listing, s3::S3Store},
     pipeline::PipelineSettings,
     queue::sqs::SqsQueue,
-    replay::{Destination, Direct, sending::Sender},
+    replay::{Destination, Direct, sending::MessageSender},
 };
 
 /// Builds the parts for one bucket.
@@ -77,7 +77,7 @@ impl<'a> Supplier<'a> {
     pub fn sending(&self) -> anyhow::Result<Arc<dyn Destination>> {
         let url = self.config.queue.url.clone().context("queue.url is required")?;
         let region = self.base.sdk().region().context("there is no Region")?;
-        Ok(Arc::new(Sender {
+        Ok(Arc::new(MessageSender {
             store: S3Store::new(s3_client(self.config, &self.base)),
             owner: self.bucket.owner.clone(),
             region: region.to_string(),

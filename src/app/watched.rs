@@ -9,10 +9,10 @@ use jiff::Timestamp;
 use crate::{
     credentials::identity::IdentityError,
     event::ObjectRef,
-    health::{Call, Cause, Check, Health},
-    ledger::{Begun, EntryKey, Ledger, LedgerError, Position, Progress, lease::Lease},
+    health::{Check, CheckCall, CheckFailure, Health},
+    ledger::{Begun, DeliveryProgress, EntryKey, Ledger, LedgerError, Position, lease::Lease},
     object::{ObjectError, ObjectHead, ObjectStore},
-    quarantine::{Putting, QuarantineStore},
+    quarantine::{QuarantineStore, WriteFuture},
     queue::{DeadLetter, Message, Queue, QueueError, Receipt, SentAnew},
     route::Rules,
     sink::{LogSink, LogSinks, PutAnswer, SinkError},
@@ -33,7 +33,7 @@ impl<P> Watched<P> {
 
     fn tell<'a, T, E: Display>(
         &self,
-        call: impl Into<Call<'a>>,
+        call: impl Into<CheckCall<'a>>,
         outcome: &Result<T, E>,
         cause: impl FnOnce(&E) -> Evidence,
     ) {
@@ -53,23 +53,23 @@ impl<P> Watched<P> {
 enum Evidence {
     /// The dependency works: the error is about one message, object or tenant.
     Answer,
-    Failure(Cause),
+    Failure(CheckFailure),
     Nothing,
 }
 
-pub(super) fn cause_of_identity(error: &IdentityError) -> Cause {
+pub(super) fn cause_of_identity(error: &IdentityError) -> CheckFailure {
     match error {
-        IdentityError::Clock { .. } => Cause::Clock,
-        IdentityError::Credentials { .. } => Cause::Credentials,
-        IdentityError::CentralRole { .. } => Cause::Denied,
+        IdentityError::Clock { .. } => CheckFailure::Clock,
+        IdentityError::Credentials { .. } => CheckFailure::Credentials,
+        IdentityError::CentralRole { .. } => CheckFailure::Denied,
     }
 }
 
-pub(super) fn cause_of_queue(error: &QueueError) -> Cause {
+pub(super) fn cause_of_queue(error: &QueueError) -> CheckFailure {
     match error {
-        QueueError::Denied(_) => Cause::Denied,
-        QueueError::Missing(_) => Cause::Missing,
-        QueueError::Gone(_) | QueueError::Refused(_) | QueueError::Unavailable(_) => Cause::Unanswered,
+        QueueError::Denied(_) => CheckFailure::Denied,
+        QueueError::Missing(_) => CheckFailure::Missing,
+        QueueError::Gone(_) | QueueError::Refused(_) | QueueError::Unavailable(_) => CheckFailure::Unanswered,
     }
 }
 
@@ -85,8 +85,8 @@ fn of_queue(error: &QueueError) -> Evidence {
 fn of_ledger(error: &LedgerError) -> Evidence {
     match error {
         LedgerError::Lost(_) | LedgerError::Unreadable(_) => Evidence::Answer,
-        LedgerError::Throttled(_) => Evidence::Failure(Cause::Throttled),
-        LedgerError::Unavailable(_) => Evidence::Failure(Cause::Unanswered),
+        LedgerError::Throttled(_) => Evidence::Failure(CheckFailure::Throttled),
+        LedgerError::Unavailable(_) => Evidence::Failure(CheckFailure::Unanswered),
     }
 }
 
@@ -139,7 +139,7 @@ impl<Q: Queue> Queue for Watched<Q> {
 impl<D: Directory> Directory for Watched<D> {
     async fn find(&self, tenant_id: &str) -> Result<Option<Arc<Tenant>>, LookupError> {
         let found = self.port.find(tenant_id).await;
-        self.tell(Check::Lookup, &found, |_| Evidence::Failure(Cause::Unanswered));
+        self.tell(Check::Lookup, &found, |_| Evidence::Failure(CheckFailure::Unanswered));
         found
     }
 }
@@ -151,13 +151,23 @@ impl<L: Ledger> Ledger for Watched<L> {
         begun
     }
 
-    async fn checkpoint(&self, key: &EntryKey, owner: &str, progress: &Progress) -> Result<(), LedgerError> {
+    async fn checkpoint(
+        &self,
+        key: &EntryKey,
+        owner: &str,
+        progress: &DeliveryProgress,
+    ) -> Result<(), LedgerError> {
         let recorded = self.port.checkpoint(key, owner, progress).await;
         self.tell(Check::Ledger, &recorded, of_ledger);
         recorded
     }
 
-    async fn release(&self, key: &EntryKey, owner: &str, progress: &Progress) -> Result<(), LedgerError> {
+    async fn release(
+        &self,
+        key: &EntryKey,
+        owner: &str,
+        progress: &DeliveryProgress,
+    ) -> Result<(), LedgerError> {
         let released = self.port.release(key, owner, progress).await;
         self.tell(Check::Ledger, &released, of_ledger);
         released
@@ -173,7 +183,7 @@ impl<L: Ledger> Ledger for Watched<L> {
         &self,
         key: &EntryKey,
         owner: &str,
-        recorded: &Progress,
+        recorded: &DeliveryProgress,
         position: Position,
     ) -> Result<(), LedgerError> {
         let finished = self.port.finish(key, owner, recorded, position).await;
@@ -219,10 +229,10 @@ impl<S> WatchedStore<S> {
         };
         let call = tenant.as_deref().map_or(call, |tenant| call.by(tenant));
         self.store.tell(call, outcome, |error| match error {
-            ObjectError::NoBucket(_) if configured => Evidence::Failure(Cause::Missing),
+            ObjectError::NoBucket(_) if configured => Evidence::Failure(CheckFailure::Missing),
             ObjectError::Ours(ours) => Evidence::Failure(cause_of_identity(ours)),
-            ObjectError::Denied(_) if tenant.is_some() => Evidence::Failure(Cause::Denied),
-            ObjectError::Unavailable(_) if tenant.is_some() => Evidence::Failure(Cause::Unanswered),
+            ObjectError::Denied(_) if tenant.is_some() => Evidence::Failure(CheckFailure::Denied),
+            ObjectError::Unavailable(_) if tenant.is_some() => Evidence::Failure(CheckFailure::Unanswered),
             // An error of one object says nothing about the others.
             ObjectError::NoBucket(_)
             | ObjectError::BucketGone(_)
@@ -326,7 +336,7 @@ impl<S: LogSink> LogSink for WatchedSink<S> {
 
 fn of_sink(error: &SinkError) -> Evidence {
     match error {
-        SinkError::Unavailable(_) => Evidence::Failure(Cause::Unanswered),
+        SinkError::Unavailable(_) => Evidence::Failure(CheckFailure::Unanswered),
         SinkError::Ours(ours) => Evidence::Failure(cause_of_identity(ours)),
         SinkError::NotFound(_)
         | SinkError::InvalidSequenceToken { .. }
@@ -346,10 +356,10 @@ fn of_sink(error: &SinkError) -> Evidence {
 }
 
 impl<S: QuarantineStore> QuarantineStore for Watched<S> {
-    fn put<'a>(&'a self, key: &'a str, body: Bytes) -> Putting<'a> {
+    fn put<'a>(&'a self, key: &'a str, body: Bytes) -> WriteFuture<'a> {
         Box::pin(async move {
             let put = self.port.put(key, body).await;
-            self.tell(Check::QuarantineFile, &put, |_| Evidence::Failure(Cause::Unanswered));
+            self.tell(Check::QuarantineFile, &put, |_| Evidence::Failure(CheckFailure::Unanswered));
             put
         })
     }

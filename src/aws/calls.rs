@@ -158,7 +158,7 @@ struct Ended {
 
 /// A call in progress. Its span ends with it.
 #[derive(Debug)]
-struct Call {
+struct OngoingCall {
     calls: Calls,
     operation: Operation,
     began: Instant,
@@ -168,11 +168,11 @@ struct Call {
     span: Option<Span>,
 }
 
-impl Storable for Call {
+impl Storable for OngoingCall {
     type Storer = StoreReplace<Self>;
 }
 
-impl Call {
+impl OngoingCall {
     fn end(&self, outcome: &'static str) {
         self.has_ended.store(true, Ordering::Relaxed);
         let ended = Ended { operation: self.operation.clone(), outcome };
@@ -181,7 +181,7 @@ impl Call {
 }
 
 /// Counts a call that its caller dropped, for example at a time limit: the SDK runs no hook for it.
-impl Drop for Call {
+impl Drop for OngoingCall {
     fn drop(&mut self) {
         if *self.was_sent.get_mut() && !*self.has_ended.get_mut() {
             if let Some(span) = &self.span {
@@ -217,7 +217,7 @@ impl Intercept for Calls {
             let disabled = disable_interceptor::<UserAgentInterceptor>("the headers are known");
             config.interceptor_state().store_put(disabled);
         }
-        config.interceptor_state().store_put(Call {
+        config.interceptor_state().store_put(OngoingCall {
             calls: self.clone(),
             operation: Operation(operation),
             began: Instant::now(),
@@ -235,7 +235,7 @@ impl Intercept for Calls {
         config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
         if config.load::<DisableInterceptor<UserAgentInterceptor>>().is_some()
-            && let Some(call) = config.load::<Call>()
+            && let Some(call) = config.load::<OngoingCall>()
         {
             let headers = context.request_mut().headers_mut();
             self.with_agent(call.operation.0.service(), |agent| {
@@ -253,7 +253,7 @@ impl Intercept for Calls {
         _components: &RuntimeComponents,
         config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        if let Some(call) = config.load::<Call>() {
+        if let Some(call) = config.load::<OngoingCall>() {
             let service = call.operation.0.service();
             if !self.with_agent(service, |_| ()) {
                 self.keep_agent(service, context);
@@ -270,7 +270,8 @@ impl Intercept for Calls {
         components: &RuntimeComponents,
         config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        if let Some(call) = config.load::<Call>().filter(|call| call.was_sent.load(Ordering::Relaxed)) {
+        if let Some(call) = config.load::<OngoingCall>().filter(|call| call.was_sent.load(Ordering::Relaxed))
+        {
             let outcome = outcome(context, components);
             if let Some(span) = &call.span {
                 describe(span, context, outcome);

@@ -2,13 +2,13 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Event, FULL_BODY, TAIL};
+use super::{EventSpan, FULL_BODY, TAIL};
 
 /// Buffers of a finished batch, for a later one. Growing a new buffer to a megabyte costs more than filling it.
 #[derive(Debug, Default)]
 pub struct Buffers {
     pub(super) body: Vec<u8>,
-    pub(super) events: Vec<Event>,
+    pub(super) events: Vec<EventSpan>,
 }
 
 /// Free buffers for the next batches. Clones share them.

@@ -5,9 +5,10 @@ use std::ops::Range;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::{
-    BatchTally, Buffers, EVENT_END, EVENT_MESSAGE, EVENT_START, Event, MAX_BATCH_BYTES, MAX_BATCH_EVENTS,
-    MAX_SPAN, RejectedEvent, Rejection, Rejections, TAIL,
+    BatchTally, Buffers, EVENT_END, EVENT_MESSAGE, EVENT_OVERHEAD, EVENT_START, EventSpan, MAX_BATCH_BYTES,
+    MAX_BATCH_EVENTS, MAX_SPAN, RejectedEvent, Rejection, Rejections, TAIL,
 };
+use crate::records::unescaped_len;
 
 /// A batch that is ready to be put, in one or more [`Part`]s.
 #[derive(Debug)]
@@ -16,7 +17,7 @@ pub struct ClosedBatch {
     pub(super) body: Bytes,
     /// Length of the body without the text that [`end_body`] adds.
     pub(super) open_len: usize,
-    pub(super) events: Vec<Event>,
+    pub(super) events: Vec<EventSpan>,
     pub(super) bytes: usize,
     pub(super) first_record: u64,
 }
@@ -79,6 +80,15 @@ impl ClosedBatch {
         self.bytes
     }
 
+    /// Number of bytes of the first `answered` events. Reads the messages again unless these are all events.
+    pub fn bytes_of(&self, answered: usize) -> usize {
+        if answered == self.len() {
+            return self.bytes;
+        }
+        let events = self.events[..answered].iter();
+        events.map(|event| unescaped_len(self.escaped(event)) + EVENT_OVERHEAD).sum()
+    }
+
     /// How full the request of a part is, from 0 to 1: by bytes or by events, whichever is more. If the batch has several
     /// parts, the bytes of a part are estimated from its length in the body.
     pub fn fill(&self, part: &Part) -> f64 {
@@ -117,8 +127,8 @@ impl ClosedBatch {
     }
 
     /// Returns an event's timestamp, the position of its record, and the number of earlier events of that record in the batch.
-    pub fn place(&self, index: usize) -> (i64, u64, u64) {
-        let Event { timestamp, record, .. } = self.events[index];
+    pub fn position(&self, index: usize) -> (i64, u64, u64) {
+        let EventSpan { timestamp, record, .. } = self.events[index];
         // The events of a record have one timestamp, so they are neighbours.
         let before = self.events[..index].iter().rev().take_while(|event| event.record == record).count();
         (timestamp, self.first_record + u64::from(record), before as u64)
@@ -128,15 +138,20 @@ impl ClosedBatch {
     pub fn rejected(&self, rejections: &Rejections) -> impl Iterator<Item = RejectedEvent<'_>> {
         rejections.0.iter().map(|(index, reason)| {
             let event = &self.events[*index];
-            let digits = itoa::Buffer::new().format(event.timestamp).len();
-            let start = event.start + EVENT_START.len() + digits + EVENT_MESSAGE.len();
             RejectedEvent {
                 reason: *reason,
                 record: self.first_record + u64::from(event.record),
                 timestamp: event.timestamp,
-                escaped: &self.body[start..event.end - EVENT_END.len()],
+                escaped: self.escaped(event),
             }
         })
+    }
+
+    /// The event's message as it stands in the body.
+    fn escaped(&self, event: &EventSpan) -> &[u8] {
+        let digits = itoa::Buffer::new().format(event.timestamp).len();
+        let start = event.start + EVENT_START.len() + digits + EVENT_MESSAGE.len();
+        &self.body[start..event.end - EVENT_END.len()]
     }
 }
 

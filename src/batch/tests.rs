@@ -11,7 +11,7 @@ fn head() -> BatchHead {
 
 /// Buffers with the contents of an earlier batch.
 fn used() -> Buffers {
-    let event = Event { timestamp: 1, start: 0, end: 7, record: 9, completes_record: true };
+    let event = EventSpan { timestamp: 1, start: 0, end: 7, record: 9, completes_record: true };
     Buffers { body: b"garbage".to_vec(), events: vec![event; 3] }
 }
 
@@ -20,7 +20,7 @@ fn batches(events: &[(i64, String)]) -> Vec<ClosedBatch> {
     let mut closed = Vec::new();
     let mut open = Batch::new(&head());
     for (record, (timestamp, text)) in (100..).zip(events) {
-        let message = Message::escape(text);
+        let message = EscapedMessage::escape(text);
         if !open.takes(*timestamp, message.len()) {
             closed.push(open.close(used()));
         }
@@ -137,9 +137,9 @@ fn events_that_only_go_forward_make_a_batch_for_each_day() {
 #[test]
 fn a_batch_can_be_limited_to_fewer_events() {
     let mut batch = Batch::new(&head()).of_at_most(2);
-    batch.push(0, 1, &Message::escape("a"), true);
+    batch.push(0, 1, &EscapedMessage::escape("a"), true);
     assert!(batch.takes(1, 1));
-    batch.push(1, 1, &Message::escape("b"), true);
+    batch.push(1, 1, &EscapedMessage::escape("b"), true);
     assert!(!batch.takes(1, 1));
     assert_eq!(Batch::new(&head()).of_at_most(usize::MAX).max_events, MAX_BATCH_EVENTS);
 }
@@ -149,7 +149,7 @@ fn the_body_grows_in_few_steps_and_is_copied_only_to_sort_it() {
     let (mut batch, mut record) = (Batch::new(&head()), 0);
     let mut add = |batch: &mut Batch, text: &str| {
         record += 1;
-        batch.push(record, 1, &Message::escape(text), true);
+        batch.push(record, 1, &EscapedMessage::escape(text), true);
         batch.body.capacity()
     };
     assert_eq!(add(&mut batch, &"x".repeat(2_000)), 65_536);
@@ -169,7 +169,7 @@ fn the_body_grows_in_few_steps_and_is_copied_only_to_sort_it() {
 fn an_open_batch_gives_its_buffers_back_and_is_empty_then() {
     let mut batch = Batch::new(&head());
     assert!(batch.is_empty() && batch.close(used()).is_empty());
-    batch.push(0, 1, &Message::escape("a"), true);
+    batch.push(0, 1, &EscapedMessage::escape("a"), true);
     assert!(!batch.is_empty());
     let Buffers { body, events } = batch.take_buffers();
     assert_eq!((body.capacity(), events.len()), (SMALL_BODY, 1));
@@ -304,16 +304,24 @@ fn rejected_events_are_shown_as_they_were_sent() {
 }
 
 #[test]
+fn the_bytes_of_the_first_events_are_their_unescaped_ones() {
+    let events = [(1, "c\n\"é\u{1}"), (2, "a"), (3, "😀\\")].map(|(at, text)| (at, text.to_owned()));
+    let batch = batches(&events).remove(0);
+    assert_eq!([0, 1, 2, 3].map(|answered| batch.bytes_of(answered)), [0, 32, 59, 90]);
+    assert_eq!(batch.bytes(), 90);
+}
+
+#[test]
 fn a_split_record_counts_once() {
     let mut batch = Batch::new(&head());
     for (record, text, last) in [(7, "a", false), (7, "b", false), (7, "c", true), (9, "d", true)] {
-        batch.push(record, 1, &Message::escape(text), last);
+        batch.push(record, 1, &EscapedMessage::escape(text), last);
     }
     let closed = batch.close(Buffers::default());
     assert_eq!(closed.tally(closed.len(), &Rejections::default()).accepted, 2);
     assert_eq!(closed.tally(2, &Rejections::default()).accepted, 0);
-    let places: Vec<_> = (0..4).map(|index| closed.place(index)).collect();
-    assert_eq!(places, [(1, 7, 0), (1, 7, 1), (1, 7, 2), (1, 9, 0)]);
+    let positions: Vec<_> = (0..4).map(|index| closed.position(index)).collect();
+    assert_eq!(positions, [(1, 7, 0), (1, 7, 1), (1, 7, 2), (1, 9, 0)]);
     let all = RejectedEvents { too_old_end: Some(4), ..RejectedEvents::default() };
     let shown: Vec<_> =
         closed.rejected(&rejections(0..4, &all)).map(|event| (event.record, event.escaped)).collect();
@@ -323,11 +331,11 @@ fn a_split_record_counts_once() {
 proptest! {
     #[test]
     fn late_events_find_their_place(timestamps in proptest::collection::vec(0_i64..8, 0..40)) {
-        let mut events: Vec<Event> = timestamps
+        let mut events: Vec<EventSpan> = timestamps
             .iter()
             .zip(0..)
             .map(|(timestamp, record)| {
-                Event { timestamp: *timestamp, start: 0, end: 0, record, completes_record: true }
+                EventSpan { timestamp: *timestamp, start: 0, end: 0, record, completes_record: true }
             })
             .collect();
         let mut expected: Vec<_> = events.iter().map(|event| (event.timestamp, event.record)).collect();
@@ -383,13 +391,13 @@ fn the_pool_keeps_a_few_buffers_of_ordinary_size() {
 #[test]
 fn reused_buffers_are_empty() {
     let mut batch = Batch::in_buffers(&head(), used());
-    batch.push(0, 5, &Message::escape("late"), true);
-    batch.push(1, 4, &Message::escape("early"), true);
+    batch.push(0, 5, &EscapedMessage::escape("late"), true);
+    batch.push(1, 4, &EscapedMessage::escape("early"), true);
     let mut closed = batch.close(used());
     let sent = body(&mut closed, Some("token"));
     assert_eq!(check_legal(&sent), [(4, "early".to_owned()), (5, "late".to_owned())]);
     drop(sent);
     let mut next = Batch::in_buffers(&head(), closed.into_buffers());
-    next.push(2, 6, &Message::escape("next"), true);
+    next.push(2, 6, &EscapedMessage::escape("next"), true);
     assert_eq!(check_legal(&body(&mut next.close(Buffers::default()), None)), [(6, "next".to_owned())]);
 }

@@ -66,8 +66,9 @@ closed hour of a lake (a row of type s3 with format = \"ndjson\" or \"parquet\")
 hour at least --remove-after later deletes the small files, so run this command every hour. A file of half of --target-size or more
 stays as it is. Rows keep their columns and their contents; their order is that of the files' keys.
 
-Queries must follow the manifests, as the view of `logferry lake ddl` does: a file counts if its name does not begin with compacted-
-and no line of its folder's manifest says that it is replaced, or if its name begins so and a line says that it is merged. Then they
+Queries must follow the manifests, as the view of `logferry lake ddl` does: a file counts if a line of its folder's manifest says that
+it is merged; it does not count if a line says that it is replaced by a merged file; without such a line, it counts if its name does
+not begin with compacted-. Then they
 see every record exactly once, also if a run is killed, unless they are slower than --settle and --remove-after allow. The next run
 finishes what a killed run left. Runs at the same time are harmless: one leaves the folders of the other alone. A file that a message
 brings back later is known, and deleted by the next run that looks at its hour. If it has another number of records then, it stays and
@@ -77,7 +78,8 @@ A merged file gets the row's Object Lock, from the moment of the merge on. In a 
 older versions, until their lock ends and a lifecycle rule removes them. Parts of files that a killed run left need a lifecycle rule
 with AbortIncompleteMultipartUpload.
 
-A file that cannot be read, or has other columns, stays where it is; the result names it.
+A file that cannot be read, has other columns, or has a line that is no JSON object, stays where it is; the result names it. Files
+of other programs, which have other names than logferry's, stay too, and count.
 
 A run lists each folder of the wanted hours, and S3 bills the customer for it: about 0.005 USD for 1,000 folders. With an hourly run,
 a shorter --since is cheaper.
@@ -151,7 +153,7 @@ fn target(text: &str) -> Result<u64, String> {
 /// Runs the command and prints its result.
 pub(super) async fn execute(args: CompactArgs, config: &Config) -> anyhow::Result<ExitCode> {
     let setup = args.setup(Timestamp::now())?;
-    let (rows, store) = app::commands::compaction(config).await?;
+    let (rows, store) = app::tools::compaction(config).await?;
     let lakes = rows::find(&rows, &args.tenants, &args.deliveries).await?;
     app::stop_on_signals(setup.stop.clone())?;
     tell!(

@@ -179,7 +179,7 @@ fn lake_row(
     if rows.is_empty() {
         let of_type = args.name.as_ref().map_or_else(String::new, |name| format!(" of type {name:?}"));
         let place = args.tenant.as_ref().map_or("the file has".to_owned(), |id| format!("tenant {id:?} has"));
-        return Err(Refusal::NoInput(format!("{place} no row{of_type}")));
+        return Err(Refusal::NotFound(format!("{place} no row{of_type}")));
     }
     let (mut lakes, mut bad) = (Vec::new(), Vec::new());
     for (tenant_id, name, row) in &rows {

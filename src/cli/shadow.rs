@@ -19,7 +19,7 @@ use super::{
     show::Show,
 };
 use crate::{
-    app::{self, commands::ShadowSources},
+    app::{self, tools::ShadowSources},
     config::{Config, Problem},
     shadow::{
         WINDOW, Window, WindowCounts,
@@ -169,7 +169,7 @@ async fn execute(args: CompareArgs, config: &Config) -> anyhow::Result<ExitCode>
         ByArg::Stream => By::Stream,
         ByArg::Group => By::Group,
     };
-    let mut sources = app::commands::shadow_sources(config, args.rate.get()).await?;
+    let mut sources = app::tools::shadow_sources(config, args.rate.get()).await?;
     let targets = targets::find(&sources.rows, &args.tenants, &args.deliveries).await?;
     let stop = CancellationToken::new();
     app::stop_on_signals(stop.clone())?;

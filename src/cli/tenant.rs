@@ -6,23 +6,24 @@
 mod entry;
 mod file;
 
-use std::{collections::BTreeSet, path::PathBuf, process::ExitCode, time::Duration};
+use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use clap::{ArgGroup, Args, Subcommand};
 use serde_json::{Value, json};
 
+#[cfg(feature = "tools")]
 pub(super) use self::file::given_rows;
 use self::{
     entry::{CheckedRow, Reading, table},
     file::read_entries,
 };
 use super::{
-    EXIT_CONFIG, EXIT_INVALID, EXIT_NOT_FOUND, EXIT_USAGE, run_async,
+    Refusal,
     show::{Show, columns, printable},
 };
 use crate::{
     app,
-    config::{Config, Problem},
+    config::Config,
     tell::tell,
     tenant::{
         Attribute, SETTINGS,
@@ -139,28 +140,6 @@ fn delivery_type(name: &str) -> Result<String, String> {
     }
 }
 
-/// A command was refused without a call to AWS, or because a row is missing.
-#[derive(Debug, thiserror::Error)]
-enum Refusal {
-    #[error("{0}")]
-    Unconfirmed(String),
-    #[error("{0}")]
-    Invalid(String),
-    #[error("{0}")]
-    NotFound(String),
-}
-
-impl Refusal {
-    fn exit_code(&self) -> u8 {
-        match self {
-            // As clap does if a flag is missing.
-            Self::Unconfirmed(_) => EXIT_USAGE,
-            Self::Invalid(_) => EXIT_INVALID,
-            Self::NotFound(_) => EXIT_NOT_FOUND,
-        }
-    }
-}
-
 impl TenantArgs {
     /// Whether this command uses the configuration's field.
     pub(super) fn concerned_by(&self, field: &str) -> bool {
@@ -170,21 +149,10 @@ impl TenantArgs {
 }
 
 /// Runs the command and prints its result.
-pub(super) fn run(args: TenantArgs, config: &Config) -> ExitCode {
-    match run_async(execute(args, config)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tell!("logferry: {error:#}");
-            match error.downcast_ref::<Refusal>() {
-                Some(refusal) => ExitCode::from(refusal.exit_code()),
-                None if error.is::<Problem>() => ExitCode::from(EXIT_CONFIG),
-                None => ExitCode::FAILURE,
-            }
-        }
-    }
-}
-
-async fn execute(args: TenantArgs, config: &Config) -> anyhow::Result<()> {
+///
+/// # Errors
+/// [`Refusal`], a [`Problem`](crate::config::Problem), or a call fails.
+pub(super) async fn execute(args: TenantArgs, config: &Config) -> anyhow::Result<()> {
     let TenantArgs { command, json } = args;
     let show = if json { Show::Json } else { Show::Text };
     if let TenantCommand::Validate { file: Some(file), .. } = &command {
@@ -217,7 +185,7 @@ async fn execute(args: TenantArgs, config: &Config) -> anyhow::Result<()> {
         TenantCommand::Delete { tenant, name, yes } => {
             if !yes {
                 let what = format!("this deletes row {name:?} of tenant {tenant:?}; give --yes to confirm");
-                return Err(Refusal::Unconfirmed(what).into());
+                return Err(Refusal::Usage(what).into());
             }
             delete(show, &rows, &tenant, &name, seen).await
         }

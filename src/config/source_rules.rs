@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Problem, Source};
 use crate::{
-    records::{Format, TimestampFormat},
+    records::{RecordFormat, TimestampFormat},
     route::{KeyLayout, Rule, RuleValues, Rules},
 };
 
@@ -81,13 +81,13 @@ impl SourceRule {
             return Err("timestamp_format: only the format \"lines\" needs it".to_owned());
         }
         let format = match self.format {
-            SourceFormat::Auto => Format::Auto,
-            SourceFormat::Json => Format::Json,
-            SourceFormat::CloudTrail => Format::CloudTrail,
-            SourceFormat::CloudWatchLogs => Format::Subscription,
-            SourceFormat::EventBridge => Format::EventBridge,
-            SourceFormat::VpcFlowLogs => Format::FlowLogs,
-            SourceFormat::Lines => Format::Lines(time),
+            SourceFormat::Auto => RecordFormat::Auto,
+            SourceFormat::Json => RecordFormat::Json,
+            SourceFormat::CloudTrail => RecordFormat::CloudTrail,
+            SourceFormat::CloudWatchLogs => RecordFormat::Subscription,
+            SourceFormat::EventBridge => RecordFormat::EventBridge,
+            SourceFormat::VpcFlowLogs => RecordFormat::FlowLogs,
+            SourceFormat::Lines => RecordFormat::Lines(time),
         };
         let values = RuleValues {
             keys: &self.keys,
@@ -128,10 +128,10 @@ mod tests {
         .expect("the rules are right");
         let route = rules.route("trails/AWSLogs/1/CloudTrail/eu-west-1/f").expect("it fits");
         assert_eq!((route.tenant.as_str(), route.application.as_str()), ("1", "cloudtrail"));
-        assert_eq!(rules.format("trails/x"), &Format::CloudTrail);
+        assert_eq!(rules.format("trails/x"), &RecordFormat::CloudTrail);
         let time = "%Y-%m-%d %H:%M:%S".parse().expect("a format");
-        assert_eq!(rules.format("web/a/b.log"), &Format::Lines(Some(time)));
-        assert_eq!(rules.format("acme/c/web/p/f"), &Format::Auto);
+        assert_eq!(rules.format("web/a/b.log"), &RecordFormat::Lines(Some(time)));
+        assert_eq!(rules.format("acme/c/web/p/f"), &RecordFormat::Auto);
     }
 
     #[test]

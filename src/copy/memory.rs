@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use super::{Copied, CopyError, CopyJob, ObjectCopier, Way};
+use super::{Copied, CopyError, CopyJob, CopyWay, ObjectCopier};
 use crate::credentials::AssumeError;
 
 /// Buckets by name. Clones share them.
@@ -86,11 +86,11 @@ impl MemoryCopier {
 impl ObjectCopier for MemoryCopier {
     type Session = ();
 
-    async fn closed(&self, way: &Way<'_>) -> Option<CopyError> {
+    async fn closed(&self, way: &CopyWay<'_>) -> Option<CopyError> {
         self.closed_bucket(&way.destination.bucket_name)
     }
 
-    async fn enter(&self, way: &Way<'_>) -> Result<(), CopyError> {
+    async fn enter(&self, way: &CopyWay<'_>) -> Result<(), CopyError> {
         way.key()?;
         self.enter_bucket(&way.destination.bucket_name)
     }

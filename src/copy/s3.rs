@@ -16,7 +16,7 @@ use aws_sdk_s3::{
 };
 use aws_smithy_runtime::client::identity::IdentityCache;
 
-use super::{Copied, CopyError, CopyJob, ObjectCopier, Way, origin::Standing};
+use super::{Copied, CopyError, CopyJob, CopyWay, ObjectCopier, origin::Standing};
 use crate::{
     aws::{Base, S3Refusal, describe, find_cause},
     credentials::{
@@ -53,7 +53,7 @@ enum There {
 
 /// What must be true of the copy's key when S3 writes the copy.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Condition {
+enum WriteCondition {
     /// No object exists there.
     Absent,
     /// The object at the key still has this eTag.
@@ -109,7 +109,7 @@ impl S3Copier {
         Self { client: Client::from_conf(config), timeouts: timeouts.build(), customers, central }
     }
 
-    async fn role(&self, way: &Way<'_>) -> Result<AssumedRole, AssumeError> {
+    async fn role(&self, way: &CopyWay<'_>) -> Result<AssumedRole, AssumeError> {
         // Credentials are resolved here, so that a refusal is reported before other calls are made.
         let Some(role) = &way.destination.role else {
             return self.central.credentials().await.map(|_| self.central.clone());
@@ -139,11 +139,11 @@ impl S3Copier {
             .retry_partition(RetryPartition::new(format!("{bucket}/{region}")))
     }
 
-    fn for_copies(way: &Way<'_>, role: &AssumedRole) -> config::Builder {
+    fn for_copies(way: &CopyWay<'_>, role: &AssumedRole) -> config::Builder {
         Self::customer(&way.destination.bucket_name, &way.delivery.target_region, role)
     }
 
-    async fn look(&self, way: &Way<'_>, key: &str, role: &AssumedRole) -> Result<There, CopyError> {
+    async fn look(&self, way: &CopyWay<'_>, key: &str, role: &AssumedRole) -> Result<There, CopyError> {
         let head = self
             .client
             .head_object()
@@ -165,13 +165,13 @@ impl S3Copier {
         job: &CopyJob<'_>,
         key: &str,
         role: &AssumedRole,
-        condition: &Condition,
-    ) -> Result<(), Refusal> {
+        condition: &WriteCondition,
+    ) -> Result<(), FailedCopy> {
         let destination = job.way.destination;
         let (if_none_match, if_match) = match condition {
-            Condition::Absent => (Some("*".to_owned()), None),
-            Condition::Unchanged(etag) => (None, Some(etag.clone())),
-            Condition::None => (None, None),
+            WriteCondition::Absent => (Some("*".to_owned()), None),
+            WriteCondition::Unchanged(etag) => (None, Some(etag.clone())),
+            WriteCondition::None => (None, None),
         };
         let metadata: HashMap<_, _> =
             job.metadata().into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
@@ -205,7 +205,7 @@ impl S3Copier {
     }
 }
 
-fn entry(way: &Way<'_>, role: &RoleArn) -> SessionSpec {
+fn entry(way: &CopyWay<'_>, role: &RoleArn) -> SessionSpec {
     let scope = Scope::Copy {
         source_bucket: way.object.bucket.clone(),
         source_prefix: way.source_prefix.to_owned(),
@@ -237,12 +237,12 @@ pub(crate) fn session(
 impl ObjectCopier for S3Copier {
     type Session = AssumedRole;
 
-    async fn closed(&self, way: &Way<'_>) -> Option<CopyError> {
+    async fn closed(&self, way: &CopyWay<'_>) -> Option<CopyError> {
         let role = way.destination.role.as_ref()?;
         self.customers.closed(entry(way, role)).map(CopyError::Session)
     }
 
-    async fn enter(&self, way: &Way<'_>) -> Result<AssumedRole, CopyError> {
+    async fn enter(&self, way: &CopyWay<'_>) -> Result<AssumedRole, CopyError> {
         way.key()?;
         self.role(way).await.map_err(CopyError::Session)
     }
@@ -254,15 +254,15 @@ impl ObjectCopier for S3Copier {
         let mut blind = false;
         for _ in 0..LOOKS {
             let condition = match self.look(&job.way, &key, role).await? {
-                There::Nothing => Condition::Absent,
+                There::Nothing => WriteCondition::Absent,
                 There::Object { etag, metadata } => match job.standing(&key, &metadata)? {
                     Standing::Newer => return Ok(Copied::Superseded),
-                    Standing::Replaced => etag.map_or(Condition::None, Condition::Unchanged),
+                    Standing::Replaced => etag.map_or(WriteCondition::None, WriteCondition::Unchanged),
                 },
-                There::Hidden if blind => Condition::None,
+                There::Hidden if blind => WriteCondition::None,
                 There::Hidden => {
                     blind = true;
-                    Condition::Absent
+                    WriteCondition::Absent
                 }
             };
             match role.call(|| self.copy_once(job, &key, role, &condition)).await {
@@ -277,12 +277,12 @@ impl ObjectCopier for S3Copier {
     }
 }
 
-type Refusal = SdkError<CopyObjectError, HttpResponse>;
+type FailedCopy = SdkError<CopyObjectError, HttpResponse>;
 
-impl Condition {
+impl WriteCondition {
     /// Whether the condition may be the reason why the copy was refused. S3 gives the same error if the condition on the
     /// source fails; then the message's next attempt finds that the source is missing.
-    fn is_refused(&self, error: &Refusal) -> bool {
+    fn is_refused(&self, error: &FailedCopy) -> bool {
         *self != Self::None
             && match error.code() {
                 // The missing object may be the one at the copy's key, not the source.

@@ -25,7 +25,7 @@ use super::{
     AssumeError,
     flight::Flight,
     identity::IdentityError,
-    refusal::Cause,
+    refusal::RefusalCause,
     request::{AssumeRequest, SessionLife},
     role_breaker::RoleBreaker,
 };
@@ -268,10 +268,10 @@ impl AssumedRole {
         };
         let request = &self.shared.request;
         // A refusal of the previous hop is not the customer's fault.
-        let Some(cause) = Cause::of(code, message).filter(|_| *role == request.role.as_str()) else {
+        let Some(cause) = RefusalCause::of(code, message).filter(|_| *role == request.role.as_str()) else {
             return refusal;
         };
-        let breaker = if cause == Cause::Request { &breakers.session } else { &*breakers.role };
+        let breaker = if cause == RefusalCause::Request { &breakers.session } else { &*breakers.role };
         let central = self.shared.via.as_ref().map_or("", |via| via.shared.request.role.as_str());
         let remedy = cause.remedy(request, central, message);
         breaker.refuse(refusal, cause, &remedy)

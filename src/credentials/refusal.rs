@@ -4,7 +4,7 @@ use super::request::AssumeRequest;
 
 /// Likely cause of a refusal that lasts until somebody changes something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cause {
+pub enum RefusalCause {
     /// The role does not exist, or its trust policy does not allow the call: STS gives the same answer to both.
     TrustPolicy,
     /// The trust policy or the central role's own policy does not allow session tags.
@@ -17,7 +17,7 @@ pub enum Cause {
     Request,
 }
 
-impl Cause {
+impl RefusalCause {
     /// The cause of a refusal with this code and message; `None` if a retry may help, or if our own session is at fault.
     pub fn of(code: &str, message: &str) -> Option<Self> {
         match code {
@@ -132,51 +132,76 @@ mod tests {
             denied("sts:AssumeRole")
         );
         for (code, message, cause) in [
-            ("AccessDenied", denied("sts:AssumeRole").as_str(), Some(Cause::TrustPolicy)),
-            ("AccessDenied", "", Some(Cause::TrustPolicy)),
-            ("AccessDenied", &denied("sts:TagSession"), Some(Cause::TagSession)),
-            ("AccessDenied", &denied("sts:SetSourceIdentity"), Some(Cause::SourceIdentity)),
-            ("AccessDenied", &own, Some(Cause::CentralRolePolicy)),
-            ("ValidationError", "1 validation error detected", Some(Cause::Request)),
-            ("PackedPolicyTooLarge", "", Some(Cause::Request)),
+            ("AccessDenied", denied("sts:AssumeRole").as_str(), Some(RefusalCause::TrustPolicy)),
+            ("AccessDenied", "", Some(RefusalCause::TrustPolicy)),
+            ("AccessDenied", &denied("sts:TagSession"), Some(RefusalCause::TagSession)),
+            ("AccessDenied", &denied("sts:SetSourceIdentity"), Some(RefusalCause::SourceIdentity)),
+            ("AccessDenied", &own, Some(RefusalCause::CentralRolePolicy)),
+            ("ValidationError", "1 validation error detected", Some(RefusalCause::Request)),
+            ("PackedPolicyTooLarge", "", Some(RefusalCause::Request)),
             ("ExpiredToken", "The security token included in the request is expired", None),
             ("InvalidClientTokenId", "", None),
             ("RegionDisabledException", "", None),
         ] {
-            assert_eq!(Cause::of(code, message), cause, "{code}: {message}");
+            assert_eq!(RefusalCause::of(code, message), cause, "{code}: {message}");
         }
     }
 
     #[test]
     fn a_remedy_names_the_possible_causes_and_no_others() {
-        let check = |cause: Cause, request: AssumeRequest, message: &str, there: &[&str], not: &[&str]| {
-            let remedy = cause.remedy(&request, CENTRAL, message);
-            for words in there {
-                assert!(remedy.contains(words), "{words}: {remedy}");
-            }
-            for words in not {
-                assert!(!remedy.contains(words), "{words}: {remedy}");
-            }
-        };
+        let check =
+            |cause: RefusalCause, request: AssumeRequest, message: &str, there: &[&str], not: &[&str]| {
+                let remedy = cause.remedy(&request, CENTRAL, message);
+                for words in there {
+                    assert!(remedy.contains(words), "{words}: {remedy}");
+                }
+                for words in not {
+                    assert!(!remedy.contains(words), "{words}: {remedy}");
+                }
+            };
         let named = denied("sts:AssumeRole");
         check(
-            Cause::TrustPolicy,
+            RefusalCause::TrustPolicy,
             request(true, true),
             &named,
             &["one of", ROLE, CENTRAL, "does not exist", "another sts:ExternalId"],
             &["TagSession", "SetSourceIdentity", "acme-id"],
         );
-        check(Cause::TrustPolicy, request(true, false), "no", &["sts:TagSession"], &["SetSourceIdentity"]);
-        check(Cause::TrustPolicy, request(false, true), "no", &["sts:SetSourceIdentity"], &["TagSession"]);
-        check(Cause::TrustPolicy, request(false, false), "no", &["one of"], &["TagSession", "SetSource"]);
         check(
-            Cause::TagSession,
+            RefusalCause::TrustPolicy,
+            request(true, false),
+            "no",
+            &["sts:TagSession"],
+            &["SetSourceIdentity"],
+        );
+        check(
+            RefusalCause::TrustPolicy,
+            request(false, true),
+            "no",
+            &["sts:SetSourceIdentity"],
+            &["TagSession"],
+        );
+        check(
+            RefusalCause::TrustPolicy,
+            request(false, false),
+            "no",
+            &["one of"],
+            &["TagSession", "SetSource"],
+        );
+        check(
+            RefusalCause::TagSession,
             request(true, false),
             "",
             &[ROLE, CENTRAL, "sts:TagSession", "session_tags"],
             &[],
         );
-        check(Cause::SourceIdentity, request(false, true), "", &[ROLE, "sts:SetSourceIdentity"], &[]);
-        check(Cause::CentralRolePolicy, request(false, false), "", &[ROLE, CENTRAL, "our own role"], &[]);
+        check(RefusalCause::SourceIdentity, request(false, true), "", &[ROLE, "sts:SetSourceIdentity"], &[]);
+        check(
+            RefusalCause::CentralRolePolicy,
+            request(false, false),
+            "",
+            &[ROLE, CENTRAL, "our own role"],
+            &[],
+        );
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use prometheus_client::registry::Registry;
 
-use super::{AssumeError, RoleArn, flight::Flight, refusal::Cause};
+use super::{AssumeError, RoleArn, flight::Flight, refusal::RefusalCause};
 use crate::{
     breaker::{Admission, Breaker, Change, Metrics, ProbeIntervals, Stopped, now},
     metrics::add,
@@ -27,7 +27,7 @@ pub struct RoleBreaker {
 struct State {
     breaker: Breaker,
     /// Last refusal and its cause, while the breaker is open.
-    refusal: Option<(Arc<AssumeError>, Cause)>,
+    refusal: Option<(Arc<AssumeError>, RefusalCause)>,
 }
 
 /// Registers two metrics. `logferry_role_breakers_open` counts the customers' roles that STS refuses, so that only probes
@@ -111,7 +111,7 @@ impl RoleBreaker {
     }
 
     /// Opens the breaker after a refusal, or keeps it open for longer. Returns the error for the caller.
-    pub fn refuse(&self, refusal: AssumeError, cause: Cause, remedy: &str) -> AssumeError {
+    pub fn refuse(&self, refusal: AssumeError, cause: RefusalCause, remedy: &str) -> AssumeError {
         let refusal = Arc::new(refusal);
         let (change, probe_in) = {
             let mut state = self.state();
@@ -208,7 +208,8 @@ mod tests {
     async fn an_open_breaker_knows_its_next_probe() {
         let breaker = closed(&Metrics::default());
         assert_eq!((breaker.check(), breaker.held()), (Ok(()), None));
-        let AssumeError::Held { refusal, probe_in } = breaker.refuse(denied(), Cause::TrustPolicy, "mend it")
+        let AssumeError::Held { refusal, probe_in } =
+            breaker.refuse(denied(), RefusalCause::TrustPolicy, "mend it")
         else {
             panic!("the breaker is open")
         };
@@ -227,9 +228,9 @@ mod tests {
     async fn open_breakers_and_changes_are_counted() {
         let metrics = Metrics::default();
         let (one, other) = (closed(&metrics), closed(&metrics));
-        one.refuse(denied(), Cause::TrustPolicy, "");
-        one.refuse(denied(), Cause::TrustPolicy, "");
-        other.refuse(denied(), Cause::TagSession, "");
+        one.refuse(denied(), RefusalCause::TrustPolicy, "");
+        one.refuse(denied(), RefusalCause::TrustPolicy, "");
+        other.refuse(denied(), RefusalCause::TagSession, "");
         shows(&metrics, "logferry_role_breakers_open 2");
         one.succeed();
         one.succeed();
@@ -237,7 +238,7 @@ mod tests {
         other.retire();
         assert_eq!(other.held(), None);
         drop(other);
-        one.refuse(denied(), Cause::TrustPolicy, "");
+        one.refuse(denied(), RefusalCause::TrustPolicy, "");
         drop(one);
         shows(&metrics, "logferry_role_breakers_open 0");
         for (change, cause, count) in [

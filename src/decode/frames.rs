@@ -35,7 +35,7 @@ fn is_skippable(head: &[u8]) -> bool {
 pub(super) struct Frames {
     /// `None` before the first frame, and after a large window was freed.
     decoder: Option<ZstdDecoder<'static>>,
-    place: Place,
+    state: FrameState,
     /// Window size of the open frame, in bytes.
     window: u64,
     /// Decompressed bytes of the open frame. The frame uses as many bytes of its window, and at most the whole window.
@@ -46,7 +46,7 @@ pub(super) struct Frames {
     limit: u64,
 }
 
-enum Place {
+enum FrameState {
     /// Between frames, or inside an incomplete header.
     Header(Vec<u8>),
     /// Inside a skippable frame; the number of its remaining bytes.
@@ -72,13 +72,13 @@ enum Header {
 
 impl Frames {
     pub(super) fn new(limit: u64) -> Self {
-        let place = Place::Header(Vec::new());
-        Self { decoder: None, place, window: 0, used: 0, allowed: ORDINARY_WINDOW, limit }
+        let state = FrameState::Header(Vec::new());
+        Self { decoder: None, state, window: 0, used: 0, allowed: ORDINARY_WINDOW, limit }
     }
 
     /// Whether the object may end here: no frame is open.
     pub(super) fn is_complete(&self) -> bool {
-        matches!(&self.place, Place::Header(header) if header.is_empty())
+        matches!(&self.state, FrameState::Header(header) if header.is_empty())
     }
 
     /// Allows windows of up to `window` bytes.
@@ -95,8 +95,8 @@ impl Frames {
     ) -> Result<Decoded, DecodeError> {
         let corrupt = |problem: String| DecodeError::Corrupt { format: "zstd", produced, problem };
         let library = |error: io::Error| corrupt(error.to_string());
-        match &mut self.place {
-            Place::Header(header) => {
+        match &mut self.state {
+            FrameState::Header(header) => {
                 while let (Header::Incomplete, Some((byte, rest))) = (read(header), input.split_first()) {
                     header.push(*byte);
                     *input = rest;
@@ -109,7 +109,11 @@ impl Frames {
                         ));
                     }
                     Header::Skippable { len } => {
-                        self.place = if len == 0 { Place::Header(Vec::new()) } else { Place::Skippable(len) };
+                        self.state = if len == 0 {
+                            FrameState::Header(Vec::new())
+                        } else {
+                            FrameState::Skippable(len)
+                        };
                     }
                     Header::Frame { dictionary: Some(id), .. } => {
                         return Err(DecodeError::Dictionary { id, produced });
@@ -124,19 +128,19 @@ impl Frames {
                             (self.decoder, self.allowed) = (None, ORDINARY_WINDOW);
                         }
                         (self.window, self.used) = (window, 0);
-                        self.place = Place::Beginning(std::mem::take(header));
+                        self.state = FrameState::Beginning(std::mem::take(header));
                     }
                 }
             }
-            Place::Skippable(left) => {
+            FrameState::Skippable(left) => {
                 let now = usize::try_from(*left).unwrap_or(usize::MAX).min(input.len());
                 *input = &input[now..];
                 *left -= now as u64;
                 if *left == 0 {
-                    self.place = Place::Header(Vec::new());
+                    self.state = FrameState::Header(Vec::new());
                 }
             }
-            Place::Beginning(header) => {
+            FrameState::Beginning(header) => {
                 let decoder = match &mut self.decoder {
                     Some(decoder) => decoder,
                     none => {
@@ -153,9 +157,9 @@ impl Frames {
                 while source.pos() < header.len() {
                     decoder.run(&mut source, &mut nowhere).map_err(library)?;
                 }
-                self.place = Place::Frame;
+                self.state = FrameState::Frame;
             }
-            Place::Frame => {
+            FrameState::Frame => {
                 let room = (buffer.capacity() - buffer.len()) as u64;
                 if self.window > self.allowed && self.used + room > ORDINARY_WINDOW {
                     return Ok(Decoded::NeedsWindow(self.window));
@@ -167,7 +171,7 @@ impl Frames {
                 let hint = decoder.run(&mut source, &mut target);
                 *input = &input[source.pos()..];
                 if hint.map_err(library)? == 0 {
-                    self.place = Place::Header(Vec::new());
+                    self.state = FrameState::Header(Vec::new());
                 }
                 self.used += (buffer.len() - at) as u64;
             }

@@ -70,7 +70,7 @@ enum Side {
 
 /// Meaning of a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Refusal {
+pub(super) enum RefusalMeaning {
     /// Not known yet: the halves of the part are put next, or a single event is put again.
     Again,
     /// The part is one event, and the event is to blame.
@@ -88,7 +88,7 @@ impl Blame {
     }
 
     /// Notes that the part was refused, and decides what that means. `took_some`: the group accepted a request before.
-    pub(super) fn refused(&mut self, part: Part, took_some: bool) -> Refusal {
+    pub(super) fn refused(&mut self, part: Part, took_some: bool) -> RefusalMeaning {
         let half = self.current.take();
         match half.as_ref().map(|half| half.side) {
             None => self.requests += 1,
@@ -101,28 +101,28 @@ impl Blame {
             Some(Side::Second { first_was_refused: true })
                 if !took_some && half.as_ref().is_some_and(|half| half.is_quarter) =>
             {
-                return Refusal::Group;
+                return RefusalMeaning::Group;
             }
             Some(Side::Second { first_was_refused: true }) => {}
         }
         if self.requests >= MAX_REQUESTS {
-            return Refusal::Group;
+            return RefusalMeaning::Group;
         }
         if part.len() <= 1 {
             if half.is_some() {
                 self.requests = 0;
                 self.events += 1;
-                return if self.events > MAX_EVENTS { Refusal::Group } else { Refusal::Event };
+                return if self.events > MAX_EVENTS { RefusalMeaning::Group } else { RefusalMeaning::Event };
             }
             self.waiting.push(Half { part, is_quarter: false, side: Side::First });
-            return Refusal::Again;
+            return RefusalMeaning::Again;
         }
         let middle = part.start + part.len() / 2;
         let is_quarter = half.is_some();
         let second = Side::Second { first_was_refused: false };
         self.waiting.push(Half { part: middle..part.end, is_quarter, side: second });
         self.waiting.push(Half { part: part.start..middle, is_quarter, side: Side::First });
-        Refusal::Again
+        RefusalMeaning::Again
     }
 }
 
@@ -144,12 +144,12 @@ mod tests {
                 continue;
             }
             match blame.refused(part.clone(), !arrived.is_empty()) {
-                Refusal::Again => {}
-                Refusal::Event => {
+                RefusalMeaning::Again => {}
+                RefusalMeaning::Event => {
                     blamed.push(part.start);
                     from = part.end;
                 }
-                Refusal::Group => return (None, requests),
+                RefusalMeaning::Group => return (None, requests),
             }
         }
         let good: Vec<_> = (0..events).filter(|event| !is_bad(*event)).collect();

@@ -32,13 +32,14 @@ use crate::{
     name::StreamNames,
     object::trail::Trail,
     quarantine::{FileName, QuarantineError, QuarantineReason, Shelf},
-    records::{Message, Record, RecordError, RecordProblem, Unreadable},
+    records::{EscapedMessage, Record, RecordError, RecordProblem, Unreadable},
     sink::{LogSink, SinkError},
     tenant::{CloudWatch, Oversize},
     trace::{self, semconv},
 };
 
-/// Puts one object's records into one stream, or into one stream after another: fills a batch while the previous one is being put.
+/// Puts one object's records into one stream, or into one stream after another: fills a batch while the previous one is being
+/// put.
 ///
 /// The position after a batch is recorded in the ledger while the next batch is being put. The batch after that is put only
 /// once the position is recorded. So a worker that dies repeats at most two batches.
@@ -58,6 +59,8 @@ pub struct Lane<S, L> {
     tally: Tally,
     rejected: Option<RejectedSample>,
     putting: Duration,
+    /// Whether a defect left records without an outcome.
+    is_doubted: bool,
     progress: LaneProgress<L>,
     /// The span of the message. The spans of puts and checkpoints are its children.
     span: tracing::Span,
@@ -72,7 +75,7 @@ struct OnItsWay {
     put: Putting,
 }
 
-type Put = BoxFuture<'static, Result<Done, LaneError>>;
+type PutFuture = BoxFuture<'static, Result<Done, LaneError>>;
 
 /// Who drives the put of a batch.
 enum Putting {
@@ -80,7 +83,7 @@ enum Putting {
     Task(AbortOnDropHandle<Result<Done, LaneError>>),
     /// The lane itself, which waits for the object's last batch. It saves a task for each small object.
     /// It is never locked: the mutex makes the future `Sync`.
-    Lane(Mutex<Put>),
+    Lane(Mutex<PutFuture>),
 }
 
 impl fmt::Debug for Putting {
@@ -93,7 +96,7 @@ impl fmt::Debug for Putting {
 }
 
 impl Putting {
-    fn task(put: Put) -> Self {
+    fn task(put: PutFuture) -> Self {
         Self::Task(AbortOnDropHandle::new(tokio::spawn(put)))
     }
 
@@ -141,6 +144,7 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
             tally: Tally::default(),
             rejected: None,
             putting: Duration::ZERO,
+            is_doubted: false,
             progress: LaneProgress::new(claim, trail),
             span: tracing::Span::current(),
         }
@@ -282,7 +286,7 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
     }
 
     /// Whether the open batch must be sent before this event is added.
-    fn must_send(&self, timestamp: i64, message: &Message<'_>) -> bool {
+    fn must_send(&self, timestamp: i64, message: &EscapedMessage<'_>) -> bool {
         !self.open.events.takes(timestamp, message.len()) || self.progress.completes_ahead()
     }
 
@@ -319,7 +323,12 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
     }
 
     /// Sets a record aside for the quarantine. Returns false if there is no quarantine.
-    fn set_aside(&mut self, reason: QuarantineReason, timestamp: Option<i64>, message: &Message<'_>) -> bool {
+    fn set_aside(
+        &mut self,
+        reason: QuarantineReason,
+        timestamp: Option<i64>,
+        message: &EscapedMessage<'_>,
+    ) -> bool {
         let Some(shelf) = &self.writer.shelf else { return false };
         let (file, record, text) = (&mut self.open.aside, self.progress.next.records, message.escaped());
         without_pause(text.len(), || shelf.add(file, reason, record, timestamp, text));
@@ -330,7 +339,7 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
     async fn add_pieces(
         &mut self,
         timestamp: i64,
-        message: &Message<'_>,
+        message: &EscapedMessage<'_>,
         put_before: u64,
     ) -> Result<(), LaneError> {
         let mut pieces = message.pieces(MAX_MESSAGE_BYTES).peekable();
@@ -413,7 +422,16 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
     /// batch's answer and records it. Once `stop` is cancelled, the wait lasts for one second more at most.
     pub async fn abandon(&mut self, stop: &CancellationToken) {
         self.come_to_rest(stop).await;
-        self.progress.release().await;
+        match self.is_doubted {
+            false => self.progress.release().await,
+            true => self.progress.claim.restart().await,
+        }
+    }
+
+    /// Says that a defect left records without an outcome. Nobody knows which, so [`Lane::abandon`] then forgets the progress, and
+    /// the next attempt puts all records: duplicates are better than records that are passed over.
+    pub fn doubt(&mut self) {
+        self.is_doubted = true;
     }
 
     /// Like [`Lane::abandon`], for an object of which this attempt or an earlier one read altered bytes. If altered bytes may
@@ -473,7 +491,7 @@ impl<S: LogSink, L: Ledger> Lane<S, L> {
         self.send_by(Putting::task).await
     }
 
-    async fn send_by(&mut self, drive: impl FnOnce(Put) -> Putting) -> Result<(), LaneError> {
+    async fn send_by(&mut self, drive: impl FnOnce(PutFuture) -> Putting) -> Result<(), LaneError> {
         self.arrived().await?;
         // Owed records are written before a batch is put, so that the lane knows by then whether the quarantine can be written.
         self.pay().await?;

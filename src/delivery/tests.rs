@@ -18,8 +18,8 @@ use crate::{
     },
     name::StreamTemplate,
     object::trail::Trail,
-    records::{Message, Record},
-    sink::memory::{Call, MemorySink, MemorySinks, Operation},
+    records::{EscapedMessage, Record},
+    sink::memory::{MemorySink, MemorySinks, SinkCall, SinkOperation},
     tenant::{CloudWatch, Mode, Oversize},
 };
 
@@ -27,7 +27,7 @@ const ACCOUNT: &str = "222222222222";
 const SETTINGS: ClaimSettings =
     ClaimSettings { lease: Duration::from_secs(60), out_of_reach_after: Duration::from_secs(120) };
 const REGION: &str = "us-east-1";
-const PLACE: &str = "222222222222/us-east-1";
+const ACCOUNT_REGION: &str = "222222222222/us-east-1";
 const GROUP: &str = "/rosa/acme";
 /// Events that are so far apart never share a put.
 const APART: i64 = 2 * 24 * 3600 * 1000;
@@ -106,7 +106,7 @@ async fn lane(sinks: &MemorySinks) -> Lane<MemorySink, MemoryLedger> {
 /// Accounts with the group and the stream in them.
 fn ready() -> MemorySinks {
     let sinks = MemorySinks::new();
-    sinks.create(PLACE, GROUP, &["s"]);
+    sinks.create(ACCOUNT_REGION, GROUP, &["s"]);
     sinks
 }
 
@@ -114,7 +114,7 @@ fn record(timestamp: i64, text: &str) -> Record<'static> {
     Record {
         index: 0,
         timestamp: Some(timestamp),
-        message: Message::escape(text),
+        message: EscapedMessage::escape(text),
         mended: false,
         log_stream: None,
         text: None,
@@ -144,11 +144,11 @@ fn half_a_batch(text: &str) -> String {
 
 /// Messages in the group, without their padding.
 fn found(sinks: &MemorySinks) -> Vec<String> {
-    sinks.messages(PLACE, GROUP).into_iter().map(|message| message.trim_end().to_owned()).collect()
+    sinks.messages(ACCOUNT_REGION, GROUP).into_iter().map(|message| message.trim_end().to_owned()).collect()
 }
 
-fn put(message: &str, token: Option<&str>) -> Call {
-    Call::Put("s".into(), vec![message.into()], token.map(str::to_owned))
+fn put(message: &str, token: Option<&str>) -> SinkCall {
+    SinkCall::Put("s".into(), vec![message.into()], token.map(str::to_owned))
 }
 
 #[tokio::test(start_paused = true)]
@@ -230,9 +230,9 @@ async fn two_lanes_into_one_stream_take_turns() {
     // The sink panics if two puts overlap.
     let results = tokio::join!(deliver(&mut one, &["a", "b", "c"]), deliver(&mut two, &["1", "2", "3"]));
     assert_eq!(results, (Ok(()), Ok(())));
-    assert_eq!((start.elapsed(), sinks.count(Operation::Put)), (Duration::from_secs(6), 6));
+    assert_eq!((start.elapsed(), sinks.count(SinkOperation::Put)), (Duration::from_secs(6), 6));
     let (letters, digits): (Vec<_>, Vec<_>) =
-        sinks.messages(PLACE, GROUP).into_iter().partition(|message| message.as_str() >= "a");
+        sinks.messages(ACCOUNT_REGION, GROUP).into_iter().partition(|message| message.as_str() >= "a");
     assert_eq!((letters.concat(), digits.concat()), ("abc".to_owned(), "123".to_owned()));
 }
 
@@ -268,7 +268,7 @@ async fn long_messages_are_split_at_characters_and_count_once() {
     push(&mut lane, 7, &text).await.expect("the lane takes the record");
     push(&mut lane, 8, "after").await.expect("the lane takes the record");
     lane.flush().await.expect("all records arrive");
-    let events = sinks.events(PLACE, GROUP);
+    let events = sinks.events(ACCOUNT_REGION, GROUP);
     let pieces: Vec<_> = events.iter().filter(|(timestamp, _)| *timestamp == 7).collect();
     assert_eq!(pieces.len(), 3);
     assert!(pieces.iter().all(|(_, piece)| piece.len() <= MAX_MESSAGE_BYTES));
@@ -289,7 +289,7 @@ async fn long_messages_are_truncated_where_the_tenant_wants_it() {
     push(&mut lane, 7, &text).await.expect("the lane takes the record");
     push(&mut lane, 8, &"y".repeat(MAX_MESSAGE_BYTES)).await.expect("the lane takes the record");
     lane.flush().await.expect("all records arrive");
-    let messages = sinks.messages(PLACE, GROUP);
+    let messages = sinks.messages(ACCOUNT_REGION, GROUP);
     assert_eq!(
         messages.iter().map(String::len).collect::<Vec<_>>(),
         [MAX_MESSAGE_BYTES - 1, MAX_MESSAGE_BYTES]
@@ -308,7 +308,7 @@ async fn empty_messages_are_skipped_and_undated_ones_get_the_object_s_time() {
         lane.push(&record, 7).await.expect("the lane takes the record");
     }
     lane.flush().await.expect("all records arrive");
-    assert_eq!(sinks.events(PLACE, GROUP), [(7, "a".to_owned()), (9, "b".to_owned())]);
+    assert_eq!(sinks.events(ACCOUNT_REGION, GROUP), [(7, "a".to_owned()), (9, "b".to_owned())]);
     let tally = lane.tally();
     assert_eq!((tally.read, tally.empty, tally.undated, tally.put.accepted), (4, 2, 2, 2));
     assert_eq!((tally.accounted(), tally.bytes, tally.batches), (4, 2 + 2 * 26, 1));
@@ -319,14 +319,14 @@ async fn an_object_of_empty_messages_is_not_put() {
     let sinks = ready();
     let mut lane = lane(&sinks).await;
     deliver(&mut lane, &["", ""]).await.expect("there is nothing to put");
-    assert_eq!((sinks.count(Operation::Put), lane.tally().empty), (0, 2));
+    assert_eq!((sinks.count(SinkOperation::Put), lane.tally().empty), (0, 2));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_batch_that_fails_stops_the_lane() {
     let sinks = ready();
     let throttled = SinkError::Throttled("slow down".into());
-    sinks.fail(Operation::Put, 2, throttled.clone());
+    sinks.fail(SinkOperation::Put, 2, throttled.clone());
     let mut lane = lane(&sinks).await;
     let messages = ["a", "b", "c", "d"].map(half_a_batch);
     assert_eq!(deliver(&mut lane, &messages.each_ref().map(String::as_str)).await, Err(throttled.into()));
@@ -344,9 +344,9 @@ async fn a_failure_of_the_last_batch_is_reported() {
         (SinkError::Refused("InvalidParameterException".into()), 2),
     ] {
         let sinks = ready();
-        (1..=puts).for_each(|nth| sinks.fail(Operation::Put, nth, error.clone()));
+        (1..=puts).for_each(|nth| sinks.fail(SinkOperation::Put, nth, error.clone()));
         assert_eq!(deliver(&mut lane(&sinks).await, &["a"]).await, Err(error.into()));
-        assert_eq!(sinks.count(Operation::Put), puts, "only the queue's redelivery retries");
+        assert_eq!(sinks.count(SinkOperation::Put), puts, "only the queue's redelivery retries");
     }
 }
 
@@ -365,7 +365,7 @@ async fn a_dropped_lane_cancels_its_put() {
     let mut next = lane_with(&sinks, &streams, Oversize::Split).await;
     sinks.release(9);
     deliver(&mut next, &["c"]).await.expect("the stream is free");
-    assert_eq!(sinks.messages(PLACE, GROUP), ["c"]);
+    assert_eq!(sinks.messages(ACCOUNT_REGION, GROUP), ["c"]);
 }
 
 /// A record of a generated object.
@@ -419,12 +419,12 @@ proptest! {
             let tally = *lane.tally();
             assert_eq!((tally.read, tally.accounted()), (records.len() as u64, records.len() as u64));
             assert_eq!(tally.empty, empty);
-            assert_eq!(tally.batches, sinks.count(Operation::Put) as u64);
+            assert_eq!(tally.batches, sinks.count(SinkOperation::Put) as u64);
             let calls = sinks.calls();
             let mut put: Vec<&str> = calls
                 .iter()
                 .flat_map(|call| match call {
-                    Call::Put(_, messages, _) => messages.as_slice(),
+                    SinkCall::Put(_, messages, _) => messages.as_slice(),
                     other => panic!("the stream was there: {other:?}"),
                 })
                 .map(String::as_str)

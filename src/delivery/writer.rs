@@ -6,13 +6,13 @@ use tokio::time::Instant;
 
 use super::{
     LaneError, RejectedSample,
-    blame::{Blame, History, Refusal},
+    blame::{Blame, History, RefusalMeaning},
     protocol::Target,
     streams::{StreamKey, Streams},
 };
 use crate::{
     batch::{BatchTally, Buffers, ClosedBatch, Rejection, Rejections},
-    ledger::{Ledger, Position, ahead::EventPlace, owed::Owed},
+    ledger::{Ledger, Position, ahead::EventPosition, owed::Owed},
     quarantine::{FileName, QuarantineError, QuarantineFile, QuarantineReason, Shelf},
     sink::{LogSink, SinkError},
 };
@@ -33,7 +33,7 @@ pub(super) struct Writer<S, L> {
 #[derive(Debug)]
 pub(super) struct Done {
     /// The last event that was put, and why the rest was not put. `None` if the whole batch was put.
-    pub(super) stopped: Option<(EventPlace, LaneError)>,
+    pub(super) stopped: Option<(EventPosition, LaneError)>,
     pub(super) tally: BatchTally,
     /// Records that were set aside with the batch and are in quarantine.
     pub(super) quarantined: u64,
@@ -41,7 +41,7 @@ pub(super) struct Done {
     pub(super) owed: Owed,
     /// Requests that were accepted.
     pub(super) batches: u64,
-    /// Bytes of the batch, as CloudWatch Logs bills them; 0 if the batch stopped.
+    /// Bytes as CloudWatch Logs bills them, up to the last event that was put.
     pub(super) bytes: usize,
     /// Timestamp of the newest event that was stored.
     pub(super) newest: Option<i64>,
@@ -54,7 +54,7 @@ pub(super) struct Done {
 
 /// Result of putting a batch.
 #[derive(Debug, Default)]
-struct Put {
+struct PutResult {
     /// Requests that were accepted.
     requests: u64,
     /// Number of events whose outcome is known: up to the end of the last accepted request, or all events of the batch.
@@ -90,17 +90,17 @@ impl<S: LogSink, L: Ledger> Writer<S, L> {
     ) -> Result<Done, LaneError> {
         let began = Instant::now();
         // A batch without events need not wait for the stream's lock.
-        let put = if batch.is_empty() { Put::default() } else { self.put(&mut batch, key).await };
-        let Put { requests, answered, rejections, refusal, error } = put;
+        let put = if batch.is_empty() { PutResult::default() } else { self.put(&mut batch, key).await };
+        let PutResult { requests, answered, rejections, refusal, error } = put;
         let took = began.elapsed();
         let (mut quarantined, mut owed, mut stopped) = (0, Owed::default(), None);
         if let Some(error) = error {
             if answered == 0 || !self.target.claim.is_recorded() {
                 return Err(error);
             }
-            let (timestamp, record, before) = batch.place(answered - 1);
+            let (timestamp, record, before) = batch.position(answered - 1);
             let piece = before + if record == begin.records { begin.events } else { 0 };
-            stopped = Some((EventPlace { timestamp, record, piece }, error));
+            stopped = Some((EventPosition { timestamp, record, piece }, error));
             owed = self.owed(&batch, &rejections);
         } else if let Some(shelf) = &self.shelf {
             let set_aside = file.records().len() as u64;
@@ -121,7 +121,6 @@ impl<S: LogSink, L: Ledger> Writer<S, L> {
         } else {
             owed = self.owed(&batch, &rejections);
         }
-        let bytes = if stopped.is_some() { 0 } else { batch.bytes() };
         let rejected = batch.rejected(&rejections).next().map(|event| RejectedSample {
             reason: event.reason,
             record: event.record,
@@ -134,7 +133,7 @@ impl<S: LogSink, L: Ledger> Writer<S, L> {
             quarantined,
             owed,
             batches: requests,
-            bytes,
+            bytes: batch.bytes_of(answered),
             newest: batch.newest(answered, &rejections),
             rejected,
             took,
@@ -172,8 +171,8 @@ impl<S: LogSink, L: Ledger> Writer<S, L> {
     }
 
     /// Puts a batch, part by part in order. A refused part is put again in halves until single events are refused.
-    async fn put(&self, batch: &mut ClosedBatch, key: &StreamKey) -> Put {
-        let (mut put, mut refusal) = (Put::default(), None);
+    async fn put(&self, batch: &mut ClosedBatch, key: &StreamKey) -> PutResult {
+        let (mut put, mut refusal) = (PutResult::default(), None);
         let stream = self.streams.get(key);
         let mut stream = stream.lock().await;
         let mut blame = Blame::default();
@@ -192,13 +191,13 @@ impl<S: LogSink, L: Ledger> Writer<S, L> {
                 }
                 Err(error @ LaneError::Sink(SinkError::Refused(_))) => {
                     match blame.refused(part.clone(), took_lately || self.history.took_some()) {
-                        Refusal::Event if self.history.refused() => {
+                        RefusalMeaning::Event if self.history.refused() => {
                             put.rejections.refuse(part.start);
                             from = part.end;
                             refusal = Some(error);
                         }
-                        Refusal::Again => {}
-                        Refusal::Event | Refusal::Group => put.error = Some(error),
+                        RefusalMeaning::Again => {}
+                        RefusalMeaning::Event | RefusalMeaning::Group => put.error = Some(error),
                     }
                 }
                 Err(error) => put.error = Some(error),

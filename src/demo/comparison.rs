@@ -8,7 +8,7 @@ use super::samples::Record;
 
 /// A place where records belong or were found.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Place {
+pub(super) struct LogGroup {
     pub(super) account: String,
     pub(super) log_group: String,
 }
@@ -31,7 +31,7 @@ pub(super) enum Flaw {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Fault {
     pub(super) flaw: Flaw,
-    pub(super) place: Place,
+    pub(super) group: LogGroup,
     pub(super) record: Record,
 }
 
@@ -59,12 +59,12 @@ impl Comparison {
 ///
 /// In `received`, the events of each stream are consecutive, in the order of CloudWatch Logs.
 pub(super) fn compare(
-    expected: &[(Place, Vec<Record>)],
-    received: &[(Place, Vec<ReceivedEvent>)],
+    expected: &[(LogGroup, Vec<Record>)],
+    received: &[(LogGroup, Vec<ReceivedEvent>)],
 ) -> Comparison {
-    let mut left: HashMap<&Place, HashMap<Record, usize>> = HashMap::new();
-    for (place, records) in expected {
-        let here = left.entry(place).or_default();
+    let mut left: HashMap<&LogGroup, HashMap<Record, usize>> = HashMap::new();
+    for (group, records) in expected {
+        let here = left.entry(group).or_default();
         for record in records {
             *here.entry(record.clone()).or_default() += 1;
         }
@@ -73,10 +73,10 @@ pub(super) fn compare(
         expected: expected.iter().map(|(_, records)| records.len()).sum(),
         ..Comparison::default()
     };
-    for (place, events) in received {
+    for (group, events) in received {
         for event in events {
             let record = Record { timestamp: event.timestamp, message: event.message.clone() };
-            let flaw = match left.get_mut(place).and_then(|here| here.get_mut(&record)) {
+            let flaw = match left.get_mut(group).and_then(|here| here.get_mut(&record)) {
                 Some(count @ 1..) => {
                     *count -= 1;
                     comparison.delivered += 1;
@@ -88,19 +88,19 @@ pub(super) fn compare(
                     false => Flaw::Altered,
                 },
             };
-            comparison.faults.push(Fault { flaw, place: place.clone(), record });
+            comparison.faults.push(Fault { flaw, group: group.clone(), record });
         }
         for pair in events.windows(2) {
             let [before, event] = pair else { continue };
             if before.stream == event.stream && before.timestamp > event.timestamp {
                 let record = Record { timestamp: event.timestamp, message: event.message.clone() };
-                comparison.faults.push(Fault { flaw: Flaw::OutOfOrder, place: place.clone(), record });
+                comparison.faults.push(Fault { flaw: Flaw::OutOfOrder, group: group.clone(), record });
             }
         }
     }
-    for (place, records) in left {
+    for (group, records) in left {
         for (record, count) in records {
-            let fault = Fault { flaw: Flaw::Missing, place: place.clone(), record };
+            let fault = Fault { flaw: Flaw::Missing, group: group.clone(), record };
             comparison.faults.extend(std::iter::repeat_n(fault, count));
         }
     }
@@ -111,8 +111,8 @@ pub(super) fn compare(
 mod tests {
     use super::*;
 
-    fn place(account: &str) -> Place {
-        Place { account: account.to_owned(), log_group: format!("/logs/{account}") }
+    fn group(account: &str) -> LogGroup {
+        LogGroup { account: account.to_owned(), log_group: format!("/logs/{account}") }
     }
 
     fn record((timestamp, message): (i64, &str)) -> Record {
@@ -133,14 +133,14 @@ mod tests {
     fn check(acme: &[(i64, &str)], globex: &[(i64, &str)], delivered: usize, flaws: &[(Flaw, &str, &str)]) {
         let records = |sent: &[_]| sent.iter().copied().map(record).collect();
         let events = |arrived: &[_]| arrived.iter().copied().map(event).collect();
-        let expected = [(place("acme"), records(&ACME)), (place("globex"), records(&GLOBEX))];
-        let received = [(place("acme"), events(acme)), (place("globex"), events(globex))];
+        let expected = [(group("acme"), records(&ACME)), (group("globex"), records(&GLOBEX))];
+        let received = [(group("acme"), events(acme)), (group("globex"), events(globex))];
         let comparison = compare(&expected, &received);
         assert_eq!((comparison.expected, comparison.delivered), (6, delivered));
         let mut found: Vec<_> = comparison
             .faults
             .iter()
-            .map(|fault| (fault.flaw, &*fault.place.account, &*fault.record.message))
+            .map(|fault| (fault.flaw, &*fault.group.account, &*fault.record.message))
             .collect();
         found.sort_by_key(|(_, account, message)| (*account, *message));
         assert_eq!(found, flaws);
@@ -178,12 +178,12 @@ mod tests {
 
     #[test]
     fn a_record_in_an_account_or_group_without_tenant_is_found() {
-        let other_group = Place { log_group: "/other".to_owned(), ..place("acme") };
-        for nowhere in [place("provider"), other_group] {
-            let sent = [(place("acme"), vec![record((1, "a"))])];
-            let arrived = [(place("acme"), vec![event((1, "a"))]), (nowhere.clone(), vec![event((1, "a"))])];
+        let other_group = LogGroup { log_group: "/other".to_owned(), ..group("acme") };
+        for nowhere in [group("provider"), other_group] {
+            let sent = [(group("acme"), vec![record((1, "a"))])];
+            let arrived = [(group("acme"), vec![event((1, "a"))]), (nowhere.clone(), vec![event((1, "a"))])];
             let comparison = compare(&sent, &arrived);
-            let fault = Fault { flaw: Flaw::Misplaced, place: nowhere, record: record((1, "a")) };
+            let fault = Fault { flaw: Flaw::Misplaced, group: nowhere, record: record((1, "a")) };
             assert_eq!((comparison.delivered, comparison.faults), (1, vec![fault]));
         }
     }

@@ -11,7 +11,7 @@ use logferry_testbed::{
 };
 
 use super::{
-    comparison::{Comparison, Fault, Flaw, Place},
+    comparison::{Comparison, Fault, Flaw, LogGroup},
     samples::Upload,
     stage::Stage,
 };
@@ -58,7 +58,7 @@ pub(super) fn uploads(uploads: &[Upload]) -> String {
 /// One row for each customer. `started` has the tenant and the start of each upload.
 pub(super) fn table(
     stage: &Stage,
-    received: &[(Place, Vec<ReceivedEvent>)],
+    received: &[(LogGroup, Vec<ReceivedEvent>)],
     started: &[(&str, Timestamp)],
 ) -> String {
     let row = |cells: [&dyn Display; 6]| {
@@ -81,11 +81,11 @@ pub(super) fn table(
 }
 
 /// Two events of each stream, as CloudWatch Logs returned them.
-pub(super) fn lines(stage: &Stage, received: &[(Place, Vec<ReceivedEvent>)]) -> String {
+pub(super) fn lines(stage: &Stage, received: &[(LogGroup, Vec<ReceivedEvent>)]) -> String {
     let mut text = "Read back from the customers' accounts".to_owned();
     for Customer { account, .. } in &stage.customers {
-        for (place, events) in in_account(received, account) {
-            text += &format!("\n  {account} {}", place.log_group);
+        for (group, events) in in_account(received, account) {
+            text += &format!("\n  {account} {}", group.log_group);
             for stream in events.chunk_by(|one, next| one.stream == next.stream) {
                 text += &format!("\n    {}", visible(&stream[0].stream, COLUMNS - 4));
                 for event in worth_seeing(stream) {
@@ -118,15 +118,15 @@ pub(super) fn verdict(comparison: &Comparison, skipped: usize) -> String {
 pub(super) fn faults(comparison: &Comparison) -> String {
     let kinds = [
         (Flaw::Missing, "missing"),
-        (Flaw::Misplaced, "in a wrong place"),
+        (Flaw::Misplaced, "in a wrong group"),
         (Flaw::Twice, "once too often"),
         (Flaw::Altered, "altered"),
         (Flaw::OutOfOrder, "out of order"),
     ];
     let mut lines = Vec::new();
     for (flaw, told) in kinds {
-        for Fault { place, record, .. } in comparison.of(flaw).take(FAULTS) {
-            let Place { account, log_group } = place;
+        for Fault { group, record, .. } in comparison.of(flaw).take(FAULTS) {
+            let LogGroup { account, log_group } = group;
             let time = time_of_day(record.timestamp);
             let text = format!("{told}, {account} {log_group}: {time}  {}", record.message);
             lines.push(format!("  {}", visible(&text, COLUMNS - 2)));
@@ -195,10 +195,10 @@ fn time_of_day(milliseconds: i64) -> String {
 }
 
 fn in_account<'a>(
-    received: &'a [(Place, Vec<ReceivedEvent>)],
+    received: &'a [(LogGroup, Vec<ReceivedEvent>)],
     account: &str,
-) -> impl Iterator<Item = &'a (Place, Vec<ReceivedEvent>)> {
-    received.iter().filter(move |(place, _)| place.account == account)
+) -> impl Iterator<Item = &'a (LogGroup, Vec<ReceivedEvent>)> {
+    received.iter().filter(move |(group, _)| group.account == account)
 }
 
 /// The first event of a stream, and the first later one with control characters or non-ASCII text, because these are harder
@@ -251,7 +251,7 @@ mod tests {
     fn the_summary_and_the_faults_are_shown() {
         let fault = |flaw, message: &str| Fault {
             flaw,
-            place: Place { account: "222222222222".to_owned(), log_group: "/acme".to_owned() },
+            group: LogGroup { account: "222222222222".to_owned(), log_group: "/acme".to_owned() },
             record: Record { timestamp: 1_795_248_000_123, message: message.to_owned() },
         };
         let clean = Comparison { expected: 10_465, delivered: 10_465, faults: Vec::new() };

@@ -5,7 +5,7 @@ use aws_sdk_sqs::types::DeleteMessageBatchRequestEntry;
 use logferry_sandbox::Sandbox;
 use logferry_testbed::provision::{Aws, Customer, CustomerSpec, Provider, ProviderSpec, ReceivedEvent};
 
-use super::comparison::Place;
+use super::comparison::LogGroup;
 
 const REGION: &str = "us-east-1";
 /// Prefix of the provider's names, as in `demo-staging`.
@@ -56,8 +56,8 @@ impl Stage {
         Ok(environment)
     }
 
-    pub(super) fn place(&self, tenant: &str) -> Option<Place> {
-        self.customers.iter().find(|customer| customer.tenant_id == tenant).map(place)
+    pub(super) fn group(&self, tenant: &str) -> Option<LogGroup> {
+        self.customers.iter().find(|customer| customer.tenant_id == tenant).map(group)
     }
 
     /// Number of events that PutLogEvents has accepted so far, in all accounts.
@@ -100,12 +100,12 @@ impl Stage {
     }
 
     /// Reads every log group of every account by GetLogEvents, including the provider's account.
-    pub(super) async fn read_back(&self) -> anyhow::Result<Vec<(Place, Vec<ReceivedEvent>)>> {
+    pub(super) async fn read_back(&self) -> anyhow::Result<Vec<(LogGroup, Vec<ReceivedEvent>)>> {
         let mut received = Vec::new();
         for account in self.accounts() {
             for log_group in self.log_groups(account).await? {
                 let reader = Customer { account: account.to_owned(), log_group, ..self.customers[0].clone() };
-                received.push((place(&reader), reader.events(&self.aws).await?));
+                received.push((group(&reader), reader.events(&self.aws).await?));
             }
         }
         Ok(received)
@@ -132,6 +132,6 @@ impl Stage {
     }
 }
 
-fn place(customer: &Customer) -> Place {
-    Place { account: customer.account.clone(), log_group: customer.log_group.clone() }
+fn group(customer: &Customer) -> LogGroup {
+    LogGroup { account: customer.account.clone(), log_group: customer.log_group.clone() }
 }

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use super::{Doctor, Finding, Findings, OurSide};
 use crate::{
-    copy::{CopyError, CopyJob, ObjectCopier, Way, s3::session},
+    copy::{CopyError, CopyJob, CopyWay, ObjectCopier, s3::session},
     credentials::scope::Scope,
     event::ObjectRef,
     lake::{FileSpec, LakeAccount, LakeStore, LakeWay},
@@ -15,7 +15,7 @@ use crate::{
     object::ObjectHead,
     route::Route,
     tenant::{Bucket, Contents, Delivery, Lake, Lock},
-    wiring::s3::Probe,
+    wiring::s3::ProbeObject,
 };
 
 /// Name of the probe's folder in both buckets.
@@ -142,7 +142,7 @@ impl Doctor {
             event_time: None,
         };
         let source_prefix = &source_prefix;
-        let way = Way { delivery, destination: to, bucket_key, route, object: &object, source_prefix };
+        let way = CopyWay { delivery, destination: to, bucket_key, route, object: &object, source_prefix };
         let head = ObjectHead { size: Some(0), ..ObjectHead::default() };
         let job = CopyJob { way, owner: source.owner.as_deref(), head: &head };
         let copier = &self.instruments.copier;
@@ -152,8 +152,8 @@ impl Doctor {
         };
         let copied = within_time(copied).await;
         let marker = match self.instruments.wiring.delete(source, &key).await {
-            Probe::Removed => String::new(),
-            Probe::Left(why) => {
+            ProbeObject::Removed => String::new(),
+            ProbeObject::Left(why) => {
                 format!("; s3://{}/{key} stays, because it cannot be deleted ({why})", source.name)
             }
         };

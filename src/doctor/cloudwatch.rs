@@ -63,7 +63,7 @@ impl Doctor {
             }
         };
         let mut findings = vec![("customer role", self.entered(&entry, our_side))];
-        findings.extend(Probe { doctor: self, sink, delivery, to, our_side }.run().await);
+        findings.extend(CloudWatchCheck { doctor: self, sink, delivery, to, our_side }.run().await);
         findings
     }
 }
@@ -84,7 +84,7 @@ fn entry(doctor: &Doctor, delivery: &Delivery, to: &CloudWatch) -> SessionSpec {
 }
 
 /// The checks of one delivery after its role was entered.
-struct Probe<'a, S> {
+struct CloudWatchCheck<'a, S> {
     doctor: &'a Doctor,
     sink: S,
     delivery: &'a Delivery,
@@ -92,7 +92,7 @@ struct Probe<'a, S> {
     our_side: &'a OurSide,
 }
 
-impl<S: LogSink> Probe<'_, S> {
+impl<S: LogSink> CloudWatchCheck<'_, S> {
     async fn run(&self) -> Findings {
         let stream = self.to.log_stream_name.never_rendered(STREAM);
         let (group, created) = self.create(&stream).await;

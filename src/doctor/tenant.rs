@@ -13,7 +13,7 @@ use crate::tenant::{BadRow, Content, Destination, Mode, Row, SETTINGS, check_row
 const AT_ONCE: usize = 8;
 
 /// A tenant's rows as the worker reads them.
-struct Tenant {
+struct CheckedRows {
     id: String,
     /// Names of the rows whose `ttl` has passed, with that time.
     expired: Vec<(String, Timestamp)>,
@@ -22,7 +22,7 @@ struct Tenant {
     bad_settings: Option<BadRow>,
 }
 
-impl Tenant {
+impl CheckedRows {
     fn read(id: String, rows: Vec<(String, Row)>, default_region: Option<&str>) -> Self {
         let (expired, deliveries) = (Vec::new(), Vec::new());
         let mut tenant = Self { id, expired, paused: false, deliveries, bad_settings: None };
@@ -86,7 +86,7 @@ impl Doctor {
                  objects' keys",
             ));
         }
-        let tenant = Tenant::read(tenant_id.to_owned(), rows, self.instruments.rows.default_region());
+        let tenant = CheckedRows::read(tenant_id.to_owned(), rows, self.instruments.rows.default_region());
         if let Some(name) = delivery.filter(|name| tenant.deliveries.iter().all(|(other, _)| other != name)) {
             let there: Vec<_> = tenant.deliveries.iter().map(|(name, _)| format!("{name:?}")).collect();
             let there = if there.is_empty() { "none".to_owned() } else { there.join(", ") };
@@ -118,7 +118,7 @@ impl Doctor {
             tenants.entry(tenant_id).or_default().push((name, row));
         }
         let default_region = self.instruments.rows.default_region();
-        let tenants = tenants.into_iter().map(|(id, rows)| Tenant::read(id, rows, default_region));
+        let tenants = tenants.into_iter().map(|(id, rows)| CheckedRows::read(id, rows, default_region));
         let tenants: Vec<_> = tenants.filter(|tenant| tenant.has_enabled()).collect();
         let mut found = BTreeMap::new();
         let mut running = JoinSet::new();
@@ -146,7 +146,7 @@ impl Doctor {
 
     async fn examine_tenant(
         &self,
-        tenant: Tenant,
+        tenant: CheckedRows,
         asked: Option<&str>,
         our_side: &OurSide,
     ) -> Vec<Condition> {
@@ -180,7 +180,7 @@ impl Doctor {
         // If no delivery is enabled, all are checked, because the operator may be about to enable one.
         let all = !tenant.has_enabled();
         for (name, delivery) in &tenant.deliveries {
-            let enabled = Tenant::is_enabled(delivery);
+            let enabled = CheckedRows::is_enabled(delivery);
             let chosen = asked.map_or(all || enabled, |asked| asked == name);
             if asked.is_some() && !chosen {
                 continue;
@@ -234,7 +234,7 @@ fn of_enabled(tenant_id: &str, name: &str, enabled: bool) -> Finding {
 
 /// A condition for each field that cannot be used.
 fn bad_row<'a>(
-    tenant: &'a Tenant,
+    tenant: &'a CheckedRows,
     name: &'a str,
     bad: &'a BadRow,
 ) -> impl Iterator<Item = Condition> + use<'a> {

@@ -49,7 +49,7 @@ impl Cpu {
     /// # Cancel safety
     /// As safe as `work`. A slice that is given to a dropped call goes to the next one that waits.
     pub async fn share<F: Future>(&self, tenant_id: &Arc<str>, work: impl FnOnce(Pace) -> F) -> F::Output {
-        let watch: Arc<Watch> = Arc::default();
+        let watch: Arc<SliceState> = Arc::default();
         let mut work = pin!(work(Pace { watch: Arc::clone(&watch), done: 0 }));
         let mut slice = self.next_slice(tenant_id).await;
         let (mut slice_took, mut turn_took) = (Duration::ZERO, Duration::ZERO);
@@ -171,7 +171,7 @@ async fn next_poll() {
 /// Ends the slices of work that does not wait for anything else.
 #[derive(Debug)]
 pub struct Pace {
-    watch: Arc<Watch>,
+    watch: Arc<SliceState>,
     /// Bytes since the last look at the clock.
     done: usize,
 }
@@ -199,7 +199,7 @@ impl Pace {
 
 /// State of the running slice, shared by [`Cpu::share`] and the work's [`Pace`].
 #[derive(Debug, Default)]
-struct Watch(Mutex<Alarm>);
+struct SliceState(Mutex<Alarm>);
 
 #[derive(Debug, Default)]
 enum Alarm {
@@ -210,7 +210,7 @@ enum Alarm {
     Rang,
 }
 
-impl Watch {
+impl SliceState {
     /// Starts a slice of this length. Returns when it began.
     fn start(&self, lasts: Duration) -> Instant {
         let now = Instant::now();

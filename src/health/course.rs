@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use super::{Call, Cause, Check, Explanation, now};
+use super::{Check, CheckCall, CheckFailure, Explanation, now};
 use crate::breaker;
 
 /// Number of failures in a row that degrade a condition, and the most parties that must fail for it.
@@ -24,7 +24,7 @@ pub(super) struct Course {
     /// Whether the worker is not ready before the first success.
     pub(super) is_needed: bool,
     /// The failures since the last success.
-    pub(super) row: Option<Row>,
+    pub(super) row: Option<FailureRow>,
     /// When the last call ended.
     pub(super) last: Instant,
     /// Parties, up to [`FAILURES`], and when the last call of each ended.
@@ -35,11 +35,11 @@ pub(super) struct Course {
 pub(super) enum Standing {
     Unknown,
     Ok,
-    Degraded(Cause),
+    Degraded(CheckFailure),
 }
 
 /// A change that is logged.
-pub(super) enum Change {
+pub(super) enum LoggedChange {
     Degraded(Explanation),
     Mended(Timestamp),
     Doubted(Timestamp),
@@ -47,7 +47,7 @@ pub(super) enum Change {
 
 /// Failures in a row.
 #[derive(Clone, Debug)]
-pub(super) struct Row {
+pub(super) struct FailureRow {
     since: Timestamp,
     failures: usize,
     /// When a failure counted last.
@@ -70,29 +70,29 @@ impl Course {
         }
     }
 
-    pub(super) fn succeeded(&mut self, call: Call<'_>) -> Option<Change> {
+    pub(super) fn succeeded(&mut self, call: CheckCall<'_>) -> Option<LoggedChange> {
         self.hear(call.party);
         self.row = None;
         let (before, since) = self.becomes(Standing::Ok)?;
-        matches!(before, Standing::Degraded(_)).then_some(Change::Mended(since))
+        matches!(before, Standing::Degraded(_)).then_some(LoggedChange::Mended(since))
     }
 
     /// The answer shows neither that the resource can be used nor that it cannot.
-    pub(super) fn answered(&mut self) -> Option<Change> {
+    pub(super) fn answered(&mut self) -> Option<LoggedChange> {
         self.last = Instant::now();
         // A bucket that is missing, or in another Region, may be denied all the same.
-        if matches!(self.standing, Standing::Degraded(cause) if cause != Cause::Unanswered) {
+        if matches!(self.standing, Standing::Degraded(cause) if cause != CheckFailure::Unanswered) {
             return None;
         }
         self.row = None;
         let (before, since) = self.becomes(Standing::Unknown)?;
-        matches!(before, Standing::Degraded(_)).then_some(Change::Doubted(since))
+        matches!(before, Standing::Degraded(_)).then_some(LoggedChange::Doubted(since))
     }
 
-    pub(super) fn failed(&mut self, call: Call<'_>, cause: Cause) -> Option<Change> {
+    pub(super) fn failed(&mut self, call: CheckCall<'_>, cause: CheckFailure) -> Option<LoggedChange> {
         self.hear(call.party);
         let voices = self.voices(call.check);
-        let row = self.row.get_or_insert_with(|| Row {
+        let row = self.row.get_or_insert_with(|| FailureRow {
             since: now(),
             failures: 0,
             counted: None,
@@ -116,19 +116,19 @@ impl Course {
             Standing::Degraded(_) => None,
             Standing::Unknown | Standing::Ok => {
                 self.since = row.since;
-                Some(Change::Degraded(call.check.explain(cause)))
+                Some(LoggedChange::Degraded(call.check.explain(cause)))
             }
         }
     }
 
     /// Forgets failures that are too old to tell anything.
-    pub(super) fn expire(&mut self) -> Option<Change> {
+    pub(super) fn expire(&mut self) -> Option<LoggedChange> {
         if self.row.is_none() || self.last.elapsed() <= EVIDENCE_LASTS {
             return None;
         }
         self.row = None;
         let (before, since) = self.becomes(Standing::Unknown)?;
-        matches!(before, Standing::Degraded(_)).then_some(Change::Doubted(since))
+        matches!(before, Standing::Degraded(_)).then_some(LoggedChange::Doubted(since))
     }
 
     /// Changes the standing. Returns the one before, and the time at which it began; `None` if the standing stays the same.
@@ -163,7 +163,7 @@ impl Course {
     }
 }
 
-impl Row {
+impl FailureRow {
     fn accuse(&mut self, party: &str) {
         if self.parties.len() < FAILURES && self.parties.iter().all(|known| known != party) {
             self.parties.push(party.to_owned());

@@ -7,20 +7,20 @@ use super::Explanation;
 
 /// Answer of `/healthz` or `/readyz`.
 #[derive(Clone, Debug, Serialize)]
-pub struct Report {
+pub struct HealthReport {
     /// The answer in a word.
-    pub status: Status,
+    pub status: HealthStatus,
     /// What is wrong with the receive loop; `None` unless it stands still.
     #[serde(flatten)]
     pub stalled: Option<Explanation>,
-    /// Every condition, in the order of [`Condition::ALL`](super::Condition::ALL).
+    /// Every condition, in the order of [`ReadinessCondition::ALL`](super::Condition::ALL).
     pub conditions: Vec<ConditionReport>,
 }
 
 /// The answer in a word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Status {
+pub enum HealthStatus {
     /// Nothing is wrong.
     Ok,
     /// A needed check has not succeeded yet.
@@ -36,7 +36,7 @@ pub enum Status {
 /// What is known of one condition.
 #[derive(Clone, Debug, Serialize)]
 pub struct ConditionReport {
-    /// Its name: [`Condition::word`](super::Condition::word).
+    /// Its name: [`ReadinessCondition::word`](super::Condition::word).
     pub condition: &'static str,
     /// Its state.
     pub status: ConditionStatus,

@@ -10,7 +10,7 @@ fn health(needed: &[Check]) -> Health {
     Health::new(Duration::from_secs(20), needed)
 }
 
-fn of(health: &Health, condition: Condition) -> ConditionReport {
+fn of(health: &Health, condition: ReadinessCondition) -> ConditionReport {
     let conditions = health.ready().conditions;
     conditions
         .into_iter()
@@ -18,14 +18,14 @@ fn of(health: &Health, condition: Condition) -> ConditionReport {
         .expect("every condition is there")
 }
 
-fn status(health: &Health, condition: Condition) -> ConditionStatus {
+fn status(health: &Health, condition: ReadinessCondition) -> ConditionStatus {
     of(health, condition).status
 }
 
-fn fail<'a>(health: &Health, call: impl Into<Call<'a>>, times: usize) {
+fn fail<'a>(health: &Health, call: impl Into<CheckCall<'a>>, times: usize) {
     let call = call.into();
     for _ in 0..times {
-        health.failed(call, Cause::Unanswered, &"no route to host");
+        health.failed(call, CheckFailure::Unanswered, &"no route to host");
         a_second_passes(health);
     }
 }
@@ -42,51 +42,51 @@ fn a_second_passes(health: &Health) {
 #[test]
 fn failures_at_once_count_as_one() {
     let health = health(&[]);
-    let many = || (0..64).for_each(|_| health.failed(Check::Ledger, Cause::Unanswered, &"a stall"));
+    let many = || (0..64).for_each(|_| health.failed(Check::Ledger, CheckFailure::Unanswered, &"a stall"));
     many();
     a_second_passes(&health);
     many();
-    assert_eq!(status(&health, Condition::Ledger), ConditionStatus::Unknown, "two stalls");
+    assert_eq!(status(&health, ReadinessCondition::Ledger), ConditionStatus::Unknown, "two stalls");
     a_second_passes(&health);
     many();
-    assert_eq!(status(&health, Condition::Ledger), ConditionStatus::Degraded);
+    assert_eq!(status(&health, ReadinessCondition::Ledger), ConditionStatus::Degraded);
     health.succeeded(Check::Ledger);
     many();
-    assert_eq!(status(&health, Condition::Ledger), ConditionStatus::Ok, "a new row begins");
+    assert_eq!(status(&health, ReadinessCondition::Ledger), ConditionStatus::Ok, "a new row begins");
 }
 
 #[test]
 fn the_third_failure_in_a_row_degrades_and_only_the_same_check_mends() {
     let health = health(&[Check::Receive]);
-    assert_eq!(health.ready().status, Status::Starting);
-    assert_eq!(status(&health, Condition::Receive), ConditionStatus::Unknown);
+    assert_eq!(health.ready().status, HealthStatus::Starting);
+    assert_eq!(status(&health, ReadinessCondition::Receive), ConditionStatus::Unknown);
     health.succeeded(Check::Receive);
-    assert_eq!(health.ready().status, Status::Ok);
+    assert_eq!(health.ready().status, HealthStatus::Ok);
     fail(&health, Check::Receive, 2);
     health.succeeded(Check::Receive);
     fail(&health, Check::Receive, 2);
-    assert_eq!(health.ready().status, Status::Ok, "a success between ends the row");
+    assert_eq!(health.ready().status, HealthStatus::Ok, "a success between ends the row");
     fail(&health, Check::Receive, 1);
-    assert_eq!(health.ready().status, Status::Unready);
-    assert_eq!(status(&health, Condition::Receive), ConditionStatus::Degraded);
+    assert_eq!(health.ready().status, HealthStatus::Unready);
+    assert_eq!(status(&health, ReadinessCondition::Receive), ConditionStatus::Degraded);
 
     fail(&health, Check::DeadLetters, 3);
     health.succeeded(Check::Delete);
     health.succeeded(Check::DeadLettersAllowed);
     assert_eq!(
-        status(&health, Condition::Settle),
+        status(&health, ReadinessCondition::Settle),
         ConditionStatus::Degraded,
         "neither a delete nor a probe mends a send"
     );
     health.succeeded(Check::DeadLetters);
-    assert_eq!(status(&health, Condition::Settle), ConditionStatus::Ok);
+    assert_eq!(status(&health, ReadinessCondition::Settle), ConditionStatus::Ok);
     fail(&health, Check::SourceBucket.on("a"), 3);
     health.succeeded(Check::SourceBucket.on("b"));
-    let get = of(&health, Condition::Get);
+    let get = of(&health, ReadinessCondition::Get);
     assert_eq!((get.status, get.resource.as_deref()), (ConditionStatus::Degraded, Some("a")));
     health.succeeded(Check::SourceBucket.on("a"));
     health.succeeded(Check::Receive);
-    assert_eq!(health.ready().status, Status::Ok);
+    assert_eq!(health.ready().status, HealthStatus::Ok);
 }
 
 #[test]
@@ -94,13 +94,17 @@ fn a_worker_that_starts_is_not_ready_before_every_needed_check_succeeded() {
     let health = health(&[Check::Lookup, Check::CentralRole, Check::Ledger]);
     health.succeeded(Check::Lookup);
     health.succeeded(Check::Identity);
-    health.switch_off(Condition::Ledger);
-    assert_eq!(status(&health, Condition::Assume), ConditionStatus::Unknown, "the role has not answered");
-    assert_eq!(health.ready().status, Status::Starting);
+    health.switch_off(ReadinessCondition::Ledger);
+    assert_eq!(
+        status(&health, ReadinessCondition::Assume),
+        ConditionStatus::Unknown,
+        "the role has not answered"
+    );
+    assert_eq!(health.ready().status, HealthStatus::Starting);
     health.succeeded(Check::CentralRole);
-    assert_eq!(health.ready().status, Status::Ok);
-    assert_eq!(status(&health, Condition::Ledger), ConditionStatus::Off);
-    assert_eq!(status(&health, Condition::Get), ConditionStatus::Unknown, "nothing was read yet");
+    assert_eq!(health.ready().status, HealthStatus::Ok);
+    assert_eq!(status(&health, ReadinessCondition::Ledger), ConditionStatus::Off);
+    assert_eq!(status(&health, ReadinessCondition::Get), ConditionStatus::Unknown, "nothing was read yet");
 }
 
 #[test]
@@ -110,23 +114,31 @@ fn a_region_degrades_only_after_several_accounts_fail_in_a_row() {
     for account in ["1", "2", "3", "4"] {
         fail(&health, put(account), 1);
     }
-    assert_eq!(status(&health, Condition::Put), ConditionStatus::Unknown, "the Region may not exist");
+    assert_eq!(
+        status(&health, ReadinessCondition::Put),
+        ConditionStatus::Unknown,
+        "the Region may not exist"
+    );
     for account in ["1", "2", "3"] {
         health.succeeded(put(account));
     }
     fail(&health, put("1"), 50);
     fail(&health, put("2"), 50);
-    assert_eq!(status(&health, Condition::Put), ConditionStatus::Ok, "two accounts");
+    assert_eq!(status(&health, ReadinessCondition::Put), ConditionStatus::Ok, "two accounts");
     fail(&health, put("3"), 1);
-    assert_eq!(of(&health, Condition::Put).resource.as_deref(), Some("eu-west-1"));
+    assert_eq!(of(&health, ReadinessCondition::Put).resource.as_deref(), Some("eu-west-1"));
     health.succeeded(put("4"));
-    assert_eq!(status(&health, Condition::Put), ConditionStatus::Ok);
+    assert_eq!(status(&health, ReadinessCondition::Put), ConditionStatus::Ok);
 
     health.expect(Check::Put.on("us-east-1"));
     for account in ["1", "2", "3"] {
         fail(&health, Check::Put.on("us-east-1").by(account), 1);
     }
-    assert_eq!(of(&health, Condition::Put).resource.as_deref(), Some("us-east-1"), "our own Region exists");
+    assert_eq!(
+        of(&health, ReadinessCondition::Put).resource.as_deref(),
+        Some("us-east-1"),
+        "our own Region exists"
+    );
 }
 
 #[test]
@@ -135,14 +147,22 @@ fn a_region_with_few_accounts_degrades_when_all_of_them_fail() {
     let put = |account: &'static str| Check::Put.on("eu-west-1").by(account);
     health.succeeded(put("1"));
     fail(&health, put("1"), 2);
-    assert_eq!(status(&health, Condition::Put), ConditionStatus::Ok, "two failures");
+    assert_eq!(status(&health, ReadinessCondition::Put), ConditionStatus::Ok, "two failures");
     fail(&health, put("1"), 1);
-    assert_eq!(status(&health, Condition::Put), ConditionStatus::Degraded, "there is no other account");
+    assert_eq!(
+        status(&health, ReadinessCondition::Put),
+        ConditionStatus::Degraded,
+        "there is no other account"
+    );
     health.succeeded(put("2"));
     fail(&health, put("1"), 50);
-    assert_eq!(status(&health, Condition::Put), ConditionStatus::Ok, "it may be the account's own trouble");
+    assert_eq!(
+        status(&health, ReadinessCondition::Put),
+        ConditionStatus::Ok,
+        "it may be the account's own trouble"
+    );
     fail(&health, put("2"), 1);
-    assert_eq!(status(&health, Condition::Put), ConditionStatus::Degraded, "both fail");
+    assert_eq!(status(&health, ReadinessCondition::Put), ConditionStatus::Degraded, "both fail");
 
     health.succeeded(put("1"));
     let forget = |account: &str| {
@@ -154,7 +174,7 @@ fn a_region_with_few_accounts_degrades_when_all_of_them_fail() {
     forget("2");
     fail(&health, put("1"), 3);
     assert_eq!(
-        status(&health, Condition::Put),
+        status(&health, ReadinessCondition::Put),
         ConditionStatus::Degraded,
         "nothing was heard of 2 for an hour"
     );
@@ -165,25 +185,31 @@ fn accounts_that_fail_at_once_all_count() {
     let health = health(&[]);
     let put = |account: &'static str| Check::Put.on("eu-west-1").by(account);
     let at_once = |accounts: &[&'static str]| {
-        accounts.iter().for_each(|account| health.failed(put(account), Cause::Unanswered, &"a timeout"));
+        accounts
+            .iter()
+            .for_each(|account| health.failed(put(account), CheckFailure::Unanswered, &"a timeout"));
         a_second_passes(&health);
     };
     health.succeeded(put("1"));
     at_once(&["1", "2", "3", "4"]);
     fail(&health, put("1"), 1);
-    assert_eq!(status(&health, Condition::Put), ConditionStatus::Ok, "two failures");
+    assert_eq!(status(&health, ReadinessCondition::Put), ConditionStatus::Ok, "two failures");
     fail(&health, put("1"), 1);
-    assert_eq!(status(&health, Condition::Put), ConditionStatus::Degraded, "the others make no more calls");
+    assert_eq!(
+        status(&health, ReadinessCondition::Put),
+        ConditionStatus::Degraded,
+        "the others make no more calls"
+    );
 
     let read = |tenant: &'static str| Check::Read.on("staging").by(tenant);
     for _ in 0..3 {
         for tenant in ["busy", "a", "b"] {
-            health.failed(read(tenant), Cause::Unanswered, &"a timeout");
+            health.failed(read(tenant), CheckFailure::Unanswered, &"a timeout");
         }
         a_second_passes(&health);
     }
     assert_eq!(
-        status(&health, Condition::Get),
+        status(&health, ReadinessCondition::Get),
         ConditionStatus::Degraded,
         "the busiest tenant is always first"
     );
@@ -196,14 +222,18 @@ fn reads_degrade_only_when_three_tenants_fail() {
     for tenant in ["a", "b"] {
         fail(&health, read(tenant), 50);
     }
-    assert_eq!(status(&health, Condition::Get), ConditionStatus::Unknown);
+    assert_eq!(status(&health, ReadinessCondition::Get), ConditionStatus::Unknown);
     health.succeeded(Check::Read.on("staging"));
     for tenant in ["b", "c"] {
         fail(&health, read(tenant), 1);
     }
-    assert_eq!(status(&health, Condition::Get), ConditionStatus::Ok, "a success between ends the row");
+    assert_eq!(
+        status(&health, ReadinessCondition::Get),
+        ConditionStatus::Ok,
+        "a success between ends the row"
+    );
     fail(&health, read("a"), 1);
-    assert_eq!(status(&health, Condition::Get), ConditionStatus::Degraded);
+    assert_eq!(status(&health, ReadinessCondition::Get), ConditionStatus::Degraded);
 }
 
 #[test]
@@ -211,29 +241,33 @@ fn an_answer_without_evidence_neither_degrades_nor_shows_that_all_is_well() {
     let health = health(&[]);
     let head = || Check::SourceBucket.on("staging");
     health.answered(head());
-    assert_eq!(status(&health, Condition::Get), ConditionStatus::Unknown);
+    assert_eq!(status(&health, ReadinessCondition::Get), ConditionStatus::Unknown);
     fail(&health, head(), 3);
-    assert_eq!(status(&health, Condition::Get), ConditionStatus::Degraded);
+    assert_eq!(status(&health, ReadinessCondition::Get), ConditionStatus::Degraded);
     health.answered(head());
-    assert_eq!(status(&health, Condition::Get), ConditionStatus::Unknown, "there is an answer again");
+    assert_eq!(
+        status(&health, ReadinessCondition::Get),
+        ConditionStatus::Unknown,
+        "there is an answer again"
+    );
     fail(&health, head(), 2);
-    assert_eq!(status(&health, Condition::Get), ConditionStatus::Unknown, "a new row begins");
+    assert_eq!(status(&health, ReadinessCondition::Get), ConditionStatus::Unknown, "a new row begins");
     health.succeeded(head());
     health.answered(head());
-    assert_eq!(status(&health, Condition::Get), ConditionStatus::Unknown);
+    assert_eq!(status(&health, ReadinessCondition::Get), ConditionStatus::Unknown);
     for _ in 0..3 {
-        health.failed(head(), Cause::Missing, &"404");
+        health.failed(head(), CheckFailure::Missing, &"404");
         a_second_passes(&health);
     }
     health.answered(head());
-    let get = of(&health, Condition::Get);
+    let get = of(&health, ReadinessCondition::Get);
     assert_eq!(
         get.status,
         ConditionStatus::Degraded,
         "a denied HeadBucket does not show that the bucket exists"
     );
     health.succeeded(head());
-    assert_eq!(status(&health, Condition::Get), ConditionStatus::Ok);
+    assert_eq!(status(&health, ReadinessCondition::Get), ConditionStatus::Ok);
 }
 
 /// The lines of the log, and whether the lock was free while each was written.
@@ -296,13 +330,21 @@ fn an_old_failure_that_no_probe_repeats_becomes_unknown() {
         }
     };
     age(EVIDENCE_LASTS - Duration::from_secs(60));
-    assert_eq!(status(&health, Condition::Quarantine), ConditionStatus::Degraded);
+    assert_eq!(status(&health, ReadinessCondition::Quarantine), ConditionStatus::Degraded);
     age(Duration::from_secs(61));
-    assert_eq!(status(&health, Condition::Quarantine), ConditionStatus::Unknown);
-    assert_eq!(status(&health, Condition::Settle), ConditionStatus::Unknown, "a probe sends no dead letter");
-    assert_eq!(status(&health, Condition::Get), ConditionStatus::Degraded, "a probe would have mended it");
+    assert_eq!(status(&health, ReadinessCondition::Quarantine), ConditionStatus::Unknown);
+    assert_eq!(
+        status(&health, ReadinessCondition::Settle),
+        ConditionStatus::Unknown,
+        "a probe sends no dead letter"
+    );
+    assert_eq!(
+        status(&health, ReadinessCondition::Get),
+        ConditionStatus::Degraded,
+        "a probe would have mended it"
+    );
     fail(&health, Check::QuarantineFile, 2);
-    assert_eq!(status(&health, Condition::Quarantine), ConditionStatus::Unknown, "a new row begins");
+    assert_eq!(status(&health, ReadinessCondition::Quarantine), ConditionStatus::Unknown, "a new row begins");
 }
 
 #[test]
@@ -310,7 +352,11 @@ fn an_answer_has_fixed_sentences_and_the_metric_agrees() {
     let health = Arc::new(health(&[]));
     let before = Timestamp::now();
     for _ in 0..3 {
-        health.failed(Check::Identity, Cause::Clock, &"RequestId: 6a7f; Signature expired: 20261127T113000Z");
+        health.failed(
+            Check::Identity,
+            CheckFailure::Clock,
+            &"RequestId: 6a7f; Signature expired: 20261127T113000Z",
+        );
         a_second_passes(&health);
     }
     let found = serde_json::to_value(health.ready()).expect("JSON");
@@ -325,8 +371,8 @@ fn an_answer_has_fixed_sentences_and_the_metric_agrees() {
     });
     assert_eq!(*assume, expected);
     let text = rendered(|registry| health.register(registry));
-    for condition in Condition::ALL {
-        let degraded = i64::from(condition == Condition::Assume);
+    for condition in ReadinessCondition::ALL {
+        let degraded = i64::from(condition == ReadinessCondition::Assume);
         let line = format!("logferry_condition_degraded{{condition=\"{}\"}} {degraded}\n", condition.word());
         assert!(text.contains(&line), "{line}{text}");
     }
@@ -335,19 +381,23 @@ fn an_answer_has_fixed_sentences_and_the_metric_agrees() {
 #[test]
 fn a_worker_that_drains_is_alive_and_not_ready() {
     let health = health(&[]);
-    assert_eq!((health.alive().status, health.ready().status), (Status::Ok, Status::Ok));
+    assert_eq!((health.alive().status, health.ready().status), (HealthStatus::Ok, HealthStatus::Ok));
     health.drain();
-    assert_eq!((health.alive().status, health.ready().status), (Status::Draining, Status::Draining));
-    assert_eq!(status(&health, Condition::Draining), ConditionStatus::Degraded);
+    assert_eq!(
+        (health.alive().status, health.ready().status),
+        (HealthStatus::Draining, HealthStatus::Draining)
+    );
+    assert_eq!(status(&health, ReadinessCondition::Draining), ConditionStatus::Degraded);
 }
 
 #[test]
 fn a_loop_that_hangs_is_not_alive() {
     let health = Health { patience: Duration::ZERO, ..health(&[]) };
-    let stalled = std::iter::repeat_with(|| health.alive()).find(|report| report.status == Status::Stalled);
+    let stalled =
+        std::iter::repeat_with(|| health.alive()).find(|report| report.status == HealthStatus::Stalled);
     assert_eq!(stalled.and_then(|report| report.stalled), Some(sentences::STALLED));
     health.drain();
-    assert_eq!(health.alive().status, Status::Draining);
+    assert_eq!(health.alive().status, HealthStatus::Draining);
 }
 
 #[test]
@@ -369,13 +419,13 @@ fn every_check_explains_every_cause_in_sentences() {
         QuarantineFile,
     ];
     let causes = [
-        Cause::Unanswered,
-        Cause::Missing,
-        Cause::Denied,
-        Cause::Elsewhere,
-        Cause::Throttled,
-        Cause::Clock,
-        Cause::Credentials,
+        CheckFailure::Unanswered,
+        CheckFailure::Missing,
+        CheckFailure::Denied,
+        CheckFailure::Elsewhere,
+        CheckFailure::Throttled,
+        CheckFailure::Clock,
+        CheckFailure::Credentials,
     ];
     for check in checks {
         for cause in causes {

@@ -41,33 +41,33 @@ pub(super) struct Connection(Arc<State>);
 
 #[derive(Debug)]
 struct State {
-    held: Mutex<Held>,
+    counted_as: Mutex<CountedAs>,
     streams: Arc<Semaphore>,
     closing: CancellationToken,
 }
 
 /// What the connection counts as.
 #[derive(Debug)]
-enum Held {
-    Place { _place: OwnedSemaphorePermit },
-    Stream { _stream: OwnedSemaphorePermit },
+enum CountedAs {
+    Request { _permit: OwnedSemaphorePermit },
+    Stream { _permit: OwnedSemaphorePermit },
 }
 
 impl Connection {
-    /// Makes the connection a stream, which lasts for a minute and leaves its place to other connections. Returns the token
+    /// Makes the connection a stream, which lasts for a minute and makes room for another connection. Returns the token
     /// that tells when the stream must end, or `None` if there are too many streams.
     pub(super) fn become_stream(&self) -> Option<CancellationToken> {
-        let stream = Arc::clone(&self.0.streams).try_acquire_owned().ok()?;
-        *self.held() = Held::Stream { _stream: stream };
+        let permit = Arc::clone(&self.0.streams).try_acquire_owned().ok()?;
+        *self.counted_as() = CountedAs::Stream { _permit: permit };
         Some(self.0.closing.clone())
     }
 
     fn is_stream(&self) -> bool {
-        matches!(*self.held(), Held::Stream { .. })
+        matches!(*self.counted_as(), CountedAs::Stream { .. })
     }
 
-    fn held(&self) -> std::sync::MutexGuard<'_, Held> {
-        self.0.held.lock().unwrap_or_else(PoisonError::into_inner)
+    fn counted_as(&self) -> std::sync::MutexGuard<'_, CountedAs> {
+        self.0.counted_as.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -78,7 +78,7 @@ pub(super) async fn accept(
     router: impl Fn(&TcpStream) -> Router,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let streams = Arc::new(Semaphore::new(MAX_STREAMS));
     let closing = CancellationToken::new();
     let mut connections: VecDeque<(Connection, AbortOnDropHandle<()>)> = VecDeque::new();
@@ -114,9 +114,9 @@ pub(super) async fn accept(
             connections.pop_front();
         }
         // Waits until the replaced connection has released its descriptor.
-        let place = Arc::clone(&places).acquire_owned().await.expect("nobody closes the semaphore");
+        let permit = Arc::clone(&permits).acquire_owned().await.expect("nobody closes the semaphore");
         let connection = Connection(Arc::new(State {
-            held: Mutex::new(Held::Place { _place: place }),
+            counted_as: Mutex::new(CountedAs::Request { _permit: permit }),
             streams: Arc::clone(&streams),
             closing: closing.clone(),
         }));

@@ -21,14 +21,14 @@ use axum::{
 use serde_json::json;
 use tokio::net::TcpStream;
 
-use crate::telemetry::level::Filter;
+use crate::telemetry::level::LogFilter;
 
 /// Headers that a proxy adds to a request that it passes on.
 const PROXIES: [&str; 5] = ["forwarded", "x-forwarded-for", "x-forwarded-proto", "x-real-ip", "via"];
 /// Longest filter in bytes.
 const MAX_FILTER: usize = 4096;
 
-pub(super) fn routes(filter: Arc<Filter>) -> Router {
+pub(super) fn routes(filter: Arc<LogFilter>) -> Router {
     let (shown, put) = (Arc::clone(&filter), Arc::clone(&filter));
     let routes = get(async move || show(&shown))
         .put(async move |text: String| change(&put, &text))
@@ -39,12 +39,12 @@ pub(super) fn routes(filter: Arc<Filter>) -> Router {
         .route_layer(middleware::from_fn(only_from_here))
 }
 
-fn show(filter: &Filter) -> Response {
+fn show(filter: &LogFilter) -> Response {
     let shown = json!({ "filter": filter.current(), "configured": filter.configured() });
     (StatusCode::OK, [(CONTENT_TYPE, "application/json")], format!("{shown}\n")).into_response()
 }
 
-fn change(filter: &Filter, text: &str) -> Response {
+fn change(filter: &LogFilter, text: &str) -> Response {
     match filter.change(text) {
         Ok(()) => show(filter),
         Err(problem) => {

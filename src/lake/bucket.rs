@@ -1,8 +1,9 @@
-//! The port to a customer's bucket for the compaction, beside [`LakeAccount`], which writes files.
+//! The port through which the compaction uses a customer's bucket. [`LakeAccount`] is the port that writes files.
 
 use std::future::Future;
 
 use bytes::Bytes;
+use jiff::Timestamp;
 
 use super::{FileSpec, LakeAccount, LakeStore};
 use crate::{
@@ -23,7 +24,7 @@ pub struct LakeRow<'a> {
 
 /// Enters customers' accounts for the compaction.
 pub trait CompactStore: LakeStore<Account: CompactAccount> {
-    /// Enters the customer's role with the permissions of the compaction, or the central role if the row names none.
+    /// Assumes the customer's role, or the central role if the row names none, with a session policy for the compaction.
     ///
     /// # Errors
     /// [`CopyError::Session`].
@@ -45,7 +46,7 @@ pub trait CompactAccount: LakeAccount {
         token: Option<String>,
     ) -> impl Future<Output = Result<Listing, CopyError>> + Send;
 
-    /// Reads a whole object, and its eTag. With `etag`, only if the object still has it. `None`: there is no such object.
+    /// Reads a whole object. If `etag` is given, only an object that still has it. `None` if there is no such object.
     ///
     /// # Errors
     /// See [`CopyError`]. Without permission to list, S3 denies the read of a missing object.
@@ -53,10 +54,11 @@ pub trait CompactAccount: LakeAccount {
         &self,
         key: &str,
         etag: Option<&str>,
-    ) -> impl Future<Output = Result<Option<(String, Bytes)>, CopyError>> + Send;
+    ) -> impl Future<Output = Result<Option<ReadObject>, CopyError>> + Send;
 
-    /// Writes an object if the one at its key has `etag`, or, without `etag`, if there is none. Returns the new eTag, or `None` if the
-    /// condition does not hold. If the answer to a first attempt was lost, the condition does not hold either: compare what is there.
+    /// Writes an object on a condition: the object at the key has `etag`, or without `etag`, there is no object. Returns the new
+    /// eTag, or `None` if the condition does not hold. The condition also fails if an earlier call has written the object and its
+    /// answer was lost, so compare the object that is there.
     ///
     /// # Errors
     /// See [`CopyError`]. The object may be there nevertheless.
@@ -67,11 +69,23 @@ pub trait CompactAccount: LakeAccount {
         etag: Option<&str>,
     ) -> impl Future<Output = Result<Option<String>, CopyError>> + Send;
 
-    /// Deletes objects. One that does not exist is no error. In a bucket with versions, a delete marker hides each of them.
+    /// Deletes objects. An object that does not exist is no error. In a bucket with versions, delete markers hide the objects.
+    /// Returns the keys of the objects that stay, because they have another eTag.
     ///
     /// # Errors
     /// See [`CopyError`]. Some may be deleted nevertheless.
-    fn delete(&self, keys: &[String]) -> impl Future<Output = Result<(), CopyError>> + Send;
+    fn delete(&self, files: &[Unwanted]) -> impl Future<Output = Result<Vec<String>, CopyError>> + Send;
+}
+
+/// An object that was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadObject {
+    /// ETag, as S3 gives it.
+    pub etag: String,
+    /// When it was written, by S3's clock.
+    pub modified: Option<Timestamp>,
+    /// Its bytes.
+    pub body: Bytes,
 }
 
 /// A page of a listing.
@@ -83,6 +97,21 @@ pub struct Listing {
     pub folders: Vec<String>,
     /// `None`: this is the last page.
     pub next: Option<String>,
+}
+
+/// An object to delete.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unwanted {
+    /// Key.
+    pub key: String,
+    /// The object is deleted only if it still has this eTag. `None`: in any case.
+    pub etag: Option<String>,
+}
+
+impl From<&ListedFile> for Unwanted {
+    fn from(file: &ListedFile) -> Self {
+        Self { key: file.key.clone(), etag: Some(file.etag.clone()) }
+    }
 }
 
 /// An object of a listing.

@@ -5,7 +5,8 @@
 //! 1. List the folder, and read its [`Manifest`](super::manifest::Manifest).
 //! 2. Write into the manifest which files the turn will write (`merging`). Another compaction then leaves the folder alone. A turn
 //!    renews the time of these lines while it works. If it did not for [`Setup::takeover`], the next turn says in the manifest that
-//!    its files are `abandoned`.
+//!    its files are `abandoned`. A line's time is no later than S3's for the manifest: a clock that is wrong by years must not keep the
+//!    folder.
 //! 3. Write the merged files (`merge`). They do not count yet.
 //! 4. Write into the manifest that they count (`merged`), and their sources do not (`replaced`), by one request.
 //!
@@ -14,7 +15,8 @@
 //! Each write of the manifest has the condition that nobody else wrote it since the turn read it. So of two turns at once, one
 //! fails before step 4. The names of merged files are unique, also between two turns with the same sources, so whoever was
 //! stopped for long cannot delete or replace a file that counts. A file is deleted only if the manifest says `replaced` or
-//! `abandoned`. Both are final: a source that a message brings back later does not count, and the next turn deletes it.
+//! `abandoned`. Both are final: a source that a message brings back later does not count, and the next turn deletes it. A delete has
+//! the condition that the file still has the eTag of the listing.
 //!
 //! A query lists files and reads manifests at different moments. Between steps 3 and 4 a turn waits for [`Setup::settle`], for
 //! queries that list first: such a query must not read the manifest of step 4 after a listing without the merged file.
@@ -36,14 +38,13 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::{sync::Semaphore, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use self::folders::Folders;
 use super::{
-    bucket::{CompactAccount, LakeRow},
+    bucket::{CompactAccount, LakeRow, ReadObject},
     manifest::url,
 };
 use crate::{
@@ -274,13 +275,13 @@ pub async fn compact<A: CompactAccount>(setup: &Arc<Setup>, account: A, row: &La
     report
 }
 
-/// Reads an object, and its eTag. With `etag`, only if the object still has it.
+/// Reads an object. With `etag`, only if the object still has it.
 async fn get<A: CompactAccount>(
     account: &A,
     bucket: &str,
     key: &str,
     etag: Option<&str>,
-) -> Result<Option<(String, Bytes)>, CompactError> {
+) -> Result<Option<ReadObject>, CompactError> {
     match account.get(key, etag).await {
         // A role that may list only some prefixes gets the same answer for an object that does not exist.
         Err(CopyError::Denied(_)) if !exists(account, bucket, key).await? => Ok(None),

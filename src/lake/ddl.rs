@@ -4,8 +4,7 @@
 //! register folders. [`Tables`] says what the tables are; `sql` prints them as statements for Athena, and `template` as resources
 //! for CloudFormation.
 //!
-//! The view applies the reader's rule: a file counts if its name does not begin with [`COMPACTED`](super::COMPACTED) and no line
-//! of a manifest says that it is replaced, or if its name begins so and a line says that it is merged. The view joins files and
+//! The view applies the reader's rule of [`manifest`](super::manifest). The view joins files and
 //! manifests by all partitions of time, so a query for one hour reads the manifests of that hour alone.
 
 mod columns;
@@ -29,12 +28,12 @@ use crate::{
 /// The SerDe of JSON.
 const JSON: &str = "org.openx.data.jsonserde.JsonSerDe";
 
-/// What the row does not say about the tables.
+/// Settings of the tables that a tenant's row does not have.
 #[derive(Clone, Debug)]
 pub struct Wishes {
     /// The database.
     pub database: String,
-    /// The view. The tables have this name with an ending.
+    /// Name of the view. Each table has this name and an ending.
     pub table: String,
     /// The first year of the partitions.
     pub since: i16,
@@ -45,7 +44,7 @@ pub struct Wishes {
 /// Why a lake cannot have such tables.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DdlError {
-    /// A partition has the name of a column with other values.
+    /// A partition has the name of a column, and other values than the column.
     #[error(
         "the layout's partition {0:?} has the name of a column that has other values, and a table cannot have both; \
          give the partition another name"
@@ -121,7 +120,7 @@ impl Tables {
     /// Describes the tables of the lake of a tenant's row.
     ///
     /// # Errors
-    /// The layout, the prefix or the wishes do not fit.
+    /// The layout, the prefix or the settings do not allow such tables.
     pub fn new(
         tenant_id: &str,
         destination: &Bucket,
@@ -136,7 +135,7 @@ impl Tables {
         let columns = columns::of(&lake.format, &partitions)?;
         let shown = columns::shown(&lake.format, &columns, &partitions);
         let times: Vec<_> = partitions.iter().filter(|partition| partition.is_time).cloned().collect();
-        let of_manifests = ["file", "state"];
+        let of_manifests = ["file", "state", "by"];
         if let Some(hidden) = times.iter().find(|partition| of_manifests.contains(&partition.name.as_str())) {
             return Err(DdlError::Hidden(hidden.name.clone()));
         }

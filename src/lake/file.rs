@@ -1,9 +1,14 @@
-//! One file of a lake while it is written: encoded rows, and the upload that they go to once they are too many for one request.
+//! One file of a lake while it is written: its encoded rows, and its upload if they do not fit into one request.
 
 use bytes::Bytes;
 use tracing::Instrument;
 
-use super::{FileSpec, LakeAccount, ndjson::NdjsonWriter, parts::Parts, record::Columns};
+use super::{
+    FileSpec, LakeAccount,
+    ndjson::{Members, NdjsonWriter},
+    parts::Parts,
+    record::Columns,
+};
 use crate::{
     copy::CopyError,
     ledger::{Ledger, LedgerError, claim::Claim},
@@ -40,7 +45,7 @@ impl From<CopyError> for FileError {
 impl Encoder {
     pub(super) fn new(format: &Format) -> Result<Self, CopyError> {
         match format {
-            Format::Ndjson(fields) => Ok(Self::Ndjson(NdjsonWriter::new(fields.clone()))),
+            Format::Ndjson(fields) => Ok(Self::Ndjson(NdjsonWriter::new(fields))),
             #[cfg(feature = "parquet")]
             Format::Parquet(compression) => super::parquet::ParquetWriter::new(codec(*compression), &[])
                 .map(Self::Parquet)
@@ -128,6 +133,15 @@ impl LakeFile {
         self.records
     }
 
+    /// The members of the records so far, for NDJSON.
+    pub(super) fn members(&self) -> Option<&Members> {
+        match &self.encoder {
+            Encoder::Ndjson(writer) => Some(writer.members()),
+            #[cfg(feature = "parquet")]
+            Encoder::Parquet(_) => None,
+        }
+    }
+
     /// Bytes of rows that are not encoded yet.
     pub(super) fn pending(&self) -> usize {
         match &self.encoder {
@@ -169,7 +183,7 @@ impl LakeFile {
         self.parts.write(account, body).await
     }
 
-    /// Writes the rest, and lets the file appear if `claim` still holds its object. Returns the file's length.
+    /// Writes the remaining bytes. The file then appears, if `claim` still holds the object. Returns the file's length.
     pub(super) async fn finish<A: LakeAccount, L: Ledger>(
         self,
         account: &A,

@@ -1,33 +1,33 @@
-//! Remembers what was made of the text around a record's message and time.
+//! A cache of results that depend only on the text around a record's message and time.
 //!
-//! Nearly all records of an object differ only in both values, and in a few members that alternate, such as `stream`. So what is
-//! made of the other members is made once and found again by a comparison of the text.
+//! Nearly all records of an object differ only in these two values, and in a few members that alternate, such as `stream`. So a
+//! result that depends on the other members is computed once. For later records, a comparison of the text finds the result.
 
 use crate::records::Pieces;
 
-/// Number of texts that are remembered: a pod writes to two streams, and may have two containers.
+/// Most cached texts: a pod writes to two streams, and may have two containers.
 const MOST: usize = 4;
-/// Longest text that is remembered. The metadata of a Kubernetes record takes about 1 KiB.
+/// Longest cached text. The metadata of a Kubernetes record takes about 1 KiB.
 const LONGEST: usize = 16 * 1024;
 
-/// Texts around the values of earlier records, and what was made of each.
+/// The texts around the values of earlier records, with the result for each.
 #[derive(Debug)]
 pub(super) struct Known<T> {
-    entries: Vec<Entry<T>>,
+    entries: Vec<KnownText<T>>,
     /// The entry that was found last.
     last: usize,
-    /// What was made of a text that is not remembered.
+    /// The result for the current record, if its text is too long for the cache.
     other: Option<T>,
 }
 
 #[derive(Debug)]
-struct Entry<T> {
+struct KnownText<T> {
     around: Vec<u8>,
     lens: [usize; 3],
     made: T,
 }
 
-impl<T> Entry<T> {
+impl<T> KnownText<T> {
     fn is_of(&self, pieces: &Pieces<'_>) -> bool {
         let [first, second, third] = pieces.around;
         let (one, rest) = self.around.split_at(self.lens[0]);
@@ -37,7 +37,7 @@ impl<T> Entry<T> {
 }
 
 impl<T> Known<T> {
-    /// What was made of the text around the values of an earlier record, or `make` makes now.
+    /// Returns the cached result for the text around the record's values. If there is none, `make` computes the result.
     pub(super) fn find(&mut self, pieces: &Pieces<'_>, make: impl FnOnce() -> T) -> &T {
         let found = match self.entries.get(self.last) {
             Some(last) if last.is_of(pieces) => Some(self.last),
@@ -51,7 +51,7 @@ impl<T> Known<T> {
         if lens.iter().sum::<usize>() > LONGEST {
             return self.other(make());
         }
-        let entry = Entry { around: pieces.around.concat(), lens, made: make() };
+        let entry = KnownText { around: pieces.around.concat(), lens, made: make() };
         if self.entries.len() < MOST {
             self.last = self.entries.len();
             self.entries.push(entry);
@@ -62,7 +62,7 @@ impl<T> Known<T> {
         &self.entries[self.last].made
     }
 
-    /// Keeps what was made of a text that is not remembered, until the next record.
+    /// Keeps a result until the next record.
     pub(super) fn other(&mut self, made: T) -> &T {
         self.other.insert(made)
     }

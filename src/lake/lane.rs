@@ -9,10 +9,11 @@ use tokio_util::sync::CancellationToken;
 use super::{
     FileSpec, LakeAccount, LakeWay,
     file::{Encoder, FileError, LakeFile, content_type, ending},
+    ndjson::Members,
     parts::MIN_PART,
     record::{Columns, is_undated, timestamp},
     shares::ObjectShare,
-    stem::stem,
+    stem::{file_name, stem},
 };
 use crate::{
     copy::{self, CopyError},
@@ -26,16 +27,17 @@ use crate::{
     tenant::{Format, Lock},
 };
 
-/// Most files of one object that are open at once. The records of an object are of one hour or two; more hours come from
+/// Most files of one object that are open at once. An object usually has records of one hour or two. More hours come from
 /// timestamps that programs wrote.
 const MOST_OPEN: usize = 4;
-/// Number of files of one object beyond which the records of further hours go into the files of the object's own hour. It bounds
-/// what an object with odd timestamps costs: each file is a request.
+/// After this many files of one object, records of further hours go into the files of the object's own hour. The limit bounds the
+/// cost of an object with odd timestamps, because each file is a request.
 const MOST_FILES: u32 = 100;
-/// Bytes of rows in the open row groups of all files at which the largest group ends.
+/// When the open row groups of all files have this many bytes of rows, the largest group ends.
 const MOST_PENDING: usize = 4 << 20;
-/// Bytes of rows and of encoded bytes, of one record, and number of open files, up to which a lane is not large.
+/// A lane becomes large if its rows and encoded bytes, or one record, have more bytes.
 const SMALL: usize = 1 << 20;
+/// A lane becomes large if it has more open files.
 const SMALL_OPEN: usize = 2;
 
 /// Longest wait for a share. Meanwhile, the object's slot is not free for other tenants.
@@ -48,16 +50,16 @@ const MAX_KEY: usize = 1024;
 
 /// Number of records that one lake was given, by outcome.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
+pub struct LakeTally {
     /// Records given to the lane.
     pub read: u64,
     /// Records in files that were written.
     pub written: u64,
-    /// Skipped because the format gives the record no message.
+    /// Records that were skipped, because their format gives them no message.
     pub skipped: u64,
-    /// Passed over because an earlier attempt, which ended at a break of the object, has written them.
+    /// Records that an earlier attempt has written before it ended at a broken part of the object.
     pub resumed: u64,
-    /// Put into quarantine because the record is unreadable.
+    /// Unreadable records that were put into quarantine.
     pub quarantined: u64,
     /// Records without a usable timestamp; they get the object's time.
     pub undated: u64,
@@ -69,35 +71,35 @@ pub struct Tally {
     pub bytes: u64,
 }
 
-impl Tally {
+impl LakeTally {
     /// Records whose outcome is known. After a successful delivery, these are all records read.
     pub fn accounted(&self) -> u64 {
         self.written + self.skipped + self.quarantined + self.resumed
     }
 }
 
-/// What the keys and the contents of one object's files have in common.
+/// What all files of one object have in common.
 #[derive(Debug)]
-struct Plan {
+struct FilePlan {
     /// `bucket_prefix`.
     prefix: String,
     layout: LakeLayout,
     route: Route,
     stem: String,
+    /// Records that an earlier attempt has written. Its files stay, and may have been compacted.
+    from: u64,
     format: Format,
     lock: Option<Lock>,
     metadata: HashMap<String, String>,
 }
 
-impl Plan {
+impl FilePlan {
     /// The next file of an hour. `number` counts the hour's files from 0.
     fn spec(&self, hour: i64, number: u32) -> Result<FileSpec, CopyError> {
         let at = Timestamp::from_millisecond(hour)
             .map_err(|error| CopyError::Unwritable(format!("hour {hour} has no date: {error}")))?;
-        let number = if number == 0 { String::new() } else { format!("-{number}") };
-        let Self { prefix, stem, .. } = self;
-        let folder = self.layout.folder(&self.route, at);
-        let key = format!("{prefix}{folder}{stem}{number}{}", ending(&self.format));
+        let name = file_name(&self.stem, self.from, number, ending(&self.format));
+        let key = format!("{}{}{name}", self.prefix, self.layout.folder(&self.route, at));
         if key.len() > MAX_KEY {
             return Err(CopyError::KeyTooLong(key.len()));
         }
@@ -108,18 +110,16 @@ impl Plan {
 
 /// Writes one object's records into one customer's lake.
 #[derive(Debug)]
-pub struct Lane<A, L> {
+pub struct LakeLane<A, L> {
     account: A,
     claim: Arc<Claim<L>>,
-    plan: Plan,
+    plan: FilePlan,
     columns: Columns,
     /// `None`: the lane has ended.
     share: Option<ObjectShare>,
     /// Whether the lane has its share.
     is_large: bool,
-    /// Records that an earlier attempt has written.
-    from: u64,
-    /// Whether every record so far is in files that were written, or in the quarantine.
+    /// Whether all records so far are in written files or in the quarantine.
     is_flushed: bool,
     /// The object's time in milliseconds since 1970.
     object_time: i64,
@@ -131,14 +131,16 @@ pub struct Lane<A, L> {
     aside: QuarantineFile,
     /// The first unreadable record, if there is no quarantine.
     first_unkept: Option<RecordError>,
-    tally: Tally,
+    /// Members of the records in files that were written.
+    members: Members,
+    tally: LakeTally,
     putting: Duration,
 }
 
-impl<A: LakeAccount, L: Ledger> Lane<A, L> {
-    /// Opens a lane for the object of `way`, which was stored at `modified`. Unreadable records go onto `shelf`. A lane that becomes
-    /// large takes its object's `share`. If an earlier attempt ended at a break of the object, as `claim` says, the lane goes on
-    /// there, with further files.
+impl<A: LakeAccount, L: Ledger> LakeLane<A, L> {
+    /// Opens a lane for the object of `way`, which was stored at `modified`. Unreadable records go onto `shelf`. A lane that
+    /// becomes large takes the object's `share`. If an earlier attempt ended at a broken part of the object, `claim` has the
+    /// position, and the lane goes on there with further files.
     ///
     /// # Errors
     /// The key of a file would be too long.
@@ -154,16 +156,16 @@ impl<A: LakeAccount, L: Ledger> Lane<A, L> {
         let metadata = copy::metadata(object, route, object.version_id.as_deref());
         let metadata = metadata.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         let from = claim.from().position.records;
-        let mut stem = stem(route, object, &delivery.name);
-        if from > 0 {
-            // The earlier attempt's files stay, and may have been compacted.
-            stem += &format!("-from{from}");
-        }
-        let plan = Plan {
+        let members = match &lake.format {
+            Format::Ndjson(fields) => Members::new(fields),
+            Format::Parquet(_) => Members::default(),
+        };
+        let plan = FilePlan {
             prefix: destination.bucket_prefix.clone(),
             layout: lake.layout.clone(),
             route: route.clone(),
-            stem,
+            stem: stem(route, object, &delivery.name),
+            from,
             format: lake.format.clone(),
             lock: lake.lock,
             metadata,
@@ -177,7 +179,6 @@ impl<A: LakeAccount, L: Ledger> Lane<A, L> {
             columns: Columns::new(route, object_time),
             share: Some(share),
             is_large: false,
-            from,
             is_flushed: false,
             plan,
             object_time,
@@ -186,7 +187,8 @@ impl<A: LakeAccount, L: Ledger> Lane<A, L> {
             shelf,
             aside: QuarantineFile::default(),
             first_unkept: None,
-            tally: Tally::default(),
+            members,
+            tally: LakeTally::default(),
             putting: Duration::ZERO,
         })
     }
@@ -234,15 +236,15 @@ impl<A: LakeAccount, L: Ledger> Lane<A, L> {
     fn start_record(&mut self) -> bool {
         self.is_flushed = false;
         self.tally.read += 1;
-        let is_new = self.tally.read > self.from;
+        let is_new = self.tally.read > self.plan.from;
         self.tally.resumed += u64::from(!is_new);
         is_new
     }
 
-    /// Whether the lane becomes large by this record. Then the object needs a whole slot, and after that the lane needs
-    /// [`Lane::enlarge`], before the record is pushed.
+    /// Whether this record makes the lane large. If so, the caller gets a whole slot for the object, then calls
+    /// [`LakeLane::enlarge`], and then pushes the record.
     pub fn becomes_large(&self, record: &Record<'_>) -> bool {
-        if self.is_large || self.tally.read < self.from {
+        if self.is_large || self.tally.read < self.plan.from {
             return false;
         }
         let opens = || {
@@ -275,13 +277,13 @@ impl<A: LakeAccount, L: Ledger> Lane<A, L> {
         self.open.iter().map(LakeFile::encoded).sum()
     }
 
-    /// Takes an unreadable record, for the quarantine. Without a quarantine, the final [`Lane::flush`] fails.
+    /// Takes an unreadable record, for the quarantine. Without a quarantine, the final [`LakeLane::flush`] fails.
     ///
     /// # Errors
-    /// As [`Lane::push`].
+    /// As [`LakeLane::push`].
     ///
     /// # Cancel safety
-    /// As [`Lane::push`].
+    /// As [`LakeLane::push`].
     pub async fn push_unreadable(&mut self, unreadable: &Unreadable<'_>) -> Result<(), LaneError> {
         let record = self.tally.read;
         if !self.start_record() {
@@ -309,15 +311,16 @@ impl<A: LakeAccount, L: Ledger> Lane<A, L> {
     /// Finishes all files.
     ///
     /// # Errors
-    /// As [`Lane::push`]; also if an unreadable record has no quarantine to go to.
+    /// As [`LakeLane::push`]; also if an unreadable record has no quarantine to go to.
     ///
     /// # Cancel safety
-    /// As [`Lane::push`].
+    /// As [`LakeLane::push`].
     pub async fn flush(&mut self) -> Result<(), LaneError> {
         self.set_aside().await?;
         while !self.open.is_empty() {
             self.finish(0).await?;
         }
+        self.tell(ObjectShare::succeeded);
         self.share = None;
         self.account.count(self.tally.written, self.tally.bytes).await?;
         match self.first_unkept.take() {
@@ -329,7 +332,7 @@ impl<A: LakeAccount, L: Ledger> Lane<A, L> {
         }
     }
 
-    /// Records in the ledger that the object is done. Call [`Lane::flush`] first.
+    /// Records in the ledger that the object is done. Call [`LakeLane::flush`] first.
     ///
     /// # Errors
     /// Another worker has the object.
@@ -337,10 +340,10 @@ impl<A: LakeAccount, L: Ledger> Lane<A, L> {
         Ok(self.claim.finish(Position { records: self.tally.read, events: 0 }).await?)
     }
 
-    /// Gives unfinished files up, and the object's lease back to the ledger. If the lane was flushed, because the object is broken
-    /// behind its last record, the next attempt goes on there: it must not write these files again with more records, because they
-    /// may have been compacted. Once `stop` is cancelled, unfinished uploads stay, and
-    /// a lifecycle rule of the bucket removes them.
+    /// Gives unfinished files up, and the object's lease back to the ledger. A lane that was flushed ended at a broken part of
+    /// the object. The next attempt goes on behind the flushed records. It must not write their files again with more records,
+    /// because the files may have been compacted. After `stop` is cancelled, unfinished uploads stay, and a lifecycle rule of the
+    /// bucket removes them.
     pub async fn abandon(&mut self, stop: &CancellationToken) {
         let (account, open) = (&self.account, std::mem::take(&mut self.open));
         let abort = async {
@@ -354,15 +357,21 @@ impl<A: LakeAccount, L: Ledger> Lane<A, L> {
         }
         self.share = None;
         let mut progress = self.claim.from().clone();
-        if self.is_flushed {
+        // If a defect left records unaccounted, the next attempt begins where this one did, and writes the files again.
+        if self.is_flushed && self.tally.accounted() == self.tally.read {
             progress.position.records = progress.position.records.max(self.tally.read);
         }
         self.claim.release(&progress).await;
     }
 
     /// Number of records so far, by outcome.
-    pub fn tally(&self) -> &Tally {
+    pub fn tally(&self) -> &LakeTally {
         &self.tally
+    }
+
+    /// The members of the records in files that were written.
+    pub fn members(&self) -> &Members {
+        &self.members
     }
 
     /// How long the writes of this attempt took.
@@ -382,7 +391,7 @@ impl<A: LakeAccount, L: Ledger> Lane<A, L> {
             return Ok(index);
         }
         if self.open.len() == MOST_OPEN {
-            // The file that was opened first: records are in the order of time, more or less.
+            // Records come roughly in the order of time, so the file that was opened first is the least likely to get more.
             self.finish(0).await?;
         }
         let number = self.files.entry(hour).or_default();
@@ -399,10 +408,16 @@ impl<A: LakeAccount, L: Ledger> Lane<A, L> {
         };
         let began = Instant::now();
         if self.open[largest].encoded() >= MIN_PART {
-            self.open[largest].write_part(&self.account).await?;
+            let written = self.open[largest].write_part(&self.account).await;
+            written.inspect_err(|_| self.tell(ObjectShare::failed))?;
             self.putting += began.elapsed();
         }
         Ok(())
+    }
+
+    /// Tells the object's share how the bucket does.
+    fn tell(&self, outcome: impl FnOnce(&ObjectShare)) {
+        self.share.as_ref().map(outcome);
     }
 
     async fn finish(&mut self, index: usize) -> Result<(), LaneError> {
@@ -410,8 +425,14 @@ impl<A: LakeAccount, L: Ledger> Lane<A, L> {
         let mut file = self.open.remove(index);
         without_pause(file.pending(), || file.end_group())?;
         let records = file.records();
+        if let Some(members) = file.members() {
+            self.members.add(members);
+        }
         let bytes = file.finish(&self.account, &self.claim).await.map_err(|error| match error {
-            FileError::Bucket(error) => LaneError::Bucket(error),
+            FileError::Bucket(error) => {
+                self.tell(ObjectShare::failed);
+                LaneError::Bucket(error)
+            }
             FileError::Ledger(error) => LaneError::Ledger(error),
         })?;
         self.tally.written += records;
@@ -443,3 +464,6 @@ fn length(record: &Record<'_>) -> usize {
 fn hour(timestamp: i64) -> i64 {
     timestamp.div_euclid(HOUR) * HOUR
 }
+
+#[cfg(test)]
+mod tests;

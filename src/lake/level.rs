@@ -1,7 +1,7 @@
-//! Tells a record's level from its members or its message.
+//! Finds a record's level in its members or its message.
 //!
-//! A wrong level is worse than none: a query for errors must not find lines that are no errors. So a word in a sentence is no
-//! level; it must stand where loggers write the level.
+//! A wrong level is worse than none, because a query for errors must not find lines that are no errors. So a word counts as a
+//! level only where loggers write the level, and not inside a sentence.
 
 use crate::records::each_member;
 
@@ -53,7 +53,7 @@ const WORDS: [(&str, Level); 22] = [
     ("dbg", Level::Debug),
     ("inf", Level::Info),
 ];
-/// Of these words, those that are taken for a level at the beginning of a line of text.
+/// Those of the words that count as a level at the beginning of a line of text.
 const WORDS_IN_TEXT: usize = 14;
 
 impl Level {

@@ -19,8 +19,12 @@
 //! # The reader's rule
 //!
 //! A file counts
-//! - if its name does not begin with `compacted-`, and no line says that it is `replaced`;
-//! - if its name begins with `compacted-`, and a line says that it is `merged`.
+//! - if a line says that it is `merged`;
+//! - not if a line says that it is `replaced` by a file that is `merged`;
+//! - otherwise, if its name does not begin with `compacted-`, or if a line says that it is `replaced`.
+//!
+//! The last case would be a damaged manifest: no compaction leaves a file that is `replaced` by one that is not `merged`. Then readers
+//! still see the file's records, and the compaction refuses the manifest.
 //!
 //! [`Manifest::counts`] is this rule. A reader who follows it sees every record exactly once at every moment, also if a
 //! compaction was stopped in its middle.
@@ -131,7 +135,7 @@ impl Manifest {
     /// Reads a manifest.
     ///
     /// # Errors
-    /// A line is none of a manifest, or the second one of its file.
+    /// A line is none of a manifest, or the second one of its file, or its file is replaced by one that is not merged.
     pub fn parse(text: &[u8]) -> Result<Self, String> {
         let mut manifest = Self::default();
         for (index, line) in text.split(|byte| *byte == b'\n').enumerate() {
@@ -161,6 +165,15 @@ impl Manifest {
             let file = line.file.clone();
             if manifest.lines.insert(line.file, Entry { at: line.at, state }).is_some() {
                 return Err(failed(format!("{file:?} has a line already")));
+            }
+        }
+        for (file, entry) in &manifest.lines {
+            if let State::Replaced { by, .. } = &entry.state
+                && !manifest.is_merged(by)
+            {
+                return Err(format!(
+                    "{file:?} is replaced by {by:?}, and no line says that this one is merged"
+                ));
             }
         }
         Ok(manifest)
@@ -201,10 +214,14 @@ impl Manifest {
     /// The reader's rule: whether a file of the folder counts, by its URL.
     pub fn counts(&self, file: &str) -> bool {
         match self.state(file) {
-            Some(State::Replaced { .. }) => false,
+            Some(State::Replaced { by, .. }) => !self.is_merged(by),
             Some(State::Merged) => true,
             _ => !is_compacted(file),
         }
+    }
+
+    fn is_merged(&self, file: &str) -> bool {
+        matches!(self.state(file), Some(State::Merged))
     }
 
     /// What is known about a file.
@@ -339,6 +356,19 @@ mod tests {
     }
 
     #[test]
+    fn a_file_counts_until_the_file_that_replaced_it_is_merged() {
+        let mut manifest = sample();
+        for file in ["s3://b/f/compacted-2.gz", "s3://b/f/a", "s3://b/f/b"] {
+            let before = manifest.counts(file);
+            assert_eq!(before, is_compacted(file), "{file}");
+        }
+        manifest.lines.remove("s3://b/f/compacted-2.gz");
+        for (file, counts) in [("a", true), ("b", true), ("compacted-2.gz", false)] {
+            assert_eq!(manifest.counts(&url("b", &format!("f/{file}"))), counts, "{file}");
+        }
+    }
+
+    #[test]
     fn a_manifest_is_read_back() {
         let manifest = sample();
         let text = String::from_utf8(manifest.text()).expect("UTF-8");
@@ -359,6 +389,14 @@ mod tests {
                 "not the name",
             ),
             (&line.replace("/compacted-", "/c-"), "not the name"),
+            (line, "no line says that this one is merged"),
+            (
+                &format!(
+                    "{line}\n{}",
+                    r#"{"file":"s3://b/f/compacted-2.gz","state":"abandoned","at":"2026-01-02T01:10:00Z"}"#
+                ),
+                "no line says that this one is merged",
+            ),
         ] {
             let error = Manifest::parse(bad.as_bytes()).expect_err(bad);
             assert!(error.contains(problem), "{bad}: {error}");

@@ -9,9 +9,10 @@ use std::{
 use bytes::{Bytes, BytesMut};
 
 use super::{FileSpec, LakeAccount, LakeStore, LakeWay, Part, Upload};
-use crate::copy::{Copied, CopyError, CopyJob, ObjectCopier, Way, memory::MemoryCopier};
+use crate::copy::{Copied, CopyError, CopyJob, CopyWay, ObjectCopier, memory::MemoryCopier};
 
-/// Customers' buckets: copies and lakes. A bucket that the copier breaks is broken for both. Clones share them.
+/// Customers' buckets, with copies and lakes. If a test breaks a bucket of the copier, lakes in the bucket fail too. Clones share
+/// the buckets.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryBuckets {
     copier: MemoryCopier,
@@ -56,11 +57,11 @@ impl MemoryBuckets {
 impl ObjectCopier for MemoryBuckets {
     type Session = ();
 
-    async fn closed(&self, way: &Way<'_>) -> Option<CopyError> {
+    async fn closed(&self, way: &CopyWay<'_>) -> Option<CopyError> {
         self.copier.closed(way).await
     }
 
-    async fn enter(&self, way: &Way<'_>) -> Result<(), CopyError> {
+    async fn enter(&self, way: &CopyWay<'_>) -> Result<(), CopyError> {
         self.copier.enter(way).await
     }
 

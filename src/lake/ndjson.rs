@@ -1,6 +1,6 @@
 //! Writes a file of NDJSON, compressed with gzip: one record a line.
 
-use std::{fmt::Write as _, io::Write as _, mem};
+use std::{collections::BTreeMap, fmt::Write as _, io::Write as _, mem};
 
 use flate2::{Compression, write::GzEncoder};
 use jiff::Timestamp;
@@ -11,35 +11,83 @@ use crate::{
     tenant::Fields,
 };
 
-/// Bytes of lines that are compressed at once.
+/// Number of bytes of lines that are compressed together.
 const BLOCK: usize = 64 * 1024;
-/// Level of gzip. On Vector's samples, level 1 makes files that are 29 to 40 % larger, in 60 % of the CPU time; level 3 makes files
-/// that are 4 to 7 % smaller, in 130 % of it; level 6 makes files that are 12 to 28 % smaller, in twice to nine times of it.
+/// Level of gzip. On Vector's samples, level 1 makes files that are 29 to 40 % larger, in 60 % of the CPU time; level 3 makes
+/// files that are 4 to 7 % smaller, in 130 % of it; level 6 makes files that are 12 to 28 % smaller, in twice to nine times of
+/// it.
 const LEVEL: u32 = 2;
 
-/// Whether a line has the member of this name.
-fn contains(fields: &Fields, name: &str) -> bool {
-    let Fields::Named(names) = fields else { return true };
-    // A name in the text of a record is escaped where JSON demands it.
-    match name.contains('\\') {
-        false => names.iter().any(|known| known == name),
-        true => {
-            let name: Option<String> = serde_json::from_str(&format!("\"{name}\"")).ok();
-            name.is_some_and(|name| names.contains(&name))
+/// The members that lines have, and what became of each name in `fields`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Members {
+    /// `None`: lines have all members.
+    named: Option<BTreeMap<String, Sight>>,
+}
+
+/// Whether records had a member. The best comes last.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Sight {
+    /// No record had it.
+    Missing,
+    /// No record had it, but one had this member, whose name differs only in upper and lower case.
+    Similar(String),
+    /// A record had it.
+    Found,
+}
+
+impl Members {
+    /// The members of a row, before the first record.
+    pub fn new(fields: &Fields) -> Self {
+        let Fields::Named(names) = fields else { return Self { named: None } };
+        Self { named: Some(names.iter().map(|name| (name.clone(), Sight::Missing)).collect()) }
+    }
+
+    /// Each name in `fields`, with what became of it.
+    pub fn named(&self) -> impl Iterator<Item = (&str, &Sight)> {
+        self.named.iter().flatten().map(|(name, sight)| (name.as_str(), sight))
+    }
+
+    /// Adds what other records of the same row had.
+    pub fn add(&mut self, other: &Self) {
+        for (name, sight) in self.named.iter_mut().flatten() {
+            if let Some(others) = other.named.as_ref().and_then(|named| named.get(name)) {
+                *sight = std::cmp::max(&*sight, others).clone();
+            }
         }
+    }
+
+    /// Whether a line has the member of this name, which a record has. `name` is as in the record's text.
+    pub(crate) fn take(&mut self, name: &str) -> bool {
+        let Some(named) = &mut self.named else { return true };
+        // A name in the text of a record is escaped where JSON demands it.
+        let unescaped =
+            name.contains('\\').then(|| serde_json::from_str::<String>(&format!("\"{name}\"")).ok());
+        let name = unescaped.as_ref().map_or(Some(name), Option::as_deref);
+        let Some(name) = name else { return false };
+        let lower = |text: &str| text.to_lowercase();
+        for (wanted, sight) in named.iter_mut().filter(|(_, sight)| **sight == Sight::Missing) {
+            if lower(wanted) == lower(name) {
+                *sight = Sight::Similar(name.to_owned());
+            }
+        }
+        let sight = named.get_mut(name);
+        let is_named = sight.is_some();
+        sight.into_iter().for_each(|sight| *sight = Sight::Found);
+        is_named
     }
 }
 
 /// Writes records into a file. The file's bytes can be taken in pieces while it grows.
 ///
-/// A line is legal JSON that every reader takes: see [`Legal`]. A line of text becomes an object with `timestamp`, in UTC with
-/// milliseconds, and `message`. The file depends on nothing but the records.
+/// Each line is legal JSON that every reader accepts: see [`Legal`]. A record that is a line of text becomes an object with
+/// `timestamp`, in UTC with milliseconds, and `message`. The same records always give the same file.
 ///
-/// Besides the bytes that were not taken yet, a writer takes about 500 KiB of memory, and for each record that must be mended
-/// at most six times the record's bytes.
+/// Besides the bytes that were not taken yet, a writer needs about 500 KiB of memory. A record that must be mended needs up to
+/// six times its length more, while it is written.
 #[derive(Debug)]
 pub struct NdjsonWriter {
-    fields: Fields,
+    members: Members,
     known: Known<Template>,
     lines: Lines,
     rows: u64,
@@ -71,27 +119,32 @@ enum Value {
 
 impl NdjsonWriter {
     /// Begins a file.
-    pub fn new(fields: Fields) -> Self {
+    pub fn new(fields: &Fields) -> Self {
         let encoder = GzEncoder::new(Vec::new(), Compression::new(LEVEL));
         let lines = Lines { pending: Vec::with_capacity(BLOCK), encoder };
-        Self { fields, known: Known::default(), lines, rows: 0 }
+        Self { members: Members::new(fields), known: Known::default(), lines, rows: 0 }
     }
 
     /// Appends a record. `timestamp` is its time in milliseconds since 1970, for a line of text.
     pub fn push(&mut self, record: &Record<'_>, timestamp: i64) {
-        let Self { fields, known, lines, rows } = self;
+        let Self { members, known, lines, rows } = self;
         *rows += 1;
         match record.text {
-            None => lines.put_text(fields, record.message.escaped(), timestamp),
+            None => lines.put_text(members, record.message.escaped(), timestamp),
             Some(text) => match text.pieces().filter(has_plain_timestamp) {
                 Some(pieces) => {
-                    let template = known.find(&pieces, || Template::of(&text.legal(), fields));
+                    let template = known.find(&pieces, || Template::of(&text.legal(), members));
                     lines.put_filled(template, &pieces);
                 }
-                None => lines.put_members(fields, &text.legal()),
+                None => lines.put_members(members, &text.legal()),
             },
         }
         lines.put(b"\n");
+    }
+
+    /// The members of the records so far.
+    pub fn members(&self) -> &Members {
+        &self.members
     }
 
     /// Number of records.
@@ -129,11 +182,11 @@ fn has_plain_timestamp(pieces: &Pieces<'_>) -> bool {
 }
 
 impl Template {
-    fn of(record: &Legal<'_>, fields: &Fields) -> Self {
+    fn of(record: &Legal<'_>, members: &mut Members) -> Self {
         let mut template = Self { start: "{".to_owned(), values: Vec::new() };
         let mut is_first = true;
         record.each_member(|name, value| {
-            if !contains(fields, name) {
+            if !members.take(name) {
                 return;
             }
             let between = if mem::take(&mut is_first) { "\"" } else { ",\"" };
@@ -168,13 +221,13 @@ impl Lines {
         }
     }
 
-    fn put_members(&mut self, fields: &Fields, record: &Legal<'_>) {
-        if *fields == Fields::All {
+    fn put_members(&mut self, members: &mut Members, record: &Legal<'_>) {
+        if members.named.is_none() {
             return self.put(record.as_str().as_bytes());
         }
         let mut before = "{\"";
         record.each_member(|name, value| {
-            if contains(fields, name) {
+            if members.take(name) {
                 for part in [before, name, "\":", value] {
                     self.put(part.as_bytes());
                 }
@@ -184,10 +237,10 @@ impl Lines {
         self.put(if before == "{\"" { b"{}" } else { b"}" });
     }
 
-    fn put_text(&mut self, fields: &Fields, message: &[u8], timestamp: i64) {
+    fn put_text(&mut self, members: &mut Members, message: &[u8], timestamp: i64) {
         let latest = if timestamp < 0 { Timestamp::MIN } else { Timestamp::MAX };
         let timestamp = Timestamp::from_millisecond(timestamp).unwrap_or(latest);
-        let (has_timestamp, has_message) = (contains(fields, "timestamp"), contains(fields, "message"));
+        let (has_timestamp, has_message) = (members.take("timestamp"), members.take("message"));
         let mut start = "{".to_owned();
         if has_timestamp {
             let written = write!(start, "\"timestamp\":\"{timestamp:.3}\"");

@@ -1,14 +1,12 @@
-//! Parquet files of a lake: [`ParquetWriter`] writes them, and [`ParquetReader`] reads them back for compaction. No I/O: the
-//! caller takes the encoded bytes, or gives them.
+//! Parquet files of a lake: [`ParquetWriter`] encodes them, and [`ParquetReader`] decodes them for the compaction. No I/O.
 //!
-//! A file has the columns of [`Row`](super::row::Row), in its order. `timestamp` is a number of milliseconds, UTC; all others are
-//! strings. All strings but `message` have a dictionary, because they repeat: a file has the records of one pod, or of a few.
-//! The format is the oldest that has all of this (version 1.0, data pages v1, timestamps in `PLAIN` encoding), so that all
-//! programs read it.
+//! A file has the columns of [`Row`](super::row::Row), in the same order. `timestamp` is a number of milliseconds, UTC; the other
+//! columns are strings. Their values repeat, because a file has the records of one pod or of a few, so all of them but `message`
+//! have a dictionary. The format is version 1.0 with data pages v1 and timestamps in `PLAIN` encoding, because all programs read
+//! that.
 //!
-//! Statistics let a query skip files, row groups and pages. All columns have them for each row group, and all but `message`
-//! for each page too. The smallest and the largest message of a page say nothing about the messages between them: no query can
-//! skip a page by them.
+//! Statistics (the smallest and the largest value) let a query skip files, row groups and pages. All columns have statistics for
+//! each row group, and all but `message` for each page too. No query can skip pages by their messages.
 
 mod reader;
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The bytes of one file on their way into the bucket: by one request, or, if there are too many, part by part.
+//! Uploads the bytes of one file: by one request, or part by part if the file is large.
 
 use bytes::Bytes;
 
@@ -39,7 +39,7 @@ impl Parts {
         Ok(())
     }
 
-    /// Writes the last bytes, and lets the file appear if `hold` allows it. Returns the file's length. After an error, call
+    /// Writes the last bytes. The file then appears, if `hold` returns no error. Returns the file's length. After an error, call
     /// [`Parts::abort`].
     pub(super) async fn finish<A: LakeAccount, E: From<CopyError>>(
         &mut self,

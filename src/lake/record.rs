@@ -1,4 +1,4 @@
-//! Makes the columns of the lake's table of a record.
+//! Turns a record into the columns of the lake's table.
 //!
 //! | Column | Value |
 //! |---|---|
@@ -9,21 +9,21 @@
 //! | `container` | `kubernetes.container_name`, `container_name` or `container`. |
 //! | `node` | `kubernetes.pod_node_name`, `kubernetes.host`, `node` or `host`. |
 //! | `level` | See [`Level`]. |
-//! | `rest` | A JSON object with all members of the record that other columns do not have exactly. |
+//! | `rest` | A JSON object with all members of the record that no other column has exactly. |
 //!
-//! Nothing of a record is lost: each of its members is in `rest`, unless it is
+//! No member of a record is lost. Every member is in `rest`, except these:
 //!
-//! - `message`, and a string;
-//! - `timestamp`, and the time in the column: further digits, and how the time was written, are dropped;
-//! - `stream`, and a string;
-//! - `customer_id`, `cluster_id`, `application` or `pod_name`, and the same as in the object's key, which has columns of its own.
+//! - `message`, if it is a string;
+//! - `timestamp`, if it is the time in the column (further digits and the form of the text are dropped);
+//! - `stream`, if it is a string;
+//! - `customer_id`, `cluster_id`, `application` and `pod_name`, if they are as in the object's key, whose names have columns.
 //!
-//! So a member whose type is not the usual one is no error. A `message` that is not a string stays in `rest`, and the column has
-//! its JSON text; a record without `message` stays in `rest` as a whole. Another member that is not a string stays in `rest`, and
-//! its column is null. A record that is its own message (of CloudTrail, for example) is in `message` alone.
+//! A member of an unusual type is no error: the member stays in `rest`, and its column is null. If `message` is not a string, its
+//! column has its JSON text. If there is no `message`, the whole record stays in `rest`. A record that is its own message (of
+//! CloudTrail, for example) is in `message` alone.
 //!
-//! The members of `rest` have the order of the record. What JSON or UTF-8 does not allow is mended, and of a repeated name the
-//! last value counts, as in messages for CloudWatch Logs.
+//! The members of `rest` are in the record's order. As in messages for CloudWatch Logs, illegal JSON and UTF-8 is mended, and the
+//! last value of a repeated name counts.
 
 use std::borrow::Cow;
 
@@ -33,7 +33,8 @@ use crate::{
     route::Route,
 };
 
-/// Longest time in milliseconds that a record may be younger than its object. Wrong clocks and time zones explain a day at most.
+/// Longest time in milliseconds that a record may be younger than its object. Wrong clocks and time zones make a difference of
+/// one day at most.
 const AHEAD: i64 = 24 * 3600 * 1000;
 /// Longest message in bytes for which a buffer is kept.
 const KEPT_BUFFER: usize = 1 << 20;
@@ -56,18 +57,18 @@ fn own_timestamp(record: &Record<'_>, modified: i64) -> Option<i64> {
 
 /// Makes the columns of the records of one object.
 ///
-/// Besides the record and its message, this takes at most six times the record's bytes of memory: three times as many for a text
-/// that is mended, or for an unescaped message, and as many for `rest`.
+/// Besides the record and its message, this needs memory of up to six times the record's length: three times for the mended text
+/// or the unescaped message, and three times for `rest`.
 #[derive(Debug)]
 pub struct Columns {
     modified: i64,
-    /// Members that are the same in every record of the object, with the values of the object's key.
+    /// Members that repeat a name of the object's key, each with the name in the key.
     labels: [(&'static str, String); 4],
     known: Known<Others>,
     message: String,
 }
 
-/// What a record's members give besides its message and its time.
+/// The columns that come from a record's members, without its message and its time.
 #[derive(Debug, Default)]
 struct Others {
     stream: Option<String>,
@@ -192,7 +193,7 @@ struct Best {
 }
 
 impl Best {
-    /// Takes a member's value if it is a text, and no member with a lower place has one.
+    /// Takes a member's value if the value is a string, and no member that comes earlier in the list has a string.
     fn take(&mut self, place: usize, value: &str) {
         if let Some(text) = string(value).filter(|text| !text.is_empty())
             && (self.value.is_none() || place < self.place)

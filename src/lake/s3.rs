@@ -1,5 +1,6 @@
 //! Customers' lakes through the AWS SDK, with the client and the roles that copy objects.
 
+#[cfg(feature = "tools")]
 mod compact;
 
 use aws_config::timeout::TimeoutConfig;
@@ -32,7 +33,8 @@ pub struct S3Lake {
     owner: Option<String>,
     region: String,
     timeouts: TimeoutConfig,
-    /// `None` if the bucket's account writes. If another account does, a bucket that still uses ACLs needs this one.
+    /// The ACL of each file. `None` if the bucket's own account writes. If another account writes, a bucket that still uses ACLs
+    /// needs an ACL that lets its owner read the file.
     acl: Option<ObjectCannedAcl>,
 }
 
@@ -96,8 +98,8 @@ fn lock(file: &FileSpec) -> Option<(ObjectLockMode, DateTime)> {
     Some((mode, DateTime::from_millis(until.as_millisecond())))
 }
 
-/// Evaluates an error of a write. The copy's errors about its source have another meaning here: an upload that no longer exists was
-/// completed by a call whose answer was lost, or was removed by a lifecycle rule. The next attempt writes the file again.
+/// Evaluates an error of a write. Where a copy's source would be missing, a lake's upload is missing: a call whose answer was
+/// lost has completed it, or a lifecycle rule has removed it. The next attempt writes the file again.
 fn unwritten<E>(error: SdkError<E, HttpResponse>) -> CopyError
 where
     E: ProvideErrorMetadata + std::error::Error + 'static,

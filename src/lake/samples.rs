@@ -6,7 +6,7 @@ use flate2::read::GzDecoder;
 
 use crate::route::{KeyLayout, Route};
 
-/// Every sample with one record a line: the names in its key, and its text.
+/// Every sample that has one record a line, as the names in its key and its text.
 pub(super) fn samples() -> Vec<(Route, Vec<u8>)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/ndjson-gzip");
     let layout = KeyLayout::parse(KeyLayout::DEFAULT).expect("a layout");

@@ -1,32 +1,35 @@
-//! Memory for lanes whose files do not fit into their object's place: long files, many hours, and long records.
+//! Memory for lanes that need more than their object's place in the `room`: for long files, many hours, or long records.
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
-/// Number of objects of a worker whose lanes may be large at once. More would not be faster: encoding uses a processor.
+/// Most objects of a worker whose lanes are large at once. More would not be faster, because encoding needs the processor.
 const LARGE_OBJECTS: usize = 4;
-/// Number of such objects of one tenant. A tenant whose bucket hangs keeps them for minutes.
+/// Most of these objects that belong to one tenant. An object whose bucket hangs keeps its share until the write times out.
 const OF_ONE_TENANT: usize = 2;
+/// Most of these objects that belong to tenants whose bucket failed last. The other shares stay free for the other tenants,
+/// however many buckets hang.
+const OF_FAILING_TENANTS: usize = 2;
 
-/// Memory of a lane that is not large, in bytes: two files with the buffers of their encoders, and a mebibyte of rows or
-/// encoded bytes.
+/// Memory of a lane that is not large, in bytes: two files with the buffers of their encoders, and 1 MiB of rows or encoded
+/// bytes.
 const SMALL_LANE: u64 = 5 << 19;
 /// Memory of a large lane in bytes, besides one encoded record of `source.max_record` and the footers of row groups: row groups
 /// (4 MiB), the encoder's own buffers, less than a part (5 MiB) of each of four files, and a part that is being written.
 const LARGE_LANE: u64 = 48 << 20;
-/// Bytes of an object's text for each byte of its files' footers. A row group ends at 4 MiB, or with a record of more than
-/// 1 MiB, and takes 12 KiB in the footer.
+/// Bytes of an object's text for each byte of the footers of its files. A row group takes 12 KiB in the footer. It ends at 4 MiB,
+/// or with a record of more than 1 MiB.
 const TEXT_OF_A_FOOTER: u64 = 64;
-/// Memory that encoding a record takes, in lengths of the record: its mended text (three), its columns (two), the row group, a page,
-/// and the compressed page.
+/// Memory for encoding a record, as a multiple of the record's length: 3 for its mended text, 2 for its columns, and 1 each for
+/// the row group, a page, and the compressed page.
 const COPIES_OF_A_RECORD: u64 = 8;
 
-/// The most memory that all lanes of a worker with so many slots take, in bytes, with one lake for each object. A slot is for one object, or for
-/// `sharing` small ones; `max_record` is `source.max_record`, and `max_object` `source.max_object`.
+/// Most memory of all lanes of a worker, in bytes, if each object goes into one lake. The worker has `slots` slots, each for one
+/// object or for `sharing` small ones. `max_record` and `max_object` are the settings of `source`.
 pub fn memory(slots: u64, sharing: u64, max_record: u64, max_object: u64) -> u64 {
     // Small objects have at most an eighth of a slot of text each.
     let small = slots * sharing * (SMALL_LANE / 2);
@@ -34,31 +37,50 @@ pub fn memory(slots: u64, sharing: u64, max_record: u64, max_object: u64) -> u64
     small + LARGE_OBJECTS as u64 * large + COPIES_OF_A_RECORD * max_record
 }
 
-/// Shares of the memory. Clones share it.
+/// The memory for large lanes. Clones share it.
 #[derive(Clone, Debug)]
-pub struct Shares {
+pub struct LakeShares {
     lanes: Arc<Semaphore>,
-    /// What each tenant may still take. Tenants without a share are forgotten.
+    /// The shares that each tenant may still take. Tenants without a share are removed.
     tenants: Arc<Mutex<HashMap<String, Arc<Semaphore>>>>,
+    /// Tenants whose bucket failed when a large lane wrote to it last.
+    failing: Arc<Mutex<HashSet<String>>>,
+    /// The shares that these tenants may still take together.
+    of_failing: Arc<Semaphore>,
     long_record: Arc<Semaphore>,
 }
 
-/// Permission for an object's lanes to be large. The lanes have it together: if each waited for its own, two objects with two
-/// lanes each could wait for each other.
+/// Permission for an object's lanes to be large. All lanes of the object share one permission. If each lane waited for its own,
+/// two objects with two lanes each could wait for each other for ever.
 #[derive(Clone, Debug)]
 pub struct ObjectShare {
-    shares: Shares,
+    shares: LakeShares,
     tenant_id: Arc<str>,
     share: Arc<OnceCell<Share>>,
 }
 
 impl ObjectShare {
-    /// Waits until the object's lanes may be large. Until all of them have dropped this share, no further call waits.
+    /// Waits until the object's lanes may be large. They may until all of them have dropped the share, so a further call does not
+    /// wait.
     ///
     /// # Cancel safety
     /// Safe: a call that is dropped while it waits holds nothing.
     pub(super) async fn enlarge(&self) {
         self.share.get_or_init(|| self.shares.share(&self.tenant_id)).await;
+    }
+
+    /// Says that the tenant's bucket failed. Does nothing if no lane of the object is large.
+    pub(super) fn failed(&self) {
+        if self.share.initialized() {
+            self.shares.failing().insert(self.tenant_id.to_string());
+        }
+    }
+
+    /// Says that the tenant's bucket took all files of a lane. Does nothing if no lane of the object is large.
+    pub(super) fn succeeded(&self) {
+        if self.share.initialized() {
+            self.shares.failing().remove(&*self.tenant_id);
+        }
     }
 
     /// Waits for the memory to encode one long record. The caller waits for nothing else while it holds the permit.
@@ -70,18 +92,21 @@ impl ObjectShare {
     }
 }
 
-/// A share of one object, until it drops.
+/// The share of one object. It is free again when this value drops.
 #[derive(Debug)]
 struct Share {
     _of_tenant: OwnedSemaphorePermit,
+    _of_failing: Option<OwnedSemaphorePermit>,
     _of_all: OwnedSemaphorePermit,
 }
 
-impl Default for Shares {
+impl Default for LakeShares {
     fn default() -> Self {
         Self {
             lanes: Arc::new(Semaphore::new(LARGE_OBJECTS)),
             tenants: Arc::default(),
+            failing: Arc::default(),
+            of_failing: Arc::new(Semaphore::new(OF_FAILING_TENANTS)),
             long_record: Arc::new(Semaphore::new(1)),
         }
     }
@@ -89,14 +114,14 @@ impl Default for Shares {
 
 const OPEN: &str = "the semaphore is never closed";
 
-impl Shares {
+impl LakeShares {
     /// The share of one object of a tenant. Its lanes take it when the first of them becomes large.
     pub fn of_object(&self, tenant_id: &Arc<str>) -> ObjectShare {
         ObjectShare { shares: self.clone(), tenant_id: Arc::clone(tenant_id), share: Arc::default() }
     }
 
-    /// Waits until an object of the tenant may be large. An object that has or wants a share has a whole slot already, so those
-    /// with shares never wait for those without.
+    /// Waits until an object of the tenant may be large. The object must have a whole slot already. So an object with a share
+    /// waits for no slot, and other objects can wait for its share.
     async fn share(&self, tenant_id: &str) -> Share {
         let of_tenant = {
             let mut tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
@@ -106,8 +131,17 @@ impl Shares {
         };
         // Waiting for the tenant's own objects takes nothing from other tenants.
         let of_tenant = of_tenant.acquire_owned().await.expect(OPEN);
+        let is_failing = self.failing().contains(tenant_id);
+        let of_failing = match is_failing {
+            true => Some(Arc::clone(&self.of_failing).acquire_owned().await.expect(OPEN)),
+            false => None,
+        };
         let of_all = Arc::clone(&self.lanes).acquire_owned().await.expect(OPEN);
-        Share { _of_tenant: of_tenant, _of_all: of_all }
+        Share { _of_tenant: of_tenant, _of_failing: of_failing, _of_all: of_all }
+    }
+
+    fn failing(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.failing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -121,7 +155,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_tenant_that_hangs_leaves_shares_for_others() {
-        let (shares, moment) = (Shares::default(), Duration::from_secs(60));
+        let (shares, moment) = (LakeShares::default(), Duration::from_secs(60));
         let [one, two] = [shares.share("hangs").await, shares.share("hangs").await];
         let mut third = std::pin::pin!(shares.share("hangs"));
         assert!(timeout(moment, &mut third).await.is_err(), "the tenant has its half");
@@ -142,5 +176,33 @@ mod tests {
         let tenants: BTreeSet<_> =
             shares.tenants.lock().expect("no test panics with it").keys().cloned().collect();
         assert_eq!(tenants, ["e", "g"].map(str::to_owned).into(), "idle tenants are forgotten");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn tenants_whose_buckets_fail_leave_shares_for_others() {
+        let (shares, moment) = (LakeShares::default(), Duration::from_secs(60));
+        let object = |tenant: &str| shares.of_object(&tenant.into());
+        let unused = object("unused");
+        unused.failed();
+        let fail = ["a", "b", "c"].map(object);
+        for object in &fail {
+            timeout(moment, object.enlarge()).await.expect("no bucket has failed yet");
+            object.failed();
+        }
+        drop(fail);
+        let [a, b, c, healthy, second] = ["a", "b", "c", "unused", "healthy"].map(object);
+        for object in [&a, &b] {
+            timeout(moment, object.enlarge()).await.expect("failing tenants have a part");
+        }
+        assert!(timeout(moment, c.enlarge()).await.is_err(), "their part is taken");
+        for object in [&healthy, &second] {
+            timeout(moment, object.enlarge()).await.expect("the rest is for others");
+        }
+        a.succeeded();
+        drop((a, healthy));
+        let again = ["a", "a"].map(object);
+        for object in &again {
+            timeout(moment, object.enlarge()).await.expect("the bucket works again");
+        }
     }
 }

@@ -1,34 +1,153 @@
 //! Names of lake files.
 
+use std::fmt::Write;
+
 use crate::{digest, event::ObjectRef, ledger::EntryKey, route::Route};
 
 /// Most bytes that a file's name takes from the name of its object.
 const MAX_STEM: usize = 128;
-/// Endings of objects' names that say how the object is stored. A lake file has an ending of its own.
+/// Endings of objects' names that are removed, because a lake file has an ending of its own.
 const ENDINGS: [&str; 7] = [".gz", ".zst", ".json", ".ndjson", ".jsonl", ".log", ".txt"];
 /// Beginning of the names of files that the compaction writes.
 pub const COMPACTED: &str = "compacted-";
+/// Number of hexadecimal digits of a hash in a name.
+const HASH: usize = 16;
+/// Mark before the number of the first record, in names of files that go on where an earlier attempt ended.
+const FROM: &str = "-from";
 
-/// Name of an object's lake files without their ending: from the name of the object, and a hash of the exact object, so that no
-/// two objects have the same, nor two rows of one tenant. It is the same in every attempt.
+/// Name of an object's lake files without their ending: the object's name, and a hash of the exact object and the row. The hash
+/// makes the name different for any two objects, and for two rows of one tenant. The name is the same in every attempt.
 pub fn stem(route: &Route, object: &ObjectRef, delivery: &str) -> String {
     let mut name = route.file.as_str();
     while let Some(shorter) = ENDINGS.iter().find_map(|ending| name.strip_suffix(ending)) {
         name = shorter;
     }
-    let legal = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' };
+    let legal = |c: char| if is_legal(c) { c } else { '-' };
     let stem: String = name.chars().map(legal).take(MAX_STEM).collect();
     // Query engines skip files whose names begin with `_` or `.`, and the compaction's files have a beginning of their own.
     let first = if stem.starts_with(['_', '.']) || stem.starts_with(COMPACTED) { "f" } else { "" };
     let exact = EntryKey::of(object, delivery).map(|entry| entry.object);
     let exact = exact.unwrap_or_else(|| format!("{}/{}", object.bucket, object.key));
     let exact = format!("{exact}\n{delivery}");
-    format!("{first}{stem}-{}", &digest::sha256(exact.as_bytes())[..16])
+    format!("{first}{stem}-{}", &digest::sha256(exact.as_bytes())[..HASH])
+}
+
+/// Name of a file of the object with this [`stem`]. `from` is the number of its first record, if an earlier attempt has written those
+/// before. `number` counts the files of an hour from 0.
+pub(super) fn file_name(stem: &str, from: u64, number: u32, ending: &str) -> String {
+    let mut name = stem.to_owned();
+    if from > 0 {
+        let _ = write!(name, "{FROM}{from}");
+    }
+    if number > 0 {
+        let _ = write!(name, "-{number}");
+    }
+    name + ending
+}
+
+/// Name of a file that the compaction writes. `unique` is a text that no other file has.
+pub(super) fn compacted_name(unique: &str, ending: &str) -> String {
+    format!("{COMPACTED}{}{ending}", &digest::sha256(unique.as_bytes())[..HASH])
+}
+
+/// Whether logferry wrote a file, by its name: [`file_name`] or [`compacted_name`] makes such names. Other programs' files in a
+/// lake's folders are not for the compaction.
+pub(super) fn is_ours(name: &str, ending: &str) -> bool {
+    let Some(name) = name.strip_suffix(ending) else { return false };
+    if let Some(hash) = name.strip_prefix(COMPACTED) {
+        return is_hash(hash);
+    }
+    let object = |name: &str| is_stem(name) || without_number(name, FROM).is_some_and(is_stem);
+    object(name) || without_number(name, "-").is_some_and(object)
+}
+
+/// A name without the number that ends it.
+fn without_number<'a>(name: &'a str, mark: &str) -> Option<&'a str> {
+    let (before, number) = name.rsplit_once(mark)?;
+    let is_number =
+        !number.starts_with('0') && number.parse::<u64>().is_ok_and(|read| read.to_string() == number);
+    is_number.then_some(before)
+}
+
+fn is_stem(name: &str) -> bool {
+    let Some((stem, hash)) = name.rsplit_once('-') else { return false };
+    // The name of an object, and perhaps an `f` before it.
+    let fits = stem.len() <= MAX_STEM + 1 && stem.bytes().all(|byte| is_legal(char::from(byte)));
+    fits && !stem.starts_with(['_', '.']) && is_hash(hash)
+}
+
+fn is_hash(text: &str) -> bool {
+    text.len() == HASH && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+fn is_legal(c: char) -> bool {
+    c.is_ascii_alphanumeric() || "._-".contains(c)
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn every_name_that_is_made_is_recognised(
+            file in r"\PC{0,200}|[._a-f0-9-]{0,40}|compacted-[0-9a-f]{16}(-[0-9]{1,3})?(\.gz)?",
+            key in ".{0,20}",
+            from in prop_oneof![Just(0), any::<u64>()],
+            number in prop_oneof![Just(0), 1..200u32],
+            ending in prop_oneof![Just(".ndjson.gz"), Just(".parquet")],
+        ) {
+            let object = ObjectRef { bucket: "b".into(), key: key.clone(), ..ObjectRef::default() };
+            let stem = stem(&Route { file, ..Route::default() }, &object, "s3");
+            let name = file_name(&stem, from, number, ending);
+            prop_assert!(is_ours(&name, ending), "{name}");
+            prop_assert!(!name.starts_with(COMPACTED), "{name}");
+            let other = if ending == ".parquet" { ".ndjson.gz" } else { ".parquet" };
+            prop_assert!(!is_ours(&name, other), "{name}");
+            let name = compacted_name(&key, ending);
+            prop_assert!(is_ours(&name, ending), "{name}");
+        }
+    }
+
+    #[test]
+    fn names_of_other_programs_are_not_recognised() {
+        let ours = "1-x-0123456789abcdef";
+        for name in ["", "-from7", "-1", "-from7-12"] {
+            assert!(is_ours(&format!("{ours}{name}.parquet"), ".parquet"), "{name}");
+        }
+        for name in [
+            "a",
+            "",
+            "0123456789abcdef",
+            "my notes-0123456789abcdef",
+            "caf\u{e9}-0123456789abcdef",
+            "a%3Ab-0123456789abcdef",
+            "a-0123456789abcdeF",
+            "a-0123456789abcde",
+            "a-0123456789abcdef0",
+            "a-0123456789abcdef-0",
+            "a-0123456789abcdef-01",
+            "a-0123456789abcdef-copy",
+            "a-0123456789abcdef-1-1",
+            "a-0123456789abcdef-1-from1",
+            "a-0123456789abcdef-from",
+            "a-0123456789abcdef-from0",
+            "a-0123456789abcdef (1)",
+            "_a-0123456789abcdef",
+            ".a-0123456789abcdef",
+            "part-00000-2f1e77c0-9ab0-4d5a-8c01-c000a1b2c3d4-c000.snappy",
+            "compacted-1",
+            "compacted-0123456789abcdef-1",
+            "compacted-a-0123456789abcdef",
+            "compacted-0123456789abcdeg",
+        ] {
+            assert!(!is_ours(&format!("{name}.parquet"), ".parquet"), "{name}");
+        }
+        assert!(!is_ours(&format!("{}-0123456789abcdef.parquet", "x".repeat(130)), ".parquet"));
+        assert!(!is_ours(ours, ".parquet") && !is_ours("1-x-0123456789abcdef.parquet.gz", ".parquet"));
+    }
 
     #[test]
     fn a_stem_names_the_exact_object() {

@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
 use crate::{
-    queue::memory::{MemoryQueue, Operation},
-    trace::Sender,
+    queue::memory::{MemoryQueue, QueueOperation},
+    trace::SenderSpan,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -48,7 +48,7 @@ async fn invoke(queue: &Arc<MemoryQueue>, concurrency: usize, bodies: &[&str]) -
         handle: judge,
         concurrency,
         waits: Waits::OfVerdict,
-        spans: Messages::new("q", Sender::Linked),
+        spans: Messages::new("q", SenderSpan::Linked),
     };
     let messages = queue.receive(10, Duration::ZERO).await.expect("the queue answers");
     assert_eq!(messages.len(), bodies.len());
@@ -83,7 +83,7 @@ async fn poison_that_cannot_be_sent_is_reported() {
     let queue = Arc::new(MemoryQueue::new(60 * SECOND).without_dead_letters());
     assert_eq!(invoke(&queue, 4, &["poison", "a", "overdue"]).await.0, ["poison", "overdue"]);
     let queue = Arc::new(MemoryQueue::new(60 * SECOND));
-    queue.fail_calls(Operation::SendDeadLetter, 1..=1);
+    queue.fail_calls(QueueOperation::SendDeadLetter, 1..=1);
     assert_eq!(invoke(&queue, 4, &["poison", "a"]).await.0, ["poison"]);
     assert_eq!(invoke(&queue, 4, &["poison", "a"]).await.0, [""; 0], "the next letter arrives");
 }
@@ -127,7 +127,7 @@ async fn messages_that_must_wait_are_hidden_for_their_own_delays() {
             handle: judge,
             concurrency: 5,
             waits,
-            spans: Messages::new("q", Sender::Linked),
+            spans: Messages::new("q", SenderSpan::Linked),
         };
         let messages = queue.receive(10, SECOND).await.expect("the queue answers");
         let failed = function.invoke(messages, Times::until(Instant::now() + 10 * SECOND)).await;
@@ -145,7 +145,7 @@ async fn messages_that_must_wait_are_hidden_for_their_own_delays() {
 #[tokio::test(start_paused = true)]
 async fn failed_messages_are_reported_even_if_they_cannot_be_hidden() {
     let queue = Arc::new(MemoryQueue::new(60 * SECOND));
-    queue.fail_calls(Operation::ChangeVisibility, 1..=1);
+    queue.fail_calls(QueueOperation::ChangeVisibility, 1..=1);
     assert_eq!(invoke(&queue, 4, &["retry", "a"]).await.0, ["retry"]);
 }
 
@@ -169,7 +169,7 @@ async fn only_messages_that_have_begun_take_memory() {
         },
         concurrency: 4,
         waits: Waits::OfVerdict,
-        spans: Messages::new("q", Sender::Linked),
+        spans: Messages::new("q", SenderSpan::Linked),
     };
     function.queue.send_all(["a"]);
     let messages = function.queue.receive(1, SECOND).await.expect("the queue answers");

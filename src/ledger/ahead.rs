@@ -13,12 +13,12 @@ pub struct Ahead {
     /// End of the batch.
     pub end: Position,
     /// The last event that was put, in chronological order.
-    pub last: EventPlace,
+    pub last: EventPosition,
 }
 
-/// An event's place in its batch. The batch's events are ordered by it.
+/// Position of an event in its batch. A batch's events are in the order of their positions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct EventPlace {
+pub struct EventPosition {
     /// Milliseconds since 1970.
     pub timestamp: i64,
     /// Position of the event's record in the object.
@@ -35,8 +35,8 @@ impl Ahead {
             record if record == self.end.records => self.end.events,
             _ => 0,
         };
-        let place = (timestamp, record);
-        let by_order = match place.cmp(&(self.last.timestamp, self.last.record)) {
+        let position = (timestamp, record);
+        let by_order = match position.cmp(&(self.last.timestamp, self.last.record)) {
             std::cmp::Ordering::Less => u64::MAX,
             std::cmp::Ordering::Equal => self.last.piece.saturating_add(1),
             std::cmp::Ordering::Greater => 0,
@@ -68,7 +68,7 @@ impl FromStr for Ahead {
         let number = |digits: &str| digits.parse().map_err(|_| NotAhead);
         Ok(Self {
             end: Position { records: number(records)?, events: number(events)? },
-            last: EventPlace {
+            last: EventPosition {
                 timestamp: timestamp.parse().map_err(|_| NotAhead)?,
                 record: number(record)?,
                 piece: number(piece)?,
@@ -99,9 +99,9 @@ mod tests {
             cut in any::<prop::sample::Index>(),
             unfinished in any::<bool>(),
         ) {
-            let mut events: Vec<EventPlace> = Vec::new();
+            let mut events: Vec<EventPosition> = Vec::new();
             for (record, (timestamp, pieces)) in (begin..).zip(&times) {
-                events.extend((0..*pieces).map(|piece| EventPlace { timestamp: *timestamp, record, piece }));
+                events.extend((0..*pieces).map(|piece| EventPosition { timestamp: *timestamp, record, piece }));
             }
             let behind = begin + times.len() as u64;
             let mut end = Position { records: behind, events: 0 };

@@ -21,7 +21,7 @@ use self::{
     renewal::{Membership, Renewals},
 };
 use super::{
-    Begun, EntryKey, Ledger, LedgerError, Position, Progress,
+    Begun, DeliveryProgress, EntryKey, Ledger, LedgerError, Position,
     lease::{Lease, Moment},
 };
 use crate::{
@@ -77,7 +77,7 @@ pub enum Claimed<L> {
 /// ended, the lease runs out.
 #[derive(Debug)]
 pub struct Claim<L> {
-    from: Progress,
+    from: DeliveryProgress,
     keeping: Keeping,
     lease: Lease,
     /// `None` if the ledger is off, or the event names neither the object's version nor its eTag.
@@ -110,7 +110,7 @@ struct OwnEntry<L> {
 #[derive(Debug)]
 struct State {
     /// The progress that was recorded last. A renewal records it again.
-    progress: Progress,
+    progress: DeliveryProgress,
     /// Whether the lease was given back. A renewal must not take it again.
     ended: bool,
 }
@@ -166,7 +166,7 @@ impl<L: Ledger> Claims<L> {
         let unguarded = || {
             count("unguarded");
             Ok(Claimed::Ours(Arc::new(Claim {
-                from: Progress::default(),
+                from: DeliveryProgress::default(),
                 keeping,
                 lease: Lease::unlimited(),
                 entry: None,
@@ -190,7 +190,7 @@ impl<L: Ledger> Claims<L> {
             Some(Begun::Busy(left)) => return Ok(Claimed::Busy(left)),
             Some(Begun::Ours(from)) => from,
             // The ledger is out of reach, so the delivery begins at the start. A later checkpoint may reach the ledger again.
-            None => Progress::default(),
+            None => DeliveryProgress::default(),
         };
         let state = tokio::sync::Mutex::new(State { progress: from.clone(), ended: false });
         let ledger = Arc::clone(ledger);
@@ -219,7 +219,7 @@ fn word(begun: Option<&Begun>) -> &'static str {
     match begun {
         Some(Begun::Done) => "done",
         Some(Begun::Busy(_)) => "busy",
-        Some(Begun::Ours(from)) if *from == Progress::default() => "new",
+        Some(Begun::Ours(from)) if *from == DeliveryProgress::default() => "new",
         Some(Begun::Ours(_)) => "resumed",
         None => "unguarded",
     }
@@ -227,7 +227,7 @@ fn word(begun: Option<&Begun>) -> &'static str {
 
 impl<L: Ledger> Claim<L> {
     /// Progress of the earlier attempts. This attempt goes on from there.
-    pub fn from(&self) -> &Progress {
+    pub fn from(&self) -> &DeliveryProgress {
         &self.from
     }
 
@@ -260,7 +260,7 @@ impl<L: Ledger> Claim<L> {
     ///
     /// # Cancel safety
     /// Safe: the progress is recorded or not.
-    pub async fn checkpoint(&self, progress: &Progress) -> Result<(), LedgerError> {
+    pub async fn checkpoint(&self, progress: &DeliveryProgress) -> Result<(), LedgerError> {
         let Some(entry) = &self.entry else { return Ok(()) };
         let record = async {
             loop {
@@ -276,7 +276,7 @@ impl<L: Ledger> Claim<L> {
     }
 
     /// Records progress and gives the lease back.
-    pub async fn release(&self, progress: &Progress) {
+    pub async fn release(&self, progress: &DeliveryProgress) {
         let progress = self.kept(progress);
         // If the call fails, the lease runs out by itself.
         let _ = self.end("release", |ledger, key, owner| ledger.release(key, owner, &progress)).await;
@@ -302,10 +302,10 @@ impl<L: Ledger> Claim<L> {
     }
 
     /// What the ledger keeps of this progress.
-    fn kept(&self, progress: &Progress) -> Progress {
+    fn kept(&self, progress: &DeliveryProgress) -> DeliveryProgress {
         match self.keeping {
             Keeping::Progress => progress.clone(),
-            Keeping::Nothing => Progress::default(),
+            Keeping::Nothing => DeliveryProgress::default(),
         }
     }
 
@@ -346,7 +346,7 @@ impl<L: Ledger> OwnEntry<L> {
         self.tell("renew", &mut state, progress).await
     }
 
-    async fn record(&self, call: &'static str, progress: Progress) -> Result<(), LedgerError> {
+    async fn record(&self, call: &'static str, progress: DeliveryProgress) -> Result<(), LedgerError> {
         let mut state = self.state.lock().await;
         self.tell(call, &mut state, progress).await
     }
@@ -356,7 +356,7 @@ impl<L: Ledger> OwnEntry<L> {
         &self,
         call: &'static str,
         state: &mut State,
-        progress: Progress,
+        progress: DeliveryProgress,
     ) -> Result<(), LedgerError> {
         if state.ended {
             return Err(LedgerError::Lost(self.key.object.clone()));

@@ -17,8 +17,8 @@
 //! two clocks differ by no more.
 
 pub mod entries;
-mod places;
 mod together;
+mod watch;
 
 use std::{
     collections::HashMap,
@@ -38,7 +38,7 @@ use aws_sdk_dynamodb::{
 };
 
 use self::together::Together;
-use super::{Begun, EntryKey, Ledger, LedgerError, Position, Progress, ahead::Ahead, owed::Owed};
+use super::{Begun, DeliveryProgress, EntryKey, Ledger, LedgerError, Position, ahead::Ahead, owed::Owed};
 use crate::{
     aws::{Base, describe},
     object::trail::Fingerprint,
@@ -93,12 +93,12 @@ pub struct DynamoDbLedger {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Change<'a> {
+enum EntryUpdate<'a> {
     Take,
     /// Takes or renews the lease, and records progress.
-    Checkpoint(&'a Progress),
+    Checkpoint(&'a DeliveryProgress),
     /// Gives the lease back, and records the progress, if given.
-    Release(Option<&'a Progress>),
+    Release(Option<&'a DeliveryProgress>),
     /// Gives the lease back, and forgets all progress.
     Restart,
     /// Gives the lease back, and marks the entry as done.
@@ -107,7 +107,7 @@ enum Change<'a> {
 
 /// Which condition an entry did not meet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Refusal {
+enum UnmetCondition {
     Done,
     Busy(Duration),
     /// The entry's position is beyond the change's.
@@ -162,8 +162,8 @@ impl DynamoDbLedger {
     }
 
     async fn begin_at(&self, key: &EntryKey, owner: &str, now: SystemTime) -> Result<Begun, LedgerError> {
-        match self.write(key, owner, Change::Take, now).await? {
-            Ok(item) => Ok(Begun::Ours(Progress {
+        match self.write(key, owner, EntryUpdate::Take, now).await? {
+            Ok(item) => Ok(Begun::Ours(DeliveryProgress {
                 position: Position {
                     records: self.number(key, &item, "records")?,
                     events: self.number(key, &item, "events")?,
@@ -172,11 +172,11 @@ impl DynamoDbLedger {
                 owed: self.owed(key, &item)?,
                 fingerprints: self.fingerprints(key, &item)?,
             })),
-            Err(Refusal::Done) => Ok(Begun::Done),
-            Err(Refusal::Busy(left)) => Ok(Begun::Busy(left)),
+            Err(UnmetCondition::Done) => Ok(Begun::Done),
+            Err(UnmetCondition::Busy(left)) => Ok(Begun::Busy(left)),
             // This cannot happen, because taking the lease records no position. If it does nevertheless, the caller may try again
             // at once.
-            Err(Refusal::Behind) => Ok(Begun::Busy(Duration::ZERO)),
+            Err(UnmetCondition::Behind) => Ok(Begun::Busy(Duration::ZERO)),
         }
     }
 
@@ -184,30 +184,30 @@ impl DynamoDbLedger {
         &self,
         key: &EntryKey,
         owner: &str,
-        progress: &Progress,
+        progress: &DeliveryProgress,
         now: SystemTime,
     ) -> Result<(), LedgerError> {
-        self.write(key, owner, Change::Checkpoint(progress), now).await?.map(drop).map_err(|_| lost(key))
+        self.write(key, owner, EntryUpdate::Checkpoint(progress), now).await?.map(drop).map_err(|_| lost(key))
     }
 
     async fn restart_at(&self, key: &EntryKey, owner: &str, now: SystemTime) -> Result<(), LedgerError> {
-        self.write(key, owner, Change::Restart, now).await?.map(drop).map_err(|_| lost(key))
+        self.write(key, owner, EntryUpdate::Restart, now).await?.map(drop).map_err(|_| lost(key))
     }
 
     async fn release_at(
         &self,
         key: &EntryKey,
         owner: &str,
-        progress: &Progress,
+        progress: &DeliveryProgress,
         now: SystemTime,
     ) -> Result<(), LedgerError> {
-        let mut answer = self.write(key, owner, Change::Release(Some(progress)), now).await?;
-        if let Err(Refusal::Behind) = answer {
-            answer = self.write(key, owner, Change::Release(None), now).await?;
+        let mut answer = self.write(key, owner, EntryUpdate::Release(Some(progress)), now).await?;
+        if let Err(UnmetCondition::Behind) = answer {
+            answer = self.write(key, owner, EntryUpdate::Release(None), now).await?;
         }
         match answer {
-            Err(Refusal::Busy(_)) => Err(lost(key)),
-            Err(Refusal::Done | Refusal::Behind) | Ok(_) => Ok(()),
+            Err(UnmetCondition::Busy(_)) => Err(lost(key)),
+            Err(UnmetCondition::Done | UnmetCondition::Behind) | Ok(_) => Ok(()),
         }
     }
 
@@ -218,11 +218,11 @@ impl DynamoDbLedger {
         position: Position,
         now: SystemTime,
     ) -> Result<(), LedgerError> {
-        match self.write(key, owner, Change::Finish(position), now).await? {
-            Err(Refusal::Busy(_)) => Err(lost(key)),
+        match self.write(key, owner, EntryUpdate::Finish(position), now).await? {
+            Err(UnmetCondition::Busy(_)) => Err(lost(key)),
             // If the entry was already done, an earlier try of this call has finished it, or another worker that went on
             // from this position.
-            Ok(_) | Err(Refusal::Done | Refusal::Behind) => Ok(()),
+            Ok(_) | Err(UnmetCondition::Done | UnmetCondition::Behind) => Ok(()),
         }
     }
 
@@ -232,9 +232,9 @@ impl DynamoDbLedger {
         &self,
         key: &EntryKey,
         owner: &str,
-        change: Change<'_>,
+        change: EntryUpdate<'_>,
         now: SystemTime,
-    ) -> Result<Result<Item, Refusal>, LedgerError> {
+    ) -> Result<Result<Item, UnmetCondition>, LedgerError> {
         let (mut set, mut conditions) = (vec!["expires_at = :expires_at"], vec![UNFINISHED, FREE]);
         let mut remove = Vec::new();
         let mut update = self
@@ -244,13 +244,13 @@ impl DynamoDbLedger {
             .expression_attribute_values(":expires_at", seconds(now + self.settings.retention))
             .return_values(ReturnValue::AllNew);
         let (position, progress) = match change {
-            Change::Checkpoint(progress) | Change::Release(Some(progress)) => {
+            EntryUpdate::Checkpoint(progress) | EntryUpdate::Release(Some(progress)) => {
                 // `Finish` needs no such condition, because a finished object is ahead of any position.
                 conditions.push(FORWARD);
                 (Some(progress.position), Some(progress))
             }
-            Change::Finish(position) => (Some(position), None),
-            Change::Take | Change::Release(None) | Change::Restart => (None, None),
+            EntryUpdate::Finish(position) => (Some(position), None),
+            EntryUpdate::Take | EntryUpdate::Release(None) | EntryUpdate::Restart => (None, None),
         };
         if let Some(position) = position {
             set.extend(["records = :records", "events = :events"]);
@@ -258,7 +258,7 @@ impl DynamoDbLedger {
                 .expression_attribute_values(":records", number(position.records))
                 .expression_attribute_values(":events", number(position.events));
         }
-        if let Some(Progress { ahead, owed, fingerprints, .. }) = progress {
+        if let Some(DeliveryProgress { ahead, owed, fingerprints, .. }) = progress {
             let words: Vec<_> = fingerprints.iter().map(ToString::to_string).collect();
             let ahead = ahead.map(|ahead| AttributeValue::S(ahead.to_string()));
             let owed = (!owed.is_empty()).then(|| AttributeValue::B(owed.encode().into()));
@@ -277,17 +277,17 @@ impl DynamoDbLedger {
             }
         }
         match change {
-            Change::Take | Change::Checkpoint(_) => {
+            EntryUpdate::Take | EntryUpdate::Checkpoint(_) => {
                 set.extend(["lease_owner = :owner", "lease_until = :until"]);
                 let until = milliseconds(now + self.settings.lease);
                 update = update.expression_attribute_values(":until", until);
             }
-            Change::Release(_) => remove.extend(["lease_owner", "lease_until"]),
-            Change::Restart => {
+            EntryUpdate::Release(_) => remove.extend(["lease_owner", "lease_until"]),
+            EntryUpdate::Restart => {
                 remove.extend(["lease_owner", "lease_until", "records", "events"]);
                 remove.extend(["ahead", "owed", "fingerprints"]);
             }
-            Change::Finish(_) => {
+            EntryUpdate::Finish(_) => {
                 remove.extend(["lease_owner", "lease_until", "ahead", "owed", "fingerprints"]);
                 set.push("done = :done");
                 update = update.expression_attribute_values(":done", AttributeValue::Bool(true));
@@ -320,15 +320,15 @@ impl DynamoDbLedger {
         owner: &str,
         item: &Item,
         now: SystemTime,
-    ) -> Result<Refusal, LedgerError> {
+    ) -> Result<UnmetCondition, LedgerError> {
         if item.contains_key("done") {
-            return Ok(Refusal::Done);
+            return Ok(UnmetCondition::Done);
         }
         let mine = item.get("lease_owner").is_some_and(|value| value.as_s().is_ok_and(|name| name == owner));
         let until = UNIX_EPOCH + Duration::from_millis(self.number(key, item, "lease_until")?);
         match (until + self.settings.max_clock_skew).duration_since(now) {
-            Ok(left) if !mine && item.contains_key("lease_until") => Ok(Refusal::Busy(left)),
-            _ => Ok(Refusal::Behind),
+            Ok(left) if !mine && item.contains_key("lease_until") => Ok(UnmetCondition::Busy(left)),
+            _ => Ok(UnmetCondition::Behind),
         }
     }
 
@@ -398,12 +398,17 @@ impl Ledger for DynamoDbLedger {
     /// lost may have created the entry; then the UpdateItem finds the owner's own lease.
     async fn begin(&self, key: &EntryKey, owner: &str) -> Result<Begun, LedgerError> {
         if self.together.insert(key, owner).await? {
-            return Ok(Begun::Ours(Progress::default()));
+            return Ok(Begun::Ours(DeliveryProgress::default()));
         }
         self.begin_at(key, owner, SystemTime::now()).await
     }
 
-    async fn checkpoint(&self, key: &EntryKey, owner: &str, progress: &Progress) -> Result<(), LedgerError> {
+    async fn checkpoint(
+        &self,
+        key: &EntryKey,
+        owner: &str,
+        progress: &DeliveryProgress,
+    ) -> Result<(), LedgerError> {
         self.checkpoint_at(key, owner, progress, SystemTime::now()).await
     }
 
@@ -411,7 +416,12 @@ impl Ledger for DynamoDbLedger {
         self.restart_at(key, owner, SystemTime::now()).await
     }
 
-    async fn release(&self, key: &EntryKey, owner: &str, progress: &Progress) -> Result<(), LedgerError> {
+    async fn release(
+        &self,
+        key: &EntryKey,
+        owner: &str,
+        progress: &DeliveryProgress,
+    ) -> Result<(), LedgerError> {
         self.release_at(key, owner, progress, SystemTime::now()).await
     }
 
@@ -419,11 +429,11 @@ impl Ledger for DynamoDbLedger {
         &self,
         key: &EntryKey,
         owner: &str,
-        recorded: &Progress,
+        recorded: &DeliveryProgress,
         position: Position,
     ) -> Result<(), LedgerError> {
         // An entry with recorded progress has further attributes to remove.
-        if *recorded == Progress::default() && self.together.finish(key, owner, position).await? {
+        if *recorded == DeliveryProgress::default() && self.together.finish(key, owner, position).await? {
             return Ok(());
         }
         self.finish_at(key, owner, position, SystemTime::now()).await

@@ -15,11 +15,11 @@ const MARGIN: u32 = 10;
 #[derive(Clone, Debug, Default)]
 pub struct Lease {
     /// `None` without a ledger: the lease never ends.
-    running: Option<Arc<Running>>,
+    running: Option<Arc<RunningLease>>,
 }
 
 #[derive(Debug)]
-struct Running {
+struct RunningLease {
     /// The lease's length without the margin.
     length: Duration,
     /// When the call that took or renewed the lease was sent. `None` before the first call, and after the lease was lost.
@@ -58,7 +58,7 @@ impl Lease {
 
     /// A lease that is not taken yet, and lasts for `length` after each renewal.
     pub fn of(length: Duration) -> Self {
-        let running = Running { length: length - length / MARGIN, taken: Mutex::new(None) };
+        let running = RunningLease { length: length - length / MARGIN, taken: Mutex::new(None) };
         Self { running: Some(Arc::new(running)) }
     }
 

@@ -8,7 +8,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{Begun, EntryKey, Ledger, LedgerError, Position, Progress};
+use super::{Begun, DeliveryProgress, EntryKey, Ledger, LedgerError, Position};
 
 /// The ledger. Clones share its entries.
 #[derive(Clone, Debug)]
@@ -30,7 +30,7 @@ struct State {
 #[derive(Debug, Default)]
 struct MemoryEntry {
     lease: Option<(String, Instant)>,
-    progress: Progress,
+    progress: DeliveryProgress,
     done: bool,
 }
 
@@ -167,7 +167,12 @@ impl Ledger for MemoryLedger {
         self.slowly(|| self.take(key, owner)).await
     }
 
-    async fn checkpoint(&self, key: &EntryKey, owner: &str, progress: &Progress) -> Result<(), LedgerError> {
+    async fn checkpoint(
+        &self,
+        key: &EntryKey,
+        owner: &str,
+        progress: &DeliveryProgress,
+    ) -> Result<(), LedgerError> {
         let record = |entry: &mut MemoryEntry| {
             if entry.progress.position > progress.position {
                 return Err(LedgerError::Lost(key.object.clone()));
@@ -187,7 +192,12 @@ impl Ledger for MemoryLedger {
         self.slowly(|| self.change(key, owner, restart)).await
     }
 
-    async fn release(&self, key: &EntryKey, owner: &str, progress: &Progress) -> Result<(), LedgerError> {
+    async fn release(
+        &self,
+        key: &EntryKey,
+        owner: &str,
+        progress: &DeliveryProgress,
+    ) -> Result<(), LedgerError> {
         let release = |entry: &mut MemoryEntry| {
             if entry.progress.position <= progress.position {
                 entry.progress = progress.clone();
@@ -202,11 +212,11 @@ impl Ledger for MemoryLedger {
         &self,
         key: &EntryKey,
         owner: &str,
-        _recorded: &Progress,
+        _recorded: &DeliveryProgress,
         position: Position,
     ) -> Result<(), LedgerError> {
         let end = |entry: &mut MemoryEntry| {
-            let progress = Progress { position, ..Progress::default() };
+            let progress = DeliveryProgress { position, ..DeliveryProgress::default() };
             *entry = MemoryEntry { progress, done: true, lease: None };
             Ok(())
         };

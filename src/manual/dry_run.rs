@@ -19,7 +19,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::{
-    copy::{Copied, CopyError, CopyJob, ObjectCopier, Way},
+    copy::{Copied, CopyError, CopyJob, CopyWay, ObjectCopier},
     event::ObjectRef,
     lake::{FileSpec, LakeAccount, LakeStore, LakeWay, Part, Upload},
     ledger::lease::Lease,
@@ -117,11 +117,11 @@ impl LogSink for Lines {
 impl ObjectCopier for Lines {
     type Session = ();
 
-    async fn closed(&self, _: &Way<'_>) -> Option<CopyError> {
+    async fn closed(&self, _: &CopyWay<'_>) -> Option<CopyError> {
         None
     }
 
-    async fn enter(&self, way: &Way<'_>) -> Result<(), CopyError> {
+    async fn enter(&self, way: &CopyWay<'_>) -> Result<(), CopyError> {
         way.key().map(drop)
     }
 

@@ -6,7 +6,7 @@ use super::{Item, Origin};
 use crate::{
     delivery::Tally,
     event::{Event, Ignored},
-    pipeline::{Report, Skipped},
+    pipeline::{MessageReport, Skipped},
     route::Rules,
     status::Advice,
     verdict::Failed,
@@ -112,7 +112,7 @@ impl Outcome {
     }
 
     /// Adds an object.
-    pub fn add(&mut self, item: &Item, report: Report, key_rules: &Rules) {
+    pub fn add(&mut self, item: &Item, report: MessageReport, key_rules: &Rules) {
         let object = ObjectOutcome::new(item, report, key_rules);
         self.failed += usize::from(object.state == State::Failed);
         self.objects.push(object);
@@ -120,9 +120,9 @@ impl Outcome {
 }
 
 impl ObjectOutcome {
-    fn new(item: &Item, report: Report, key_rules: &Rules) -> Self {
+    fn new(item: &Item, report: MessageReport, key_rules: &Rules) -> Self {
         let state = State::of(&report);
-        let Report { skipped, delivered, failures, .. } = report;
+        let MessageReport { skipped, delivered, failures, .. } = report;
         let file = match &item.origin {
             Origin::File(path) => Some(path.display().to_string()),
             Origin::Event | Origin::Url => None,
@@ -150,7 +150,7 @@ impl ObjectOutcome {
 
 impl State {
     /// The state of a report's only object.
-    pub fn of(report: &Report) -> Self {
+    pub fn of(report: &MessageReport) -> Self {
         if !report.failures.is_empty() {
             Self::Failed
         } else if !report.delivered.is_empty() {

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 
 /// An object of a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listed {
+pub struct ListedObject {
     /// Key.
     pub key: String,
     /// Stored bytes.
@@ -24,7 +24,7 @@ pub struct Listed {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Page {
     /// Objects, ordered by key.
-    pub objects: Vec<Listed>,
+    pub objects: Vec<ListedObject>,
     /// Whether the listing goes on after the last of them.
     pub more: bool,
 }
@@ -60,7 +60,7 @@ pub trait ObjectListing: Send + Sync + 'static {
 pub struct Walk<'a, L> {
     listing: &'a L,
     prefixes: VecDeque<String>,
-    page: VecDeque<Listed>,
+    page: VecDeque<ListedObject>,
     /// Last key of the page before, if the listing goes on in the same prefix.
     after: Option<String>,
 }
@@ -78,7 +78,7 @@ impl<'a, L: ObjectListing> Walk<'a, L> {
     ///
     /// # Cancel safety
     /// No object is lost if the call is dropped.
-    pub async fn next(&mut self) -> Result<Option<Listed>, ListingError> {
+    pub async fn next(&mut self) -> Result<Option<ListedObject>, ListingError> {
         loop {
             if let Some(listed) = self.page.pop_front() {
                 return Ok(Some(listed));

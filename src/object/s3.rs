@@ -52,24 +52,24 @@ pub struct S3Body {
     resumes: u32,
     resumed_at: u64,
     /// `None` if S3 sent no checksum, and after the check.
-    checksum: Option<Running>,
+    checksum: Option<ChecksumSoFar>,
 }
 
 /// Checksum of everything that was read, over all responses. The SDK can check one response only, and S3 sends no
 /// checksum with a range of an object. The SDK's own check is switched off, so that no byte is hashed twice: see
 /// [`S3Store::new`].
-struct Running {
+struct ChecksumSoFar {
     algorithm: Box<dyn HttpChecksum>,
     expected: String,
 }
 
-impl fmt::Debug for Running {
+impl fmt::Debug for ChecksumSoFar {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Running").field("expected", &self.expected).finish_non_exhaustive()
     }
 }
 
-impl Running {
+impl ChecksumSoFar {
     /// Takes the checksum of the whole object from the response. If there are several, takes the one that is cheapest to
     /// compute. Ignores a composite checksum (a checksum of the checksums of an object's parts), because it cannot be
     /// computed from the bytes alone.
@@ -151,7 +151,7 @@ impl ObjectStore for S3Store {
     ) -> Result<(Timestamp, S3Body), ObjectError> {
         let mut request = Request::of(object, owner);
         let output = request.send(&self.client, 0).await?;
-        let checksum = Running::of(&output);
+        let checksum = ChecksumSoFar::of(&output);
         let modified = output.last_modified.and_then(|at| Timestamp::from_second(at.secs()).ok());
         request.if_match = output.e_tag.clone().or(request.if_match);
         request.version_id = real(output.version_id.clone()).or(request.version_id);
@@ -336,8 +336,8 @@ mod tests {
     type Named = fn(GetObjectOutputBuilder) -> GetObjectOutputBuilder;
 
     /// The response's checksum, if it covers the whole object.
-    fn running(named: Named) -> Option<Running> {
-        Running::of(&named(GetObjectOutput::builder()).build())
+    fn running(named: Named) -> Option<ChecksumSoFar> {
+        ChecksumSoFar::of(&named(GetObjectOutput::builder()).build())
     }
 
     #[test]

@@ -2,13 +2,13 @@
 
 use super::*;
 use crate::{
-    copy::{Copied, CopyJob, Way},
+    copy::{Copied, CopyJob, CopyWay},
     name::ObjectKeyTemplate,
 };
 
 /// A copy that can begin: the object is claimed and the customer's account is entered.
-struct Ready<'a, S, L> {
-    way: Way<'a>,
+struct ReadyCopy<'a, S, L> {
+    way: CopyWay<'a>,
     session: S,
     claim: Arc<Claim<L>>,
 }
@@ -20,17 +20,17 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: Buckets, L: Ledger> Pipeline<
         &self,
         admitted: Admitted<'_>,
         wanted: &[(&Delivery, &Bucket, &ObjectKeyTemplate)],
-        report: &mut Report,
+        report: &mut MessageReport,
     ) -> usize {
         let Admitted { object, route, .. } = admitted;
         let source_prefix = self.settings.key_rules.tenant_prefix(&object.key);
         let (mut ready, mut done) = (Vec::new(), 0);
         for &(delivery, destination, bucket_key) in wanted {
-            let way = Way { delivery, destination, bucket_key, route, object, source_prefix };
+            let way = CopyWay { delivery, destination, bucket_key, route, object, source_prefix };
             let closed = async { self.ports.copier.closed(&way).await.map(Failure::Copy) };
             let enter = async { self.ports.copier.enter(&way).await.map_err(Failure::Copy) };
             match self.claim_and_enter(admitted, delivery, closed, enter).await {
-                Ok(Some((session, claim))) => ready.push(Ready { way, session, claim }),
+                Ok(Some((session, claim))) => ready.push(ReadyCopy { way, session, claim }),
                 Ok(None) => done += 1,
                 Err(failure) => report.failures.push(admitted.failed(Some(&delivery.name), failure)),
             }
@@ -44,17 +44,19 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: Buckets, L: Ledger> Pipeline<
         let head = self.ports.store.head(object, owner);
         let head = async { head.await.map_err(|error| self.unread(object, error)) };
         let head = admitted.unless_stopped(head);
-        let head = match trace::within(trace::step("head", &places(object)), head, Failure::reason).await {
+        let head = match trace::within(trace::step("head", &object_attributes(object)), head, Failure::reason)
+            .await
+        {
             Ok(head) => head,
             Err(failure) => {
-                for Ready { claim, .. } in ready {
+                for ReadyCopy { claim, .. } in ready {
                     claim.release(claim.from()).await;
                 }
                 report.failures.push(admitted.failed(None, failure));
                 return done;
             }
         };
-        for Ready { way, session, claim } in ready {
+        for ReadyCopy { way, session, claim } in ready {
             let (delivery, copying) = (way.delivery, Instant::now());
             let job = CopyJob { way, owner, head: &head };
             let copy = async {
@@ -63,7 +65,9 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: Buckets, L: Ledger> Pipeline<
             };
             let copy = admitted.unless_stopped(copy);
             let finished =
-                match trace::within(trace::step("copy", &places(object)), copy, Failure::reason).await {
+                match trace::within(trace::step("copy", &object_attributes(object)), copy, Failure::reason)
+                    .await
+                {
                     Ok(copied) => {
                         claim.finish(claim.from().position).await.map(|()| copied).map_err(Failure::Ledger)
                     }

@@ -7,8 +7,8 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: Buckets, L: Ledger> Pipeline<
     ///
     /// # Cancel safety
     /// As [`Pipeline::handle`].
-    pub async fn process_object(&self, object: &ObjectRef, stop: &CancellationToken) -> Report {
-        let mut report = Report::default();
+    pub async fn process_object(&self, object: &ObjectRef, stop: &CancellationToken) -> MessageReport {
+        let mut report = MessageReport::default();
         let place = &Place::whole();
         let handling = Handling { message: None, attempt: Attempt::Ordinary, place, stop };
         self.object(object, handling, &mut report).await;

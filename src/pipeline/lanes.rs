@@ -27,7 +27,7 @@ pub(super) enum Entered<'a, S, A> {
 #[expect(clippy::large_enum_variant, reason = "there are only as many as the object has deliveries")]
 pub(super) enum AnyLane<S, A, L> {
     Logs(Lane<S, L>),
-    Lake(lake::Lane<A, L>),
+    Lake(lake::LakeLane<A, L>),
 }
 
 /// Open lanes of one object, each with its delivery.
@@ -95,6 +95,15 @@ impl<S: LogSink, A: LakeAccount, L: Ledger> AnyLane<S, A, L> {
         match self {
             Self::Logs(lane) => lane.flush().await,
             Self::Lake(lane) => lane.flush().await,
+        }
+    }
+
+    /// Says that a defect left records without an outcome, before the lane is given up.
+    pub(super) fn doubt(&mut self) {
+        match self {
+            Self::Logs(lane) => lane.doubt(),
+            // The lane finds out by itself, and its next attempt replaces the files.
+            Self::Lake(_) => {}
         }
     }
 

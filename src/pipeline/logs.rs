@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// A delivery that can begin: the object is claimed and the customer's account is entered.
-struct Ready<'a, S, A, L> {
+struct ReadyLane<'a, S, A, L> {
     delivery: &'a Delivery,
     entered: Entered<'a, S, A>,
     claim: Arc<Claim<L>>,
@@ -30,7 +30,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: Buckets, L: Ledger> Pipeline<
         &self,
         admitted: Admitted<'_>,
         wanted: &[(&Delivery, Reads<'_>)],
-        report: &mut Report,
+        report: &mut MessageReport,
     ) -> usize {
         let (mut ready, mut done) = (Vec::new(), 0);
         if wanted.is_empty() {
@@ -43,7 +43,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: Buckets, L: Ledger> Pipeline<
         }
         for &(delivery, reads) in wanted {
             match self.claim_to_read(admitted, delivery, reads).await {
-                Ok(Some((entered, claim))) => ready.push(Ready { delivery, entered, claim }),
+                Ok(Some((entered, claim))) => ready.push(ReadyLane { delivery, entered, claim }),
                 Ok(None) => done += 1,
                 Err(failure) => report.failures.push(admitted.failed(Some(&delivery.name), failure)),
             }
@@ -63,7 +63,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: Buckets, L: Ledger> Pipeline<
         };
         let open = async { open.await.map_err(|error| self.unread(object, error)) };
         // The span covers the opening of the object and all of its reading.
-        let get = trace::step("get", &places(object));
+        let get = trace::step("get", &object_attributes(object));
         let open = admitted.unless_stopped(open);
         let (modified, body) = match trace::within(get.clone(), open, Failure::reason).await {
             Ok(open) => open,
@@ -92,14 +92,21 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: Buckets, L: Ledger> Pipeline<
         let shared = if place.units() < room::UNITS { &self.small_lanes } else { &self.lanes };
         let share = self.lakes.of_object(pass.tenant_id());
         let mut lanes: Lanes<'_, S::Sink, C::Account, L> = Vec::new();
-        for Ready { delivery, entered, claim } in ready {
+        for ReadyLane { delivery, entered, claim } in ready {
             let shelf = self.quarantine(delivery.mode);
             let shelf = shelf.map(|quarantine| quarantine.shelf(object, &route.tenant, &delivery.name));
             let (destination, sink) = match entered {
                 Entered::Logs(destination, sink) => (destination, sink),
                 Entered::Lake(destination, lake, account) => {
                     let way = LakeWay { delivery, destination, lake, route, object: exact };
-                    match lake::Lane::new(account, Arc::clone(&claim), &way, modified, shelf, share.clone()) {
+                    match lake::LakeLane::new(
+                        account,
+                        Arc::clone(&claim),
+                        &way,
+                        modified,
+                        shelf,
+                        share.clone(),
+                    ) {
                         Ok(lane) => lanes.push((delivery, AnyLane::Lake(lane))),
                         Err(error) => {
                             claim.release(claim.from()).await;
@@ -224,9 +231,9 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: Buckets, L: Ledger> Pipeline<
         &self,
         admitted: &Admitted<'_>,
         delivery: &Delivery,
-        lane: &lake::Lane<C::Account, L>,
+        lane: &lake::LakeLane<C::Account, L>,
         spent: Spent,
-        report: &mut Report,
+        report: &mut MessageReport,
     ) {
         let (object, tally) = (admitted.object, lane.tally());
         match delivery.mode {
@@ -256,6 +263,10 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: Buckets, L: Ledger> Pipeline<
             },
         });
         told::laked(admitted, delivery, lane, spent);
+        let unseen = self.seen.unseen(delivery, lane.members());
+        if tally.written > 0 && !unseen.is_empty() {
+            told::without_fields(admitted, delivery, &unseen, &self.sampler);
+        }
     }
 
     /// Ends a lane after the object was read, or after reading failed. After an error, the caller must give the lane up. The
@@ -281,6 +292,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: Buckets, L: Ledger> Pipeline<
         let (read, accounted) = lane.accounts();
         if read != accounted {
             self.metrics.records_unaccounted.inc_by(read.abs_diff(accounted));
+            lane.doubt();
             return Err(Some(Failure::Unaccounted { read, accounted }));
         }
         lane.complete().await.map_err(|error| Some(error.into()))
@@ -310,7 +322,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: Buckets, L: Ledger> Pipeline<
                     // Files that are complete count, although the next attempt may write them again.
                     if deliveries[index].mode == Mode::Live {
                         let tally = *lane.tally();
-                        self.metrics.count_lake(&lake::Tally { read: tally.accounted(), ..tally });
+                        self.metrics.count_lake(&lake::LakeTally { read: tally.accounted(), ..tally });
                     }
                 }
                 Ok((index, AnyLane::Logs(lane))) => {

@@ -32,8 +32,9 @@ pub struct Metrics {
     pub objects_copied: Counter,
     /// `logferry_records_read_total`: records given to deliveries; a record that goes to two deliveries counts twice.
     pub records_read: Counter,
-    /// `logferry_records_total{outcome}`: `accepted`, `too_old`, `too_new`, `expired`, `refused`, `empty`, `skipped`, `quarantined`,
-    /// `resumed` for records that an earlier attempt accounted for, `lake` for records in files of a lake, and `shadow` for all records of deliveries in shadow mode.
+    /// `logferry_records_total{outcome}`: `accepted`, `too_old`, `too_new`, `expired`, `refused`, `empty`, `skipped`,
+    /// `quarantined`, `resumed` for records that an earlier attempt accounted for, `lake` for records in files of a lake, and
+    /// `shadow` for all records of deliveries in shadow mode.
     pub records: Family<Outcome, Counter>,
     /// `logferry_records_unaccounted_total`: records of deliveries without an error that have no outcome. Always 0.
     pub records_unaccounted: Counter,
@@ -166,7 +167,7 @@ impl Metrics {
     }
 
     /// Adds the tally of one object that was written into a lake.
-    pub fn count_lake(&self, tally: &lake::Tally) {
+    pub fn count_lake(&self, tally: &lake::LakeTally) {
         self.records_read.inc_by(tally.read);
         let outcomes = [
             ("lake", tally.written),

@@ -5,7 +5,7 @@
 use bytes::{Buf, Bytes};
 use prometheus_client::metrics::counter::Counter;
 
-use super::windows::{Share, TenantWindows};
+use super::windows::{TenantWindows, WindowShare};
 use crate::{
     decode::{DecodeError, Decoded, Decoder, Window},
     fairness::cpu::{Pace, without_pause},
@@ -49,7 +49,7 @@ pub(super) struct ObjectReader<'w, B> {
     windows: TenantWindows<'w>,
     /// The share of `windows` that the decoder's window uses. Declared after the decoder, because fields drop in this order: the
     /// window must be freed before the share is given back.
-    share: Option<Share<'w>>,
+    share: Option<WindowShare<'w>>,
     window: Window,
     /// Whether more text comes after the window.
     more: More,

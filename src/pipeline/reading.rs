@@ -13,7 +13,7 @@ use crate::{
     lake::LakeAccount,
     metrics::Form,
     object::trail::TrailedBody,
-    records::{Format, RecordReader, Step},
+    records::{RecordFormat, RecordReader, Step},
 };
 
 /// Work that a record makes for each delivery besides its bytes. The unit is the work of one byte.
@@ -27,7 +27,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: Buckets, L: Ledger> Pipeline<
         body: TrailedBody<O::Body>,
         mut pace: Pace,
         (growing, windows): (Growing<'_>, TenantWindows<'_>),
-        (modified, format): (Timestamp, &Format),
+        (modified, format): (Timestamp, &RecordFormat),
         lanes: &mut Lanes<'a, S::Sink, C::Account, L>,
         broken: &mut BrokenLanes<'a, S::Sink, C::Account, L>,
     ) -> Result<u64, Failure> {

@@ -4,7 +4,7 @@ use crate::{delivery::Tally, status, tenant::Mode, verdict::Failed};
 
 /// Results of a message's objects.
 #[derive(Debug, Default)]
-pub struct Report {
+pub struct MessageReport {
     /// Skipped parts, in order.
     pub skipped: Vec<Skipped>,
     /// Successful deliveries, one for each object and delivery.
@@ -15,7 +15,7 @@ pub struct Report {
     pub(super) unfinished: Vec<status::Waiting>,
 }
 
-impl From<Failed> for Report {
+impl From<Failed> for MessageReport {
     /// The results of one object that failed before a delivery began.
     fn from(failed: Failed) -> Self {
         Self { failures: vec![failed], ..Self::default() }

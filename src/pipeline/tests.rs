@@ -31,7 +31,7 @@ use crate::{
     shadow::{copier::ShadowCopier, memory::MemoryCounts, sinks::ShadowSinks},
     sink::{
         SinkError,
-        memory::{Call, MemorySinks, Operation},
+        memory::{MemorySinks, SinkCall, SinkOperation},
     },
     tenant::{Attribute, LookupError, Row, Tenant},
     verdict::{Cause, Tries},
@@ -220,7 +220,7 @@ impl World {
     }
 
     /// Handles a message. Returns the report on it, and its verdict.
-    async fn process(&self, body: &str) -> (Report, Verdict) {
+    async fn process(&self, body: &str) -> (MessageReport, Verdict) {
         let report = self.pipeline().process(body, &self.stop).await;
         let verdict = verdict::decide(
             &report.failures,

@@ -1,11 +1,11 @@
 //! The log lines of objects: one for each delivery of an object, one for each failure, and samples of the events that
-//! CloudWatch Logs does not store.
+//! CloudWatch Logs does not store, and of members that a lake's records do not have.
 
 use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::Admitted;
+use super::{Admitted, seen::Unseen};
 use crate::{
     batch::BatchTally,
     delivery::Lane,
@@ -81,7 +81,7 @@ pub(super) fn delivered<S: LogSink, L: Ledger>(
 pub(super) fn laked<A: LakeAccount, L: Ledger>(
     admitted: &Admitted<'_>,
     delivery: &Delivery,
-    lane: &lake::Lane<A, L>,
+    lane: &lake::LakeLane<A, L>,
     spent: Spent,
 ) {
     let &Admitted { object, message, began, .. } = admitted;
@@ -113,6 +113,32 @@ pub(super) fn laked<A: LakeAccount, L: Ledger>(
         time.put_ms = milliseconds(lane.putting()),
         time.total_ms = milliseconds(began.elapsed()),
         "{what}"
+    );
+}
+
+/// Logs that no record has members that the row's `fields` names. Does so for a few objects of each row and minute.
+pub(super) fn without_fields(
+    admitted: &Admitted<'_>,
+    delivery: &Delivery,
+    unseen: &[Unseen<'_>],
+    sampler: &LineSampler,
+) {
+    let subject = format!("{}\n{}", delivery.tenant_id, delivery.name);
+    let Some(left_out) = sampler.admit(&subject) else { return };
+    let object = admitted.object;
+    let missing: Vec<_> = unseen.iter().map(|unseen| unseen.name).collect();
+    let similar: Vec<_> = unseen.iter().filter_map(|unseen| unseen.similar).collect();
+    tracing::warn!(
+        message.id = admitted.message.map(|message| message.id.as_str()),
+        object.bucket,
+        object.key,
+        tenant.id = delivery.tenant_id,
+        delivery.name,
+        fields.missing = missing.join(","),
+        fields.similar = (!similar.is_empty()).then(|| similar.join(",")),
+        left_out.objects = left_out,
+        "the fields of a lake's row name members that no record has had yet, so the lake's lines lack them; mend the names in the \
+         row, in the records' upper and lower case, and replay the objects"
     );
 }
 

@@ -50,7 +50,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: Buckets, L: Ledger> Pipeline<
     pub(super) fn tell_rejected(&self, object: &ObjectRef, delivery: &Delivery, tally: &Tally) {
         let BatchTally { accepted: _, too_old, too_new, expired, refused } = tally.put;
         let scope = if tally.resumed == 0 { "" } else { " in this attempt" };
-        self.status.failed(&status::Failure {
+        self.status.failed(&status::ObjectFailure {
             tenant_id: Some(&delivery.tenant_id),
             delivery: Some(&delivery.name),
             key: Some(&object.key),
@@ -65,7 +65,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: Buckets, L: Ledger> Pipeline<
 
     /// Records a failure.
     pub(super) fn tell_status(&self, failed: &Failed, again_in: Option<Duration>) {
-        self.status.failed(&status::Failure {
+        self.status.failed(&status::ObjectFailure {
             tenant_id: failed.tenant_id.as_deref(),
             delivery: failed.delivery.as_deref(),
             key: failed.object.as_ref().map(|object| object.key.as_str()),
@@ -76,8 +76,8 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: Buckets, L: Ledger> Pipeline<
     }
 }
 
-fn name(object: &ObjectRef) -> status::Object<'_> {
+fn name(object: &ObjectRef) -> status::ObjectName<'_> {
     let ObjectRef { bucket, key, version_id, etag, sequencer, .. } = object;
     let version = version_id.as_deref().or(etag.as_deref()).or(sequencer.as_deref());
-    status::Object { bucket, key, version }
+    status::ObjectName { bucket, key, version }
 }

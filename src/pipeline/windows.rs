@@ -36,7 +36,7 @@ pub(super) struct TenantWindows<'w> {
 
 /// Memory for one window. It is free again when the share drops.
 #[derive(Debug)]
-pub(super) struct Share<'w> {
+pub(super) struct WindowShare<'w> {
     _of_tenant: OwnedSemaphorePermit,
     _of_all: SemaphorePermit<'w>,
 }
@@ -74,7 +74,7 @@ impl<'w> TenantWindows<'w> {
     ///
     /// # Cancel safety
     /// Safe: a call that is dropped while it waits holds nothing.
-    pub(super) async fn share(&self, window: u64) -> Option<Share<'w>> {
+    pub(super) async fn share(&self, window: u64) -> Option<WindowShare<'w>> {
         let bytes = u32::try_from(window.min(self.largest())).expect("the largest window is far below 4 GiB");
         let both = async {
             // Waiting for the tenant's own objects takes nothing from other tenants.
@@ -83,7 +83,7 @@ impl<'w> TenantWindows<'w> {
         };
         let (of_tenant, of_all) = timeout(PATIENCE, both).await.ok()?;
         const OPEN: &str = "the semaphore is never closed";
-        Some(Share { _of_tenant: of_tenant.expect(OPEN), _of_all: of_all.expect(OPEN) })
+        Some(WindowShare { _of_tenant: of_tenant.expect(OPEN), _of_all: of_all.expect(OPEN) })
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use axum::http::{Request, Uri, header::CONTENT_TYPE};
 use serde::{Deserialize, Serialize};
 
-use super::{Agent, AgentError, Wanted};
+use super::{Agent, AgentError, ProtectionState};
 use crate::http::client::send;
 
 /// Variable that ECS's agent sets in each container of a task: the address of the agent.
@@ -23,7 +23,7 @@ pub struct EcsAgent(Uri);
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct Change {
+struct ProtectionRequest {
     protection_enabled: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     expires_in_minutes: Option<u64>,
@@ -32,14 +32,14 @@ struct Change {
 /// An answer has one of these parts.
 #[derive(Deserialize)]
 struct Answer {
-    protection: Option<State>,
+    protection: Option<Protection>,
     failure: Option<Failure>,
     error: Option<Problem>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct State {
+struct Protection {
     protection_enabled: bool,
 }
 
@@ -75,12 +75,15 @@ impl EcsAgent {
 }
 
 impl Agent for EcsAgent {
-    async fn set(&self, wanted: Wanted) -> Result<(), AgentError> {
+    async fn set(&self, wanted: ProtectionState) -> Result<(), AgentError> {
         let change = match wanted {
-            Wanted::Protected(life) => {
-                Change { protection_enabled: true, expires_in_minutes: Some(life.as_secs().div_ceil(60)) }
+            ProtectionState::Protected(life) => ProtectionRequest {
+                protection_enabled: true,
+                expires_in_minutes: Some(life.as_secs().div_ceil(60)),
+            },
+            ProtectionState::Unprotected => {
+                ProtectionRequest { protection_enabled: false, expires_in_minutes: None }
             }
-            Wanted::Unprotected => Change { protection_enabled: false, expires_in_minutes: None },
         };
         let no_answer = AgentError::NoAnswer;
         let body = serde_json::to_vec(&change).map_err(|error| no_answer(error.to_string()))?;

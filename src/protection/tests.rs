@@ -9,8 +9,8 @@ use tokio_util::task::AbortOnDropHandle;
 use super::*;
 use crate::metrics::rendered;
 
-const ON: Wanted = Wanted::Protected(LIFE);
-const OFF: Wanted = Wanted::Unprotected;
+const ON: ProtectionState = ProtectionState::Protected(LIFE);
+const OFF: ProtectionState = ProtectionState::Unprotected;
 
 /// What an answer of the fake agent is like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,20 +33,20 @@ struct Ecs {
     /// Answers of the next calls; after the last one, calls succeed.
     fates: VecDeque<Fate>,
     /// The calls, with their seconds.
-    calls: Vec<(u64, Wanted)>,
+    calls: Vec<(u64, ProtectionState)>,
     protected_until: Option<Instant>,
 }
 
 impl Agent for MemoryAgent {
-    async fn set(&self, wanted: Wanted) -> Result<(), AgentError> {
+    async fn set(&self, wanted: ProtectionState) -> Result<(), AgentError> {
         let mut ecs = self.0.lock().expect("nothing panics while it is locked");
         let at = ecs.began.elapsed().as_secs();
         ecs.calls.push((at, wanted));
         let fate = ecs.fates.pop_front().unwrap_or(Fate::Done);
         if matches!(fate, Fate::Done | Fate::DoneInSilence) {
             ecs.protected_until = match wanted {
-                Wanted::Protected(life) => Some(Instant::now() + life),
-                Wanted::Unprotected => None,
+                ProtectionState::Protected(life) => Some(Instant::now() + life),
+                ProtectionState::Unprotected => None,
             };
         }
         match fate {
@@ -79,7 +79,7 @@ impl World {
         self.agent.0.lock().expect("nothing panics while it is locked")
     }
 
-    fn calls(&self) -> Vec<(u64, Wanted)> {
+    fn calls(&self) -> Vec<(u64, ProtectionState)> {
         self.ecs().calls.clone()
     }
 
@@ -215,7 +215,7 @@ async fn a_protection_that_is_not_renewed_ends_by_itself_and_shows_it() {
 struct Hanging;
 
 impl Agent for Hanging {
-    async fn set(&self, _wanted: Wanted) -> Result<(), AgentError> {
+    async fn set(&self, _wanted: ProtectionState) -> Result<(), AgentError> {
         std::future::pending().await
     }
 }

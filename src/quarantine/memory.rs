@@ -10,7 +10,7 @@ use bytes::Bytes;
 use flate2::read::GzDecoder;
 use serde_json::Value;
 
-use super::{Putting, QuarantineError, QuarantineStore};
+use super::{QuarantineError, QuarantineStore, WriteFuture};
 
 /// Files by their keys; clones share them.
 #[derive(Clone, Debug, Default)]
@@ -58,7 +58,7 @@ impl MemoryQuarantine {
 }
 
 impl QuarantineStore for MemoryQuarantine {
-    fn put<'a>(&'a self, key: &'a str, body: Bytes) -> Putting<'a> {
+    fn put<'a>(&'a self, key: &'a str, body: Bytes) -> WriteFuture<'a> {
         Box::pin(async move {
             let mut state = self.state();
             state.calls += 1;

@@ -3,7 +3,7 @@
 use aws_sdk_s3::{Client, error::ProvideErrorMetadata};
 use bytes::Bytes;
 
-use super::{Putting, QuarantineError, QuarantineStore};
+use super::{QuarantineError, QuarantineStore, WriteFuture};
 use crate::aws::describe;
 
 /// Writes files into one bucket.
@@ -22,7 +22,7 @@ impl S3Quarantine {
 }
 
 impl QuarantineStore for S3Quarantine {
-    fn put<'a>(&'a self, key: &'a str, body: Bytes) -> Putting<'a> {
+    fn put<'a>(&'a self, key: &'a str, body: Bytes) -> WriteFuture<'a> {
         let put = self.client.put_object().bucket(&self.bucket).key(key).content_type("application/gzip");
         let put = put.set_expected_bucket_owner(self.owner.clone()).body(body.into());
         Box::pin(async move {

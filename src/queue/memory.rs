@@ -34,7 +34,7 @@ pub enum QueueCall {
 
 /// A method of the port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Operation {
+pub enum QueueOperation {
     /// [`Queue::receive`].
     Receive,
     /// [`Queue::delete`].
@@ -234,7 +234,7 @@ impl MemoryQueue {
     }
 
     /// Counts a call and returns its faults.
-    fn enter(&self, operation: Operation) -> Plan {
+    fn enter(&self, operation: QueueOperation) -> Plan {
         self.lock().faults.next(operation)
     }
 
@@ -246,7 +246,7 @@ impl MemoryQueue {
     /// Makes a batch call: `apply` answers entry by entry, unless a fault comes first.
     async fn batch<E>(
         &self,
-        operation: Operation,
+        operation: QueueOperation,
         entries: &[E],
         receipt: impl Fn(&E) -> &Receipt,
         call: impl FnOnce(Vec<String>) -> QueueCall,
@@ -341,7 +341,7 @@ impl Queue for MemoryQueue {
         assert!((1..=MAX_BATCH).contains(&max), "asked for {max} messages");
         let deadline = Instant::now() + wait;
         self.record(QueueCall::Receive(max));
-        let Plan { time, result, .. } = self.enter(Operation::Receive);
+        let Plan { time, result, .. } = self.enter(QueueOperation::Receive);
         result?;
         loop {
             let changed = self.changed.notified();
@@ -367,7 +367,7 @@ impl Queue for MemoryQueue {
             }
             Ok(())
         };
-        self.batch(Operation::Delete, receipts, |receipt| receipt, QueueCall::Delete, apply).await
+        self.batch(QueueOperation::Delete, receipts, |receipt| receipt, QueueCall::Delete, apply).await
     }
 
     async fn change_visibility(&self, entries: &[(Receipt, Duration)]) -> Vec<Result<(), QueueError>> {
@@ -390,7 +390,7 @@ impl Queue for MemoryQueue {
             message.visible_at = now + *timeout;
             Ok(())
         };
-        self.batch(Operation::ChangeVisibility, entries, |(receipt, _)| receipt, call, apply).await
+        self.batch(QueueOperation::ChangeVisibility, entries, |(receipt, _)| receipt, call, apply).await
     }
 
     async fn send_anew(&self, entries: &[SentAnew]) -> Vec<Result<(), QueueError>> {
@@ -423,7 +423,7 @@ impl Queue for MemoryQueue {
             });
             Ok(())
         };
-        self.batch(Operation::SendAnew, entries, |entry| &entry.message.receipt, call, apply).await
+        self.batch(QueueOperation::SendAnew, entries, |entry| &entry.message.receipt, call, apply).await
     }
 
     async fn probe_sending(&self) -> Result<(), QueueError> {
@@ -431,7 +431,7 @@ impl Queue for MemoryQueue {
     }
 
     async fn retention(&self) -> Result<Duration, QueueError> {
-        let Plan { time, result, .. } = self.enter(Operation::Retention);
+        let Plan { time, result, .. } = self.enter(QueueOperation::Retention);
         travel(time).await;
         result.map(|()| self.retention)
     }
@@ -442,7 +442,7 @@ impl Queue for MemoryQueue {
 
     async fn send_dead_letter(&self, letter: &DeadLetter) -> Result<(), QueueError> {
         assert!(self.has_dead_letters, "there is no dead-letter queue to send to");
-        let Plan { time, result, .. } = self.enter(Operation::SendDeadLetter);
+        let Plan { time, result, .. } = self.enter(QueueOperation::SendDeadLetter);
         travel(time).await;
         let answer = match letter.body.len() > self.longest_letter {
             true => result.and(Err(QueueError::Refused("longer than MaximumMessageSize".into()))),

@@ -1,11 +1,11 @@
 //! Recognises an object's format by the first bytes of its text.
 //!
 //! The result depends on the first [`LOOK_AHEAD`] bytes alone, whatever the pieces in which they arrive. In doubt the text is
-//! [`Format::Json`], whose reader finds the error: text that begins with a bracket is never read line by line, nor text with a
-//! line that begins like a record.
+//! [`RecordFormat::Json`], whose reader finds the error: text that begins with a bracket is never read line by line, nor text
+//! with a line that begins like a record.
 
 use super::{
-    BYTE_ORDER_MARK, Format, More,
+    BYTE_ORDER_MARK, More, RecordFormat,
     document::{Kind, recognise_beginning},
     foreign, lines,
 };
@@ -16,7 +16,7 @@ pub(super) const LOOK_AHEAD: usize = 256 * 1024;
 /// Waits for enough bytes to recognise the format.
 #[derive(Debug)]
 pub(super) struct Detector {
-    configured: Format,
+    configured: RecordFormat,
     /// Shortest window that is worth the next look.
     retry_at: usize,
 }
@@ -26,15 +26,15 @@ pub(super) struct Detector {
 pub(super) enum Found {
     /// More text is needed.
     Undecided,
-    /// The format, never [`Format::Auto`].
-    Format(Format),
+    /// The format, never [`RecordFormat::Auto`].
+    Format(RecordFormat),
     /// Content that cannot be read: its name.
     Unsupported(String),
 }
 
 impl Detector {
-    /// Recognises the format, if `configured` is [`Format::Auto`], and content that cannot be read.
-    pub(super) fn new(configured: &Format) -> Self {
+    /// Recognises the format, if `configured` is [`RecordFormat::Auto`], and content that cannot be read.
+    pub(super) fn new(configured: &RecordFormat) -> Self {
         Self { configured: configured.clone(), retry_at: 0 }
     }
 
@@ -54,25 +54,25 @@ impl Detector {
 }
 
 /// Recognises the text that begins with `head`. `is_all`: no more bytes will be looked at.
-fn detect(head: &[u8], is_all: bool, configured: &Format) -> Found {
+fn detect(head: &[u8], is_all: bool, configured: &RecordFormat) -> Found {
     let format =
-        |format| Found::Format(if configured == &Format::Auto { format } else { configured.clone() });
+        |format| Found::Format(if configured == &RecordFormat::Auto { format } else { configured.clone() });
     let text = without_mark(head);
     match text.first() {
-        None if is_all => return format(Format::Json),
-        Some(b'{') if configured == &Format::Auto => {
+        None if is_all => return format(RecordFormat::Json),
+        Some(b'{') if configured == &RecordFormat::Auto => {
             return match recognise_beginning(text) {
                 Err(_) if !is_all => Found::Undecided,
                 Ok(kind) | Err(kind) => format(match kind {
-                    Kind::Trail => Format::CloudTrail,
-                    Kind::Subscription => Format::Subscription,
-                    Kind::Event => Format::EventBridge,
-                    Kind::Record | Kind::Unknown => Format::Json,
+                    Kind::Trail => RecordFormat::CloudTrail,
+                    Kind::Subscription => RecordFormat::Subscription,
+                    Kind::Event => RecordFormat::EventBridge,
+                    Kind::Record | Kind::Unknown => RecordFormat::Json,
                 }),
             };
         }
-        Some(b'{' | b'[') if !matches!(configured, Format::Lines(_) | Format::FlowLogs) => {
-            return format(Format::Json);
+        Some(b'{' | b'[') if !matches!(configured, RecordFormat::Lines(_) | RecordFormat::FlowLogs) => {
+            return format(RecordFormat::Json);
         }
         _ if !is_all => return Found::Undecided,
         _ => {}
@@ -81,10 +81,12 @@ fn detect(head: &[u8], is_all: bool, configured: &Format) -> Found {
         return Found::Unsupported(name.to_owned());
     }
     match configured {
-        Format::Auto if !foreign::is_text(text) => Found::Unsupported(BINARY.to_owned()),
-        Format::Auto if lines::is_plain_text(text) => Found::Format(lines::recognise(text)),
-        Format::Lines(_) | Format::FlowLogs if head.contains(&0) => Found::Unsupported(BINARY.to_owned()),
-        _ => format(Format::Json),
+        RecordFormat::Auto if !foreign::is_text(text) => Found::Unsupported(BINARY.to_owned()),
+        RecordFormat::Auto if lines::is_plain_text(text) => Found::Format(lines::recognise(text)),
+        RecordFormat::Lines(_) | RecordFormat::FlowLogs if head.contains(&0) => {
+            Found::Unsupported(BINARY.to_owned())
+        }
+        _ => format(RecordFormat::Json),
     }
 }
 

@@ -4,7 +4,7 @@ use super::TimestampFormat;
 
 /// What the records of an object are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Format {
+pub enum RecordFormat {
     /// Recognised by the object's first bytes.
     #[default]
     Auto,

@@ -3,7 +3,8 @@
 use std::borrow::Cow;
 
 use super::{
-    BYTE_ORDER_MARK, Format, Limits, Message, More, Record, RecordError, RecordProblem, Step, Unreadable,
+    BYTE_ORDER_MARK, EscapedMessage, Limits, More, Record, RecordError, RecordFormat, RecordProblem, Step,
+    Unreadable,
     document::{self, Document, Kind, LONGEST_EVENT, SPACE_BEHIND, recognise},
     scan::{Around, Member, Scan, ScanError, member, scan, whole},
     skip::{Ends, Skip},
@@ -15,7 +16,7 @@ use super::{
 /// Reads the records of one object.
 #[derive(Debug)]
 pub(super) struct JsonReader {
-    place: Place,
+    state: ParserState,
     index: u64,
     max_record: usize,
     /// Shortest window that is worth the next look.
@@ -56,7 +57,7 @@ pub(super) enum BadLines {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+enum ParserState {
     /// Between top-level values.
     Top,
     /// After `[`: a record or `]` follows.
@@ -73,7 +74,7 @@ enum Place {
     DocumentMember,
 }
 
-impl Place {
+impl ParserState {
     /// What the object ends inside of, if it ends here.
     fn container(self) -> Option<&'static str> {
         match self {
@@ -96,7 +97,7 @@ enum Shape {
 impl JsonReader {
     pub(super) fn new(Limits { max_record, now, .. }: Limits) -> Self {
         Self {
-            place: Place::Top,
+            state: ParserState::Top,
             index: 0,
             max_record,
             retry_at: 0,
@@ -112,12 +113,14 @@ impl JsonReader {
         }
     }
 
-    pub(super) fn of(self, format: &Format) -> Self {
+    pub(super) fn of(self, format: &RecordFormat) -> Self {
         let (shape, list) = match format {
-            Format::CloudTrail => (Shape::Whole(b"eventTime"), Some(document::TRAIL_LIST)),
-            Format::Subscription => (Shape::Message, Some(document::SUBSCRIPTION_LIST)),
-            Format::EventBridge => (Shape::Whole(b"time"), None),
-            Format::Auto | Format::Json | Format::FlowLogs | Format::Lines(_) => (Shape::Message, None),
+            RecordFormat::CloudTrail => (Shape::Whole(b"eventTime"), Some(document::TRAIL_LIST)),
+            RecordFormat::Subscription => (Shape::Message, Some(document::SUBSCRIPTION_LIST)),
+            RecordFormat::EventBridge => (Shape::Whole(b"time"), None),
+            RecordFormat::Auto | RecordFormat::Json | RecordFormat::FlowLogs | RecordFormat::Lines(_) => {
+                (Shape::Message, None)
+            }
         };
         Self { shape, list, ..self }
     }
@@ -140,55 +143,57 @@ impl JsonReader {
         let mut at = 0;
         loop {
             let Some(&byte) = window.get(at) else {
-                return match (more, self.place.container()) {
+                return match (more, self.state.container()) {
                     (More::Coming | More::Never, _) => Ok(Step::More { consumed: at }),
                     (More::Ended, None) => Ok(Step::End),
                     (More::Ended, Some(container)) => Err(self.error(RecordProblem::Truncated(container))),
                 };
             };
-            match (self.place, byte) {
-                (_, b' ' | b'\t' | b'\r') | (Place::Top, b'\n') => {}
+            match (self.state, byte) {
+                (_, b' ' | b'\t' | b'\r') | (ParserState::Top, b'\n') => {}
                 (_, b'\n') => self.has_framing(Framing::Spread),
-                (Place::Top, b'[') if self.list.is_none() => self.place = Place::ArrayStart,
-                (Place::ArrayStart | Place::ArrayRecord, b']') => match self.list {
-                    Some(_) => self.place = Place::DocumentMember,
+                (ParserState::Top, b'[') if self.list.is_none() => self.state = ParserState::ArrayStart,
+                (ParserState::ArrayStart | ParserState::ArrayRecord, b']') => match self.list {
+                    Some(_) => self.state = ParserState::DocumentMember,
                     None => self.ends_on_top(),
                 },
-                (Place::ArrayRecord, b',') => self.place = Place::ArrayComma,
-                (Place::Top, b'{') if self.list.is_some() => {
-                    (self.place, self.document) = (Place::DocumentStart, Document::default());
+                (ParserState::ArrayRecord, b',') => self.state = ParserState::ArrayComma,
+                (ParserState::Top, b'{') if self.list.is_some() => {
+                    (self.state, self.document) = (ParserState::DocumentStart, Document::default());
                 }
-                (Place::Top | Place::ArrayStart | Place::ArrayComma, b'{') => {
+                (ParserState::Top | ParserState::ArrayStart | ParserState::ArrayComma, b'{') => {
                     return self.record(window, at, more);
                 }
-                (Place::DocumentStart | Place::DocumentComma, b'"') => {
+                (ParserState::DocumentStart | ParserState::DocumentComma, b'"') => {
                     match self.member(&window[at..], more)? {
                         Some(len) => at += len - 1,
                         None => return Ok(Step::More { consumed: at }),
                     }
                 }
-                (Place::DocumentMember, b',') => self.place = Place::DocumentComma,
-                (Place::DocumentStart | Place::DocumentMember, b'}') => {
+                (ParserState::DocumentMember, b',') => self.state = ParserState::DocumentComma,
+                (ParserState::DocumentStart | ParserState::DocumentMember, b'}') => {
                     self.has_list()?;
                     self.ends_on_top();
                 }
                 // If several texts were joined, there are byte order marks in the middle.
-                (Place::Top, _) if window[at..].starts_with(BYTE_ORDER_MARK) => {
+                (ParserState::Top, _) if window[at..].starts_with(BYTE_ORDER_MARK) => {
                     at += BYTE_ORDER_MARK.len() - 1;
                 }
-                (Place::Top, _) if more == More::Coming && BYTE_ORDER_MARK.starts_with(&window[at..]) => {
+                (ParserState::Top, _)
+                    if more == More::Coming && BYTE_ORDER_MARK.starts_with(&window[at..]) =>
+                {
                     return Ok(Step::More { consumed: at });
                 }
-                (place, byte) => {
-                    let wanted = match place {
-                        Place::Top if self.list.is_some() => "a JSON object",
-                        Place::Top => "a JSON object or array",
-                        Place::ArrayStart => "a JSON object or the end of the array",
-                        Place::ArrayComma => "a JSON object",
-                        Place::ArrayRecord => "a comma or the end of the array",
-                        Place::DocumentStart => "a name or the end of the document",
-                        Place::DocumentComma => "a name",
-                        Place::DocumentMember => "a comma or the end of the document",
+                (state, byte) => {
+                    let wanted = match state {
+                        ParserState::Top if self.list.is_some() => "a JSON object",
+                        ParserState::Top => "a JSON object or array",
+                        ParserState::ArrayStart => "a JSON object or the end of the array",
+                        ParserState::ArrayComma => "a JSON object",
+                        ParserState::ArrayRecord => "a comma or the end of the array",
+                        ParserState::DocumentStart => "a name or the end of the document",
+                        ParserState::DocumentComma => "a name",
+                        ParserState::DocumentMember => "a comma or the end of the document",
                     };
                     let found = char::from(byte).escape_default();
                     let problem = format!("{wanted} expected, not '{found}'");
@@ -213,7 +218,7 @@ impl JsonReader {
 
     /// An array or a document ends here, and nothing is around it.
     fn ends_on_top(&mut self) {
-        self.place = Place::Top;
+        self.state = ParserState::Top;
         self.has_framing(Framing::Lines);
     }
 
@@ -224,12 +229,12 @@ impl JsonReader {
         let Some(text) = self.worth_a_look(text, more) else { return Ok(None) };
         match member(text, list) {
             Ok(Member::ListStarts { len }) => {
-                (self.place, self.retry_at, self.document.has_list) = (Place::ArrayStart, 0, true);
+                (self.state, self.retry_at, self.document.has_list) = (ParserState::ArrayStart, 0, true);
                 Ok(Some(len))
             }
             Ok(Member::Complete { name, value, len }) if len <= self.max_record => {
                 self.document.take(name, value);
-                (self.place, self.retry_at) = (Place::DocumentMember, 0);
+                (self.state, self.retry_at) = (ParserState::DocumentMember, 0);
                 Ok(Some(len))
             }
             Ok(Member::Complete { .. }) | Err(ScanError::Incomplete) if text.len() > self.max_record => {
@@ -337,9 +342,9 @@ impl JsonReader {
         };
         if self.framing == Framing::Unknown && self.index == 0 {
             let spread = json.contains(&b'\n');
-            match (spread, self.place) {
+            match (spread, self.state) {
                 (true, _) => self.framing = Framing::Spread,
-                (false, Place::Top) => self.framing = Framing::Lines,
+                (false, ParserState::Top) => self.framing = Framing::Lines,
                 // The rest of the array shows the framing.
                 (false, _) => {}
             }
@@ -356,14 +361,14 @@ impl JsonReader {
     fn counted(&mut self) {
         self.index += 1;
         self.retry_at = 0;
-        if self.place != Place::Top {
-            self.place = Place::ArrayRecord;
+        if self.state != ParserState::Top {
+            self.state = ParserState::ArrayRecord;
         }
     }
 
     /// Whether the first JSON object of the text may be a document instead of a record.
     fn may_be_document(&self) -> bool {
-        self.index == 0 && self.place == Place::Top && self.shape == Shape::Message
+        self.index == 0 && self.state == ParserState::Top && self.shape == Shape::Message
     }
 
     /// Checks that the text's first JSON object is not a document with a list of records, which would become one event.
@@ -396,7 +401,7 @@ impl JsonReader {
         let error = self.error(RecordProblem::Malformed(problem));
         // Documents follow each other without line breaks.
         let may_have_lines = self.list.is_none() && self.framing != Framing::Spread;
-        if self.bad_lines == BadLines::Break || !may_have_lines || self.place != Place::Top {
+        if self.bad_lines == BadLines::Break || !may_have_lines || self.state != ParserState::Top {
             return Err(error);
         }
         let Some(text) = self.worth_a_look(&window[at..], more) else {
@@ -436,9 +441,9 @@ impl JsonReader {
         more: More,
     ) -> Result<Step<'a>, RecordError> {
         // Inside an array, a record may span several lines. Outside, a line break can be its end.
-        let ends = match (ends, self.place, self.framing) {
-            (Ends::Record, Place::Top, Framing::Lines) => Ends::RecordOrLine,
-            (Ends::Record, Place::Top, _) => Ends::RecordOrBrokenLine,
+        let ends = match (ends, self.state, self.framing) {
+            (Ends::Record, ParserState::Top, Framing::Lines) => Ends::RecordOrLine,
+            (Ends::Record, ParserState::Top, _) => Ends::RecordOrBrokenLine,
             (ends, ..) => ends,
         };
         self.skip = Some(Skip::new(ends, self.offset + at as u64));
@@ -459,7 +464,7 @@ impl JsonReader {
         };
         if skip.is_spread() {
             self.has_framing(Framing::Spread);
-        } else if self.place == Place::Top {
+        } else if self.state == ParserState::Top {
             self.has_framing(Framing::Lines);
         }
         let bytes = self.offset + end as u64 - skip.start();
@@ -499,7 +504,7 @@ fn ends_in_string(text: &[u8]) -> bool {
 
 /// Returns the message and the timestamp's value if both can be used without a copy: the message is a legal string, and no
 /// name is ambiguous.
-fn as_it_stands<'a>(found: &Scan<'a>) -> Option<(Message<'a>, Option<&'a [u8]>)> {
+fn as_it_stands<'a>(found: &Scan<'a>) -> Option<(EscapedMessage<'a>, Option<&'a [u8]>)> {
     let (token, reading) = (found.message?, found.reading?);
     if found.ambiguous {
         return None;
@@ -508,5 +513,5 @@ fn as_it_stands<'a>(found: &Scan<'a>) -> Option<(Message<'a>, Option<&'a [u8]>)>
     if !reading.ascii {
         std::str::from_utf8(text).ok()?;
     }
-    Some((Message { escaped: Cow::Borrowed(text), len: reading.len }, found.timestamp))
+    Some((EscapedMessage { escaped: Cow::Borrowed(text), len: reading.len }, found.timestamp))
 }

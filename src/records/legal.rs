@@ -152,16 +152,16 @@ fn is_name(behind: &[u8]) -> bool {
 }
 
 /// A member of an object that is not closed yet: where it begins, and where the next one does.
-type Place = (u32, u32);
+type MemberSpan = (u32, u32);
 
 /// Finds the members whose names come again in the same object. Returns their texts' places, up to the next member, in order.
 ///
 /// Takes eight bytes of memory for each member of the objects that are open at the same time, and eight for each member that is
 /// found. A member has at least five bytes of text.
-fn repeated(json: &[u8]) -> Vec<Place> {
+fn repeated(json: &[u8]) -> Vec<MemberSpan> {
     let position = |at: usize| u32::try_from(at).expect("a record has less than 4 GiB");
     // The members of all open objects, the outermost object's first, and where each object's members begin.
-    let (mut members, mut objects): (Vec<Place>, Vec<u32>) = (Vec::new(), Vec::new());
+    let (mut members, mut objects): (Vec<MemberSpan>, Vec<u32>) = (Vec::new(), Vec::new());
     let (mut cuts, mut at) = (Vec::new(), 0);
     while let Some(found) = json[at..].iter().position(|byte| matches!(byte, b'"' | b'{' | b'}')) {
         let here = at + found;
@@ -190,8 +190,8 @@ fn repeated(json: &[u8]) -> Vec<Place> {
 }
 
 /// Adds the places of an object's members whose names come again.
-fn cut_repeated(json: &[u8], members: &mut [Place], cuts: &mut Vec<Place>) {
-    let name = |(start, _): &Place| {
+fn cut_repeated(json: &[u8], members: &mut [MemberSpan], cuts: &mut Vec<MemberSpan>) {
+    let name = |(start, _): &MemberSpan| {
         let start = *start as usize + 1;
         &json[start..string_end(json, start)]
     };
@@ -206,7 +206,7 @@ fn cut_repeated(json: &[u8], members: &mut [Place], cuts: &mut Vec<Place>) {
 }
 
 /// Copies the text without some places, which are in order. A place may be inside of one before it.
-fn without(json: &str, cuts: &[Place]) -> String {
+fn without(json: &str, cuts: &[MemberSpan]) -> String {
     let (mut kept, mut at) = (String::with_capacity(json.len()), 0);
     for (start, end) in cuts.iter().map(|(start, end)| (*start as usize, *end as usize)) {
         if start >= at {

@@ -3,7 +3,7 @@
 use memchr::memchr;
 
 use super::{
-    BYTE_ORDER_MARK, Format, Limits, More, Record, RecordError, RecordProblem, Step, Unreadable,
+    BYTE_ORDER_MARK, Limits, More, Record, RecordError, RecordFormat, RecordProblem, Step, Unreadable,
     flow_logs::{self, EndField},
     line_time::TimestampFormat,
     timestamp::Timestamps,
@@ -191,10 +191,10 @@ pub(super) fn is_plain_text(head: &[u8]) -> bool {
 }
 
 /// The format of text that is not JSON.
-pub(super) fn recognise(head: &[u8]) -> Format {
+pub(super) fn recognise(head: &[u8]) -> RecordFormat {
     let first = head.split(|byte| *byte == b'\n').next().unwrap_or_default();
     match flow_logs::is_head(first) {
-        true => Format::FlowLogs,
-        false => Format::Lines(None),
+        true => RecordFormat::FlowLogs,
+        false => RecordFormat::Lines(None),
     }
 }

@@ -8,13 +8,13 @@ use super::strings::{escape, unescape};
 
 /// A message as the inside of a JSON string: escaped, legal and ready to be copied into a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Message<'a> {
+pub struct EscapedMessage<'a> {
     /// Always UTF-8. Stored as bytes, because a `str` would need a second check of text that the reader has already checked.
     pub(super) escaped: Cow<'a, [u8]>,
     pub(super) len: usize,
 }
 
-impl<'a> Message<'a> {
+impl<'a> EscapedMessage<'a> {
     /// The escaped text in UTF-8, without the quotation marks.
     pub fn escaped(&self) -> &[u8] {
         &self.escaped
@@ -54,7 +54,7 @@ impl<'a> Message<'a> {
     ///
     /// # Panics
     /// If `max_bytes` is below 4, because a character has up to 4 bytes.
-    pub fn pieces(&self, max_bytes: usize) -> impl Iterator<Item = Message<'_>> {
+    pub fn pieces(&self, max_bytes: usize) -> impl Iterator<Item = EscapedMessage<'_>> {
         assert!(max_bytes >= 4, "a character has up to 4 bytes");
         let mut rest = self.escaped.as_ref();
         std::iter::from_fn(move || {
@@ -75,16 +75,16 @@ impl<'a> Message<'a> {
             }
             let (piece, tail) = rest.split_at(at);
             rest = tail;
-            (!piece.is_empty()).then_some(Message { escaped: Cow::Borrowed(piece), len })
+            (!piece.is_empty()).then_some(EscapedMessage { escaped: Cow::Borrowed(piece), len })
         })
     }
 
     /// Builds a message from plain text.
     #[cfg(test)]
-    pub fn escape(text: &str) -> Message<'static> {
+    pub fn escape(text: &str) -> EscapedMessage<'static> {
         let quoted = serde_json::to_string(text).expect("a string is always JSON");
         let escaped = quoted.as_bytes()[1..quoted.len() - 1].to_vec();
-        Message { escaped: Cow::Owned(escaped), len: text.len() }
+        EscapedMessage { escaped: Cow::Owned(escaped), len: text.len() }
     }
 
     /// The unescaped text.
@@ -93,6 +93,17 @@ impl<'a> Message<'a> {
         let quoted = [b"\"", self.escaped(), b"\""].concat();
         serde_json::from_slice(&quoted).expect("a message is legal by construction")
     }
+}
+
+/// Length of the text of an escaped message once unescaped, in UTF-8 bytes.
+pub fn unescaped_len(escaped: &[u8]) -> usize {
+    let (mut rest, mut len) = (escaped, 0);
+    while let Some(at) = memchr(b'\\', rest) {
+        let (of_escape, plain) = escape(&rest[at..]).expect("a message is legal by construction");
+        len += at + plain;
+        rest = &rest[at + of_escape..];
+    }
+    len + rest.len()
 }
 
 #[cfg(test)]
@@ -105,7 +116,7 @@ mod tests {
     fn a_message_is_cut_at_characters() {
         let check = |escaped: &str, expected: &[&str]| {
             let text: String = serde_json::from_str(&format!("\"{escaped}\"")).expect("a legal message");
-            let message = Message { escaped: Cow::Borrowed(escaped.as_bytes()), len: text.len() };
+            let message = EscapedMessage { escaped: Cow::Borrowed(escaped.as_bytes()), len: text.len() };
             let pieces: Vec<_> = message
                 .pieces(4)
                 .map(|piece| String::from_utf8(piece.escaped().to_vec()).expect("UTF-8"))
@@ -123,7 +134,7 @@ mod tests {
     proptest! {
         #[test]
         fn pieces_joined_give_the_message(text in ".{0,80}", max in 4_usize..20) {
-            let message = Message::escape(&text);
+            let message = EscapedMessage::escape(&text);
             let pieces: Vec<_> = message.pieces(max).map(|piece| (piece.unescape(), piece.len())).collect();
             prop_assert!(pieces.iter().all(|(text, len)| text.len() == *len && (1..=max).contains(len)));
             prop_assert_eq!(pieces.into_iter().map(|(text, _)| text).collect::<String>(), text);
@@ -136,7 +147,7 @@ mod tests {
         ], 0..20)) {
             let text = text.concat();
             let plain: String = serde_json::from_str(&format!("\"{text}\"")).expect("a legal message");
-            let message = Message { escaped: Cow::Borrowed(text.as_bytes()), len: plain.len() };
+            let message = EscapedMessage { escaped: Cow::Borrowed(text.as_bytes()), len: plain.len() };
             let mut buffer = "what was there before".to_owned();
             prop_assert_eq!(message.text(&mut buffer), plain);
         }

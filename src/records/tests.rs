@@ -462,7 +462,7 @@ fn the_longest_record_does_not_depend_on_the_window() {
     let is_too_long = "has more than 30 bytes";
     let json = || RecordReader::new(MAX, NOW);
     let lines = || json().stepping_over_bad_lines();
-    let trail = || json().of_format(&Format::CloudTrail, 0);
+    let trail = || json().of_format(&RecordFormat::CloudTrail, 0);
     type Case<'a> = (&'a dyn Fn() -> RecordReader, String, &'a [&'a str], Option<&'a str>);
     let cases: [Case<'_>; 13] = [
         (&json, record(MAX), &["mmmmmmmmmmmmmmmm"], None),
@@ -516,7 +516,7 @@ fn the_next_look_waits_until_twice_as_much_has_arrived() {
         let record = format!("{{\"message\":\"{}\"}}{space}", &text[..first - 13]);
         let member = format!("\"a\":\"{}\",{space}", &text[..first - 5]);
         let line = format!("{text}\n{space}");
-        let mut trail = reader().of_format(&Format::CloudTrail, 0);
+        let mut trail = reader().of_format(&RecordFormat::CloudTrail, 0);
         assert!(matches!(trail.next(b"{", More::Coming), Ok(Step::More { consumed: 1 })));
         let mut lines = reader().stepping_over_bad_lines();
         assert!(matches!(lines.next(b"{}", More::Coming), Ok(Step::Record { .. })));
@@ -527,7 +527,7 @@ fn the_next_look_waits_until_twice_as_much_has_arrived() {
     // Recognising a format has a limit of its own.
     for first in [20, 40, detect::LOOK_AHEAD - 1000] {
         let text = format!("{{\"a\":\"{}\"}}{}", "x".repeat(first - 7), " ".repeat(first));
-        let mut reader = RecordReader::new(1 << 20, NOW).of_format(&Format::Auto, 0);
+        let mut reader = RecordReader::new(1 << 20, NOW).of_format(&RecordFormat::Auto, 0);
         assert_eq!(next_look(&mut reader, &text, first), (2 * first).min(detect::LOOK_AHEAD));
     }
 }
@@ -553,11 +553,11 @@ fn a_text_that_breaks_off_gives_its_complete_records() {
     let (a, long) = (r#"{"message":"a"}"#, format!(r#"{{"message":"{}"}}"#, "x".repeat(60)));
     let trail = format!(r#"{{"a":"b","Records":[{a},{a}],"c":[1]}}{{"Records":[{a}]}}"#);
     for (format, text, count) in [
-        (Format::Json, format!("[{a},\n{long},{a}]\n"), 3),
-        (Format::Json, format!("{a}\nbad\n{a}\n{long}\n{a}\n"), 5),
-        (Format::CloudTrail, trail, 3),
-        (Format::Lines(None), format!("a\nb\n{long}\nc\n"), 4),
-        (Format::FlowLogs, "version end\n2 1795248001\n".to_owned(), 2),
+        (RecordFormat::Json, format!("[{a},\n{long},{a}]\n"), 3),
+        (RecordFormat::Json, format!("{a}\nbad\n{a}\n{long}\n{a}\n"), 5),
+        (RecordFormat::CloudTrail, trail, 3),
+        (RecordFormat::Lines(None), format!("a\nb\n{long}\nc\n"), 4),
+        (RecordFormat::FlowLogs, "version end\n2 1795248001\n".to_owned(), 2),
     ] {
         let reader = || RecordReader::new(60, NOW).stepping_over_bad_lines().of_format(&format, 0);
         let all = ends(reader(), text.as_bytes(), More::Ended);

@@ -8,7 +8,7 @@
 use std::borrow::Cow;
 
 use super::{
-    Message,
+    EscapedMessage,
     scan::each_member,
     strings::{escape, hex, plain},
 };
@@ -21,7 +21,7 @@ const VECTOR_METADATA: [&[u8]; 6] =
 const REPLACEMENT: &str = "\u{fffd}";
 
 pub(super) struct Unusual<'a> {
-    pub(super) message: Message<'static>,
+    pub(super) message: EscapedMessage<'static>,
     /// The timestamp's value, as it is in the record.
     pub(super) timestamp: Option<&'a [u8]>,
     /// Whether the message differs from the record's text.
@@ -50,13 +50,13 @@ pub(super) fn read(text: &[u8]) -> Unusual<'_> {
 /// Mends the inside of a JSON string, and appends it to `to`.
 pub(super) fn string(inside: &[u8], to: &mut Vec<u8>) {
     let escaped = Cow::Owned(std::mem::take(to));
-    let mut escaper = Escaper { message: Message { escaped, len: 0 }, mended: false };
+    let mut escaper = Escaper { message: EscapedMessage { escaped, len: 0 }, mended: false };
     escaper.string(inside);
     *to = escaper.message.escaped.into_owned();
 }
 
 /// Makes JSON the message as it stands. Returns also whether the message differs from the text.
-pub(super) fn json(text: &[u8]) -> (Message<'static>, bool) {
+pub(super) fn json(text: &[u8]) -> (EscapedMessage<'static>, bool) {
     let mut escaper = Escaper::with_capacity(3 * text.len());
     escaper.text(text);
     (escaper.message, escaper.mended)
@@ -66,10 +66,10 @@ pub(super) fn json(text: &[u8]) -> (Message<'static>, bool) {
 ///
 /// An escaped control character takes six bytes in the request. If a line would take more than three times its length, which is
 /// what the memory formula counts, its control characters become U+FFFD.
-pub(super) fn line(text: &[u8]) -> (Message<'_>, bool) {
+pub(super) fn line(text: &[u8]) -> (EscapedMessage<'_>, bool) {
     let is_special = |byte: &u8| matches!(byte, b'"' | b'\\' | 0..0x20);
     if std::str::from_utf8(text).is_ok() && !text.iter().any(is_special) {
-        return (Message { escaped: Cow::Borrowed(text), len: text.len() }, false);
+        return (EscapedMessage { escaped: Cow::Borrowed(text), len: text.len() }, false);
     }
     let added = |byte: &u8| match byte {
         b'"' | b'\\' | 8..=10 | 12..=13 => 1,
@@ -99,14 +99,14 @@ fn whole(text: &[u8], escaper: &mut Escaper) {
 
 /// Builds a message piece by piece, without a second copy of a long text.
 struct Escaper {
-    message: Message<'static>,
+    message: EscapedMessage<'static>,
     mended: bool,
 }
 
 impl Escaper {
     fn with_capacity(bytes: usize) -> Self {
         let escaped = Cow::Owned(Vec::with_capacity(bytes));
-        Self { message: Message { escaped, len: 0 }, mended: false }
+        Self { message: EscapedMessage { escaped, len: 0 }, mended: false }
     }
 
     /// Appends the inside of a JSON string and mends it: text that is not Unicode and control characters other than white

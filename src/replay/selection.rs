@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use crate::{
-    object::listing::Listed,
+    object::listing::ListedObject,
     route::{KeyError, Rules},
 };
 
@@ -61,8 +61,8 @@ impl Selection {
     }
 
     /// Decides whether an object is selected.
-    pub fn choose(&self, listed: &Listed) -> Choice {
-        let Listed { key, size, modified, .. } = listed;
+    pub fn choose(&self, listed: &ListedObject) -> Choice {
+        let ListedObject { key, size, modified, .. } = listed;
         if self.since.is_some_and(|since| *modified < since)
             || self.until.is_some_and(|until| *modified >= until)
         {
@@ -133,7 +133,7 @@ mod tests {
             ..selection(KeyLayout::DEFAULT)
         };
         let check = |key: &str, size: u64, second: i64, expected: Choice| {
-            let listed = Listed { key: key.to_owned(), size, etag: None, modified: at(second) };
+            let listed = ListedObject { key: key.to_owned(), size, etag: None, modified: at(second) };
             assert_eq!(selection.choose(&listed), expected, "{key}");
         };
         let selected = |tenant: &str| Choice::Selected { tenant_id: tenant.to_owned() };

@@ -21,8 +21,9 @@ const PAUSE: Duration = Duration::from_millis(500);
 
 /// Sends a message for each object, ten with each call.
 #[derive(Debug)]
-pub struct Sender<O, Q> {
-    /// The bucket: its objects' versions are read, so that the worker uses the same entries of the ledger as after an event of S3.
+pub struct MessageSender<O, Q> {
+    /// The bucket: its objects' versions are read, so that the worker uses the same entries of the ledger as after an event of
+    /// S3.
     pub store: O,
     /// The account that must own the bucket.
     pub owner: Option<String>,
@@ -33,7 +34,7 @@ pub struct Sender<O, Q> {
 }
 
 #[async_trait::async_trait]
-impl<O: ObjectStore, Q: Outbox> Destination for Sender<O, Q> {
+impl<O: ObjectStore, Q: Outbox> Destination for MessageSender<O, Q> {
     fn batch(&self) -> usize {
         MAX_BATCH
     }
@@ -76,7 +77,7 @@ impl<O: ObjectStore, Q: Outbox> Destination for Sender<O, Q> {
     }
 }
 
-impl<O: ObjectStore, Q> Sender<O, Q> {
+impl<O: ObjectStore, Q> MessageSender<O, Q> {
     async fn pin(&self, object: &ObjectRef, stop: &CancellationToken) -> Result<ObjectRef, Failed> {
         let head = tokio::select! {
             head = self.store.head(object, self.owner.as_deref()) => head.map_err(Failure::Object),
@@ -140,13 +141,16 @@ mod tests {
         Item { object, etag: None, tenant_id: tenant.to_owned(), modified: Timestamp::UNIX_EPOCH }
     }
 
-    fn sender(tenants: &[&str], results: Vec<Vec<Result<(), QueueError>>>) -> Sender<MemoryStore, Answers> {
+    fn sender(
+        tenants: &[&str],
+        results: Vec<Vec<Result<(), QueueError>>>,
+    ) -> MessageSender<MemoryStore, Answers> {
         let store = MemoryStore::default();
         for tenant in tenants {
             store.put("staging", tenant, MemoryObject::new(vec![0; 9], Timestamp::UNIX_EPOCH));
         }
         let outbox = Answers { results: Mutex::new(results), ..Answers::default() };
-        Sender { store, owner: None, region: "us-east-1".to_owned(), outbox }
+        MessageSender { store, owner: None, region: "us-east-1".to_owned(), outbox }
     }
 
     fn words(taken: &[Taken]) -> Vec<String> {

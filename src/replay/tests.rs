@@ -8,7 +8,7 @@ use std::{
 use super::*;
 use crate::{
     delivery::Tally,
-    ledger::place::{MemoryPlaces, Places},
+    ledger::watch::{MemoryWatchPlaces, WatchPlaces},
     object::{ObjectError, listing::memory::MemoryListing},
     pipeline::Delivered,
     route::KeyLayout,
@@ -333,7 +333,7 @@ fn a_failure_that_may_pass_decides_before_one_that_stays() {
         let mut failures =
             vec![failed(Failure::UnknownTenant), failed(Failure::Busy(Duration::from_secs(1)))];
         failures.rotate_left(order);
-        let mut report = Report::default();
+        let mut report = MessageReport::default();
         report.failures = failures;
         let fate = Fate::of(report);
         assert!(fate.again_in().is_some(), "{fate:?}");
@@ -353,7 +353,7 @@ fn an_object_counts_in_the_caps_if_any_delivery_has_read_it() {
         tally: Tally { bytes: 70, ..Tally::default() },
     };
     let taken = |delivered: Vec<Delivered>, failures: Vec<Failed>| {
-        let mut report = Report::default();
+        let mut report = MessageReport::default();
         (report.delivered, report.failures) = (delivered, failures);
         let taken = Taken::from(report);
         (matches!(taken.fate, Fate::Busy(_)), taken.counts, taken.billed_bytes)

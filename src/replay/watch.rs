@@ -1,13 +1,13 @@
 //! Replays the new objects of a bucket again and again, for installations without notifications.
 //!
 //! A place in the ledger's table says how far a watch has come: every object with an older LastModified has been dealt with. Each
-//! scan lists the whole selection, because S3 lists by key and not by time, and handles the objects that are not much older
-//! than the place. How much, the overlap says: an object appears in the listing when its upload ends, with the time of the upload's
+//! scan lists the whole selection, because S3 lists by key and not by time, and handles the objects that are not much older than
+//! the place. How much, the overlap says: an object appears in the listing when its upload ends, with the time of the upload's
 //! start as LastModified.
 //!
-//! The place moves after a complete scan: to the newest LastModified of the scan, but not beyond the scan's start (an object may be
-//! written into a part of the listing that the scan has left behind), and not beyond an object that is not finished. So
-//! a watch that is killed, or two watches at the same time, lose nothing; the ledger keeps them from delivering an object twice.
+//! The place moves after a complete scan: to the newest LastModified of the scan, but not beyond the scan's start (an object may
+//! be written into a part of the listing that the scan has left behind), and not beyond an object that is not finished. So a
+//! watch that is killed, or two watches at the same time, lose nothing; the ledger keeps them from delivering an object twice.
 
 use std::{
     collections::HashMap,
@@ -25,7 +25,7 @@ use super::{Destination, Fate, Item, Observer, Order, Outcome, progress::Progres
 use crate::{
     ledger::{
         LedgerError,
-        place::{Places, Watch},
+        watch::{Watch, WatchPlaces},
     },
     object::listing::ObjectListing,
 };
@@ -62,7 +62,7 @@ pub enum WatchError {
 
 /// What a watch did until it was stopped.
 #[derive(Debug, Default, Serialize)]
-pub struct Watched {
+pub struct WatchOutcome {
     /// Complete scans.
     pub scans: u64,
     /// Every older object has been dealt with.
@@ -110,14 +110,14 @@ pub async fn watch<L: ObjectListing>(
     watching: &Watching,
     listing: &L,
     destination: &Arc<dyn Destination>,
-    places: &impl Places,
+    places: &impl WatchPlaces,
     stop: &CancellationToken,
-) -> Result<Watched, WatchError> {
+) -> Result<WatchOutcome, WatchError> {
     let watch = name(order);
     let first_began = Timestamp::now();
     let (mut place, floor) = begin(places, &watch, watching).await?;
     let mut bad_keys = 0;
-    let mut watched = Watched { place: Some(place), ..Watched::default() };
+    let mut watched = WatchOutcome { place: Some(place), ..WatchOutcome::default() };
     let mut known = Known::default();
     while !stop.is_cancelled() {
         let (next, began) = (Instant::now() + watching.every, Timestamp::now());
@@ -184,7 +184,7 @@ pub async fn watch<L: ObjectListing>(
 /// before the end of its first scan, the next start goes on from the same time, even if that time was given as a duration. The
 /// next start then goes back by the overlap, because its overlap may be another one.
 async fn begin(
-    places: &impl Places,
+    places: &impl WatchPlaces,
     watch: &Watch,
     watching: &Watching,
 ) -> Result<(Timestamp, Timestamp), WatchError> {
@@ -222,7 +222,7 @@ fn tell(outcome: &Outcome, place: Timestamp) {
     );
 }
 
-impl Watched {
+impl WatchOutcome {
     fn add(&mut self, outcome: Outcome) {
         self.delivered += outcome.delivered;
         self.sent += outcome.sent;

@@ -1,7 +1,7 @@
 //! Rules that choose an object's layout, tenant and format by its key.
 
 use super::{KeyError, KeyLayout, LayoutError, Route, legal_segments};
-use crate::records::Format;
+use crate::records::RecordFormat;
 
 /// The rules for all keys. The first rule that matches a key counts; a key that no rule matches has the default layout, and a
 /// format that is recognised.
@@ -9,7 +9,7 @@ use crate::records::Format;
 pub struct Rules {
     rules: Vec<Rule>,
     layout: KeyLayout,
-    format: Format,
+    format: RecordFormat,
 }
 
 /// A rule for some keys.
@@ -17,14 +17,14 @@ pub struct Rules {
 pub struct Rule {
     /// A glob.
     keys: String,
-    place: Place,
+    source: NameSource,
     application: Option<String>,
-    format: Format,
+    format: RecordFormat,
 }
 
 /// Where the names of a route come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Place {
+enum NameSource {
     /// From the key by the default layout.
     Default,
     /// From the key by this layout.
@@ -46,7 +46,7 @@ pub struct RuleValues<'a> {
     /// The application of all objects.
     pub application: Option<&'a str>,
     /// The format of all objects.
-    pub format: Format,
+    pub format: RecordFormat,
 }
 
 /// Reason why a rule cannot be used.
@@ -84,33 +84,33 @@ impl Rule {
                 return Err(RuleError::Value(name, value.to_owned()));
             }
         }
-        let place = match (tenant, layout) {
-            (None, None) => Place::Default,
-            (None, Some(layout)) => Place::Layout(KeyLayout::parse(layout).map_err(RuleError::Layout)?),
+        let source = match (tenant, layout) {
+            (None, None) => NameSource::Default,
+            (None, Some(layout)) => NameSource::Layout(KeyLayout::parse(layout).map_err(RuleError::Layout)?),
             (Some(_), Some(layout)) if layout.split('/').any(|segment| segment == "{tenant}") => {
                 return Err(RuleError::Twice("tenant"));
             }
             (Some(tenant), layout) => {
                 let layout = layout.map(KeyLayout::parse_without_tenant).transpose();
-                Place::Tenant(tenant.to_owned(), layout.map_err(RuleError::Layout)?)
+                NameSource::Tenant(tenant.to_owned(), layout.map_err(RuleError::Layout)?)
             }
         };
         if application.is_some() && layout.is_some_and(|layout| layout.contains("{application}")) {
             return Err(RuleError::Twice("application"));
         }
         let keys = if keys.ends_with('/') { format!("{keys}**") } else { keys.to_owned() };
-        Ok(Self { keys, place, application: application.map(str::to_owned), format })
+        Ok(Self { keys, source, application: application.map(str::to_owned), format })
     }
 }
 
 impl Rules {
     /// The rules, in order, and the layout of all other keys.
     pub fn new(rules: Vec<Rule>, layout: KeyLayout) -> Self {
-        Self { rules, layout, format: Format::Auto }
+        Self { rules, layout, format: RecordFormat::Auto }
     }
 
     /// The format of the object with this decoded key.
-    pub fn format(&self, key: &str) -> &Format {
+    pub fn format(&self, key: &str) -> &RecordFormat {
         self.rule(key).map_or(&self.format, |rule| &rule.format)
     }
 
@@ -120,11 +120,13 @@ impl Rules {
     /// The key does not match the layout; see [`KeyError`].
     pub fn route(&self, key: &str) -> Result<Route, KeyError> {
         let Some(rule) = self.rule(key) else { return self.layout.route(key) };
-        let mut route = match &rule.place {
-            Place::Default => self.layout.route(key)?,
-            Place::Layout(layout) => layout.route(key)?,
-            Place::Tenant(tenant, Some(layout)) => Route { tenant: tenant.clone(), ..layout.route(key)? },
-            Place::Tenant(tenant, None) => {
+        let mut route = match &rule.source {
+            NameSource::Default => self.layout.route(key)?,
+            NameSource::Layout(layout) => layout.route(key)?,
+            NameSource::Tenant(tenant, Some(layout)) => {
+                Route { tenant: tenant.clone(), ..layout.route(key)? }
+            }
+            NameSource::Tenant(tenant, None) => {
                 legal_segments(key)?;
                 let file = key.rsplit('/').next().unwrap_or_default();
                 Route { tenant: tenant.clone(), file: file.to_owned(), ..Route::default() }
@@ -150,18 +152,20 @@ impl Rules {
         self.layout.sample_prefix(tenant, filler)
     }
 
-    /// Returns the beginning that all keys of a tenant have. `None` if there is none, or if rules may give other keys to the tenant.
+    /// Returns the beginning that all keys of a tenant have. `None` if there is none, or if rules may give other keys to the
+    /// tenant.
     pub fn prefix_of(&self, tenant: &str) -> Option<String> {
         if self.rules.is_empty() { self.layout.prefix_of(tenant) } else { None }
     }
 
     /// Returns the part of a key up to the slash after the tenant, or the whole key if it does not name the tenant. No key of
-    /// another tenant has this prefix, unless a rule gives other keys with the prefix to another tenant. The key must have a route.
+    /// another tenant has this prefix, unless a rule gives other keys with the prefix to another tenant. The key must have a
+    /// route.
     pub fn tenant_prefix<'a>(&self, key: &'a str) -> &'a str {
-        match self.rule(key).map(|rule| &rule.place) {
-            None | Some(Place::Default) => self.layout.tenant_prefix(key),
-            Some(Place::Layout(layout)) => layout.tenant_prefix(key),
-            Some(Place::Tenant(..)) => key,
+        match self.rule(key).map(|rule| &rule.source) {
+            None | Some(NameSource::Default) => self.layout.tenant_prefix(key),
+            Some(NameSource::Layout(layout)) => layout.tenant_prefix(key),
+            Some(NameSource::Tenant(..)) => key,
         }
     }
 
@@ -205,7 +209,7 @@ mod tests {
         );
     }
 
-    fn check(rules: &Rules, key: &str, expected: Result<([&str; 5], Format), KeyError>) {
+    fn check(rules: &Rules, key: &str, expected: Result<([&str; 5], RecordFormat), KeyError>) {
         let found = rules.route(key).map(|route| {
             let names = [route.tenant, route.cluster, route.application, route.pod, route.file];
             (names, rules.format(key).clone())
@@ -222,26 +226,26 @@ mod tests {
                 keys: "trails/**/CloudTrail/**",
                 layout: Some("trails/AWSLogs/{tenant}/CloudTrail/{cluster}/*/*/*/{file}"),
                 application: Some("cloudtrail"),
-                format: Format::CloudTrail,
+                format: RecordFormat::CloudTrail,
                 ..RuleValues::default()
             },
             RuleValues { keys: "trails/", tenant: Some("audit"), ..RuleValues::default() },
-            RuleValues { keys: "acme/*/web/**", format: Format::Lines(None), ..RuleValues::default() },
+            RuleValues { keys: "acme/*/web/**", format: RecordFormat::Lines(None), ..RuleValues::default() },
             RuleValues {
                 keys: "fleet/*.log",
                 layout: Some("fleet/{file}"),
                 tenant: Some("acme"),
-                format: Format::FlowLogs,
+                format: RecordFormat::FlowLogs,
                 ..RuleValues::default()
             },
         ]);
         let trail = ["111111111111", "eu-central-1", "cloudtrail", "", "1.json.gz"];
-        check(&rules, TRAIL, Ok((trail, Format::CloudTrail)));
-        check(&rules, "trails/a/b", Ok((["audit", "", "", "", "b"], Format::Auto)));
+        check(&rules, TRAIL, Ok((trail, RecordFormat::CloudTrail)));
+        check(&rules, "trails/a/b", Ok((["audit", "", "", "", "b"], RecordFormat::Auto)));
         check(&rules, "trails/a//b", Err(KeyError::EmptySegment(3)));
-        check(&rules, "acme/c/web/p/f", Ok((["acme", "c", "web", "p", "f"], Format::Lines(None))));
-        check(&rules, "acme/c/api/p/f", Ok((["acme", "c", "api", "p", "f"], Format::Auto)));
-        check(&rules, "fleet/1.log", Ok((["acme", "", "", "", "1.log"], Format::FlowLogs)));
+        check(&rules, "acme/c/web/p/f", Ok((["acme", "c", "web", "p", "f"], RecordFormat::Lines(None))));
+        check(&rules, "acme/c/api/p/f", Ok((["acme", "c", "api", "p", "f"], RecordFormat::Auto)));
+        check(&rules, "fleet/1.log", Ok((["acme", "", "", "", "1.log"], RecordFormat::FlowLogs)));
         check(&rules, "fleet/1.txt", Err(KeyError::SegmentCount { found: 2, expected: 5 }));
         // The pattern matches and the layout does not: an error, and not the next rule.
         let other = "trails/b/CloudTrail/c/d/e/f/g/h";

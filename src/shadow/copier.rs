@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use super::{Count, CountStore, Subject, Window, WindowCounts, no_store};
 use crate::{
-    copy::{Copied, CopyError, CopyJob, ObjectCopier, Way},
+    copy::{Copied, CopyError, CopyJob, CopyWay, ObjectCopier},
     event::ObjectRef,
     lake::{FileSpec, LakeAccount, LakeStore, LakeWay, Part, Upload},
     tenant::{Bucket, Delivery, Mode},
@@ -40,11 +40,11 @@ pub enum ModeSession<S> {
 impl<K: ObjectCopier, C: CountStore> ObjectCopier for ShadowCopier<K, C> {
     type Session = ModeSession<K::Session>;
 
-    async fn closed(&self, way: &Way<'_>) -> Option<CopyError> {
+    async fn closed(&self, way: &CopyWay<'_>) -> Option<CopyError> {
         self.copier.closed(way).await
     }
 
-    async fn enter(&self, way: &Way<'_>) -> Result<Self::Session, CopyError> {
+    async fn enter(&self, way: &CopyWay<'_>) -> Result<Self::Session, CopyError> {
         let session = self.copier.enter(way).await?;
         Ok(match way.delivery.mode {
             Mode::Live => ModeSession::Live(session),
@@ -57,7 +57,7 @@ impl<K: ObjectCopier, C: CountStore> ObjectCopier for ShadowCopier<K, C> {
             ModeSession::Live(session) => return self.copier.copy(session, job).await,
             ModeSession::Shadow => self.counts.as_ref().ok_or_else(|| CopyError::Uncounted(no_store()))?,
         };
-        let Way { delivery, destination, object, .. } = job.way;
+        let CopyWay { delivery, destination, object, .. } = job.way;
         let count = Count { events: 1, bytes: job.head.size.or(object.size).unwrap_or_default() };
         let (subject, counted) = counted(delivery, destination, object, count);
         counts.write(&subject, &[counted]).await.map_err(CopyError::Uncounted)?;

@@ -132,7 +132,7 @@ mod tests {
         budget::{Metrics, Rates},
         credentials::AssumeError,
         name::StreamTemplate,
-        sink::memory::{MemorySinks, Operation},
+        sink::memory::{MemorySinks, SinkOperation},
         tenant::{Destination, Mode, Oversize},
     };
 
@@ -194,7 +194,7 @@ mod tests {
     async fn a_throttled_account_is_not_opened_until_it_takes_requests_again() {
         let sinks = MemorySinks::new();
         sinks.create(PLACE, GROUP, &["s"]);
-        sinks.fail(Operation::Put, 1, SinkError::Throttled("slow down".into()));
+        sinks.fail(SinkOperation::Put, 1, SinkError::Throttled("slow down".into()));
         let rates = Rates { puts: 800, stream_creations: 50 };
         let budgeted = BudgetedSinks::new(sinks.clone(), Budgets::new(rates, DELAY, Metrics::default()));
         let open = async || budgeted.open(&delivery(), &destination(), "c", &ObjectRef::default()).await;
@@ -216,7 +216,7 @@ mod tests {
     async fn a_refused_role_uses_up_no_probe() {
         let sinks = MemorySinks::new();
         sinks.create(PLACE, GROUP, &["s"]);
-        sinks.fail(Operation::Put, 1, SinkError::Throttled("slow down".into()));
+        sinks.fail(SinkOperation::Put, 1, SinkError::Throttled("slow down".into()));
         let rates = Rates { puts: 800, stream_creations: 50 };
         let budgeted = BudgetedSinks::new(sinks.clone(), Budgets::new(rates, DELAY, Metrics::default()));
         let sink = budgeted

@@ -21,11 +21,11 @@ use crate::{
 };
 
 /// A timestamp and a message.
-pub type Event = (i64, String);
+pub type LogEvent = (i64, String);
 
 /// A call that reached a sink.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Call {
+pub enum SinkCall {
     /// The stream, the messages and the sequence token.
     Put(String, Vec<String>, Option<String>),
     /// The stream.
@@ -36,7 +36,7 @@ pub enum Call {
 
 /// Names a method of the port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Operation {
+pub enum SinkOperation {
     /// [`LogSink::put_log_events`].
     Put,
     /// [`LogSink::create_log_stream`].
@@ -54,7 +54,7 @@ pub struct MemorySinks {
 /// One account in one Region.
 #[derive(Clone, Debug)]
 pub struct MemorySink {
-    place: String,
+    account_region: String,
     shared: Arc<Shared>,
 }
 
@@ -69,9 +69,9 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     groups: BTreeMap<(String, String), BTreeMap<String, Stream>>,
-    calls: Vec<Call>,
-    counts: HashMap<Operation, usize>,
-    errors: HashMap<(Operation, usize), SinkError>,
+    calls: Vec<SinkCall>,
+    counts: HashMap<SinkOperation, usize>,
+    errors: HashMap<(SinkOperation, usize), SinkError>,
     stored_but: HashMap<usize, SinkError>,
     rejections: HashMap<usize, RejectedEvents>,
     too_old_before: i64,
@@ -86,7 +86,7 @@ struct State {
 
 #[derive(Debug, Default)]
 struct Stream {
-    events: Vec<Event>,
+    events: Vec<LogEvent>,
     puts: usize,
 }
 
@@ -99,11 +99,11 @@ impl MemorySinks {
 
     /// The sink of an account and Region.
     pub fn sink(&self, account: &str, region: &str) -> MemorySink {
-        MemorySink { place: format!("{account}/{region}"), shared: Arc::clone(&self.shared) }
+        MemorySink { account_region: format!("{account}/{region}"), shared: Arc::clone(&self.shared) }
     }
 
     /// Makes the n-th call of an operation, counted from 1, do nothing but fail.
-    pub fn fail(&self, operation: Operation, nth: usize, error: SinkError) {
+    pub fn fail(&self, operation: SinkOperation, nth: usize, error: SinkError) {
         self.lock().errors.insert((operation, nth), error);
     }
 
@@ -167,44 +167,44 @@ impl MemorySinks {
         self.shared.answers.add_permits(puts);
     }
 
-    /// Creates a group and streams in it; `place` is `ACCOUNT/REGION`.
-    pub fn create(&self, place: &str, group: &str, streams: &[&str]) {
+    /// Creates a group and streams in it; `account_region` is `ACCOUNT/REGION`.
+    pub fn create(&self, account_region: &str, group: &str, streams: &[&str]) {
         let mut state = self.lock();
-        let group = state.groups.entry((place.to_owned(), group.to_owned())).or_default();
+        let group = state.groups.entry((account_region.to_owned(), group.to_owned())).or_default();
         group.extend(streams.iter().map(|stream| ((*stream).to_owned(), Stream::default())));
     }
 
     /// Deletes a group with all its streams.
-    pub fn delete_group(&self, place: &str, group: &str) {
-        self.lock().groups.remove(&(place.to_owned(), group.to_owned()));
+    pub fn delete_group(&self, account_region: &str, group: &str) {
+        self.lock().groups.remove(&(account_region.to_owned(), group.to_owned()));
     }
 
     /// Names of a group's streams.
-    pub fn streams(&self, place: &str, group: &str) -> Vec<String> {
+    pub fn streams(&self, account_region: &str, group: &str) -> Vec<String> {
         let state = self.lock();
-        let group = state.groups.get(&(place.to_owned(), group.to_owned()));
+        let group = state.groups.get(&(account_region.to_owned(), group.to_owned()));
         group.map(|streams| streams.keys().cloned().collect()).unwrap_or_default()
     }
 
     /// The events in a group's streams, without rejected events; those of one stream in order of arrival.
-    pub fn events(&self, place: &str, group: &str) -> Vec<Event> {
+    pub fn events(&self, account_region: &str, group: &str) -> Vec<LogEvent> {
         let state = self.lock();
-        let group = state.groups.get(&(place.to_owned(), group.to_owned()));
+        let group = state.groups.get(&(account_region.to_owned(), group.to_owned()));
         group.into_iter().flat_map(BTreeMap::values).flat_map(|stream| stream.events.clone()).collect()
     }
 
     /// The messages of [`MemorySinks::events`].
-    pub fn messages(&self, place: &str, group: &str) -> Vec<String> {
-        self.events(place, group).into_iter().map(|(_, message)| message).collect()
+    pub fn messages(&self, account_region: &str, group: &str) -> Vec<String> {
+        self.events(account_region, group).into_iter().map(|(_, message)| message).collect()
     }
 
     /// All calls so far, in order of arrival.
-    pub fn calls(&self) -> Vec<Call> {
+    pub fn calls(&self) -> Vec<SinkCall> {
         self.lock().calls.clone()
     }
 
     /// Number of calls of an operation so far.
-    pub fn count(&self, operation: Operation) -> usize {
+    pub fn count(&self, operation: SinkOperation) -> usize {
         self.lock().counts.get(&operation).copied().unwrap_or_default()
     }
 
@@ -218,7 +218,7 @@ impl MemorySinks {
         let wait = async {
             loop {
                 let changed = self.shared.changed.notified();
-                if self.count(Operation::Put) >= puts {
+                if self.count(SinkOperation::Put) >= puts {
                     return;
                 }
                 changed.await;
@@ -244,7 +244,7 @@ impl Shared {
     }
 
     /// Counts a call. Returns its number, and the error if it must fail.
-    fn enter(&self, operation: Operation, call: Call) -> (usize, Result<(), SinkError>) {
+    fn enter(&self, operation: SinkOperation, call: SinkCall) -> (usize, Result<(), SinkError>) {
         let mut state = self.lock();
         state.calls.push(call);
         let count = state.counts.entry(operation).or_default();
@@ -269,14 +269,14 @@ struct Request {
     group: String,
     stream: String,
     token: Option<String>,
-    events: Vec<Event>,
+    events: Vec<LogEvent>,
 }
 
 /// Reads a request as the service would. Panics if the request breaks a rule, which ends the test.
 fn read_request(body: &[u8]) -> Request {
     let request: Value = serde_json::from_slice(body).expect("a request is JSON");
     let text = |name: &str| request[name].as_str().map(str::to_owned);
-    let events: Vec<Event> = request["logEvents"]
+    let events: Vec<LogEvent> = request["logEvents"]
         .as_array()
         .expect("a request has events")
         .iter()
@@ -307,8 +307,8 @@ impl LogSink for MemorySink {
         let Request { group, stream, token, events } = read_request(&body);
         let messages = events.iter().map(|(_, message)| message.clone()).collect();
         let (nth, entered) =
-            self.shared.enter(Operation::Put, Call::Put(stream.clone(), messages, token.clone()));
-        let key = (self.place.clone(), group.clone(), stream.clone());
+            self.shared.enter(SinkOperation::Put, SinkCall::Put(stream.clone(), messages, token.clone()));
+        let key = (self.account_region.clone(), group.clone(), stream.clone());
         let alone = self.shared.lock().puts_in_flight.insert(key.clone());
         assert!(alone, "two puts into stream {stream} at once");
         let _in_flight = InFlight(&self.shared, key);
@@ -323,7 +323,7 @@ impl LogSink for MemorySink {
         if let Some(error) = state.failing_groups.get(&group) {
             return Err(error.clone());
         }
-        let refused = |(_, message): &Event| state.refused.contains(message);
+        let refused = |(_, message): &LogEvent| state.refused.contains(message);
         if events.iter().any(refused) {
             return Err(SinkError::Refused("InvalidParameterException: an event".into()));
         }
@@ -331,7 +331,7 @@ impl LogSink for MemorySink {
         let too_old = events.partition_point(|(timestamp, _)| *timestamp < state.too_old_before);
         rejected.too_old_end = rejected.too_old_end.max((too_old > 0).then_some(too_old));
         let (wants_tokens, stored_but) = (state.wants_tokens, state.stored_but.get(&nth).cloned());
-        let streams = state.groups.get_mut(&(self.place.clone(), group));
+        let streams = state.groups.get_mut(&(self.account_region.clone(), group));
         let streams = streams.ok_or_else(|| SinkError::NotFound("the log group".into()))?;
         let stored = streams.get_mut(&stream).ok_or_else(|| SinkError::NotFound("the log stream".into()))?;
         let expected = (stored.puts > 0).then(|| format!("{stream}-{}", stored.puts));
@@ -348,9 +348,9 @@ impl LogSink for MemorySink {
 
     async fn create_log_stream(&self, group: &str, stream: &str, lease: &Lease) -> Result<(), SinkError> {
         lease.check().map_err(SinkError::LeaseEnded)?;
-        self.shared.enter(Operation::CreateStream, Call::CreateStream(stream.to_owned())).1?;
+        self.shared.enter(SinkOperation::CreateStream, SinkCall::CreateStream(stream.to_owned())).1?;
         let mut state = self.shared.lock();
-        let streams = state.groups.get_mut(&(self.place.clone(), group.to_owned()));
+        let streams = state.groups.get_mut(&(self.account_region.clone(), group.to_owned()));
         let streams = streams.ok_or_else(|| SinkError::NotFound("the log group".into()))?;
         streams.entry(stream.to_owned()).or_default();
         Ok(())
@@ -363,8 +363,10 @@ impl LogSink for MemorySink {
         lease: &Lease,
     ) -> Result<(), SinkError> {
         lease.check().map_err(SinkError::LeaseEnded)?;
-        self.shared.enter(Operation::CreateGroup, Call::CreateGroup(group.to_owned(), retention_days)).1?;
-        self.shared.lock().groups.entry((self.place.clone(), group.to_owned())).or_default();
+        self.shared
+            .enter(SinkOperation::CreateGroup, SinkCall::CreateGroup(group.to_owned(), retention_days))
+            .1?;
+        self.shared.lock().groups.entry((self.account_region.clone(), group.to_owned())).or_default();
         Ok(())
     }
 }
@@ -447,7 +449,7 @@ mod tests {
         let sink = sink(&sinks);
         sinks.create(PLACE, "g", &["s"]);
         sinks.demand_tokens();
-        sinks.fail(Operation::Put, 2, SinkError::Throttled("slow down".into()));
+        sinks.fail(SinkOperation::Put, 2, SinkError::Throttled("slow down".into()));
         sinks.reject(3, RejectedEvents { too_old_end: Some(1), too_new_start: Some(2), expired_end: None });
         let first = sink
             .put_log_events(body(&[(1, "a")], None), &Lease::unlimited())

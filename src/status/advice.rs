@@ -1,7 +1,7 @@
 //! What each reason of a failure says about its tenant, and what an operator does about it. The sentences are fixed: they
 //! hold no names and no request ids. The failure's own text, on the page and in the log, holds those.
 
-use super::State;
+use super::TenantState;
 
 /// A reason with its meaning for the tenant.
 #[derive(Debug, PartialEq, Eq)]
@@ -9,7 +9,7 @@ pub struct Advice {
     /// The reason, as `verdict::Failure::reason` names it.
     pub reason: &'static str,
     /// State of a tenant whose objects fail for this reason.
-    pub state: State,
+    pub state: TenantState,
     /// What mends it.
     pub remedy: &'static str,
 }
@@ -234,15 +234,15 @@ static ADVICE: &[Advice] = &[
 ];
 
 const fn refused(reason: &'static str, remedy: &'static str) -> Advice {
-    Advice { reason, state: State::Refused, remedy }
+    Advice { reason, state: TenantState::Refused, remedy }
 }
 
 const fn paused(reason: &'static str, remedy: &'static str) -> Advice {
-    Advice { reason, state: State::Paused, remedy }
+    Advice { reason, state: TenantState::Paused, remedy }
 }
 
 const fn waiting(reason: &'static str, remedy: &'static str) -> Advice {
-    Advice { reason, state: State::Waiting, remedy }
+    Advice { reason, state: TenantState::Waiting, remedy }
 }
 
 impl Advice {

@@ -12,11 +12,11 @@ use std::{
 
 use jiff::Timestamp;
 
-use self::tenant::{Entry, Tenant, Trouble};
+use self::tenant::{TenantHistory, Trouble, WaitingObject};
 use super::{
-    Advice, Failure, Rows, State, Throughput,
+    Advice, ObjectFailure, Rows, TenantState, Throughput,
     failures::{FailureLine, Failures},
-    named::{Claim, choose},
+    named::{Rank, choose},
     rate::LastMinute,
 };
 
@@ -55,8 +55,8 @@ pub(super) struct Now {
 }
 
 #[derive(Debug)]
-pub(super) struct Book {
-    tenants: HashMap<Arc<str>, Tenant>,
+pub(super) struct StatusBook {
+    tenants: HashMap<Arc<str>, TenantHistory>,
     /// Entries of all tenants, including those that have expired and are not removed yet.
     waiting: usize,
     in_work: usize,
@@ -105,8 +105,8 @@ pub struct TenantLine {
     /// The tenant.
     pub tenant_id: Arc<str>,
     /// Its state.
-    pub state: State,
-    /// Reason and remedy, unless the state is [`State::Ok`].
+    pub state: TenantState,
+    /// Reason and remedy, unless the state is [`TenantState::Ok`].
     pub advice: Option<&'static Advice>,
     /// The delivery that fails; `None` if the failure concerns whole objects.
     pub delivery: Option<String>,
@@ -127,7 +127,7 @@ pub struct Snapshot {
     /// The tenants, ordered by state (the worst first), then by last success (the oldest first), then by their oldest waiting
     /// object.
     pub tenants: Vec<TenantLine>,
-    /// Number of tenants in each state, in the order of [`State::ALL`].
+    /// Number of tenants in each state, in the order of [`TenantState::ALL`].
     pub states: [usize; 5],
     /// The last failures, the latest first.
     pub failures: Vec<FailureLine>,
@@ -141,7 +141,7 @@ pub struct Snapshot {
     pub oldest_waiting: Option<Duration>,
 }
 
-impl Book {
+impl StatusBook {
     pub(super) fn new(max_named: usize) -> Self {
         Self {
             tenants: HashMap::new(),
@@ -172,9 +172,9 @@ impl Book {
         tenant.last_seen = now;
         self.in_work += 1;
         let since = now - millis(age);
-        let begun = Entry { object, since, until: i64::MAX, advice: None };
+        let begun = WaitingObject { object, since, until: i64::MAX, advice: None };
         if let Some(entry) = tenant.waiting.iter_mut().find(|entry| entry.object == object) {
-            *entry = Entry { since: since.min(entry.since), advice: entry.advice, ..begun };
+            *entry = WaitingObject { since: since.min(entry.since), advice: entry.advice, ..begun };
             return Some(name);
         }
         let count = tenant.waiting.len();
@@ -201,8 +201,10 @@ impl Book {
         let is_named = self.named < self.max_named && tenant_id != OTHER;
         self.named += usize::from(is_named);
         let series = is_named.then(Box::default);
-        self.tenants
-            .insert(tenant_id.into(), Tenant { series, is_named, last_seen: now, ..Tenant::default() });
+        self.tenants.insert(
+            tenant_id.into(),
+            TenantHistory { series, is_named, last_seen: now, ..TenantHistory::default() },
+        );
         Some(())
     }
 
@@ -312,7 +314,7 @@ impl Book {
     }
 
     /// An object, or one delivery of it, failed.
-    pub(super) fn failed(&mut self, failure: &Failure<'_>, now: Now) {
+    pub(super) fn failed(&mut self, failure: &ObjectFailure<'_>, now: Now) {
         let advice = Advice::on(failure.reason);
         self.failures.add(failure, advice, now.wall);
         let Some(tenant) = failure.tenant_id.and_then(|tenant_id| self.tenants.get_mut(tenant_id)) else {
@@ -356,7 +358,7 @@ impl Book {
 
     /// Forgets what has expired, and decides anew which tenants have series of their own.
     pub(super) fn tidy(&mut self, now: i64) {
-        let (mut names, mut claims) = (Vec::new(), Vec::new());
+        let (mut names, mut ranks) = (Vec::new(), Vec::new());
         self.waiting = 0;
         for (name, tenant) in &mut self.tenants {
             tenant.waiting.retain(|entry| entry.until > now);
@@ -364,19 +366,19 @@ impl Book {
             tenant.troubles.retain(|trouble| trouble.until > now);
             self.waiting += tenant.waiting.len();
             if **name != *OTHER {
-                let claim = Claim {
+                let rank = Rank {
                     index: names.len(),
                     trouble: tenant.trouble(now),
                     volume: tenant.volume,
                     is_named: tenant.is_named,
                 };
-                claims.push(claim);
+                ranks.push(rank);
                 names.push(Arc::clone(name));
             }
             tenant.volume -= tenant.volume / 16;
             tenant.is_named = false;
         }
-        let chosen = choose(claims, self.max_named);
+        let chosen = choose(ranks, self.max_named);
         self.named = chosen.len();
         for index in chosen {
             let tenant = self.tenants.get_mut(&names[index]).expect("the names are the map's own");
@@ -451,7 +453,8 @@ impl Book {
 }
 
 /// A tenant with what decides its place on the page.
-type Placed<'a> = ((Reverse<State>, Option<Timestamp>, Reverse<Option<i64>>), &'a Arc<str>, &'a Tenant);
+type Placed<'a> =
+    ((Reverse<TenantState>, Option<Timestamp>, Reverse<Option<i64>>), &'a Arc<str>, &'a TenantHistory);
 
 fn page_order(one: &Placed<'_>, two: &Placed<'_>) -> Ordering {
     (one.0, one.1).cmp(&(two.0, two.1))
@@ -467,10 +470,10 @@ fn since(age: i64) -> Duration {
 }
 
 #[cfg(test)]
-impl Book {
+impl StatusBook {
     /// Memory of the maps and lists, without the allocator's own.
     pub(super) fn heap_bytes(&self) -> usize {
-        let tenant = |(name, tenant): (&Arc<str>, &Tenant)| {
+        let tenant = |(name, tenant): (&Arc<str>, &TenantHistory)| {
             // An `Arc` has two counters.
             let of_name = name.len() + 2 * size_of::<usize>();
             let deliveries = tenant.troubles.iter().filter_map(|trouble| trouble.delivery.as_deref());
@@ -478,13 +481,13 @@ impl Book {
                 size_of::<Series>() + series.failures.capacity() * size_of::<(&str, u64)>()
             });
             of_name
-                + tenant.waiting.capacity() * size_of::<Entry>()
+                + tenant.waiting.capacity() * size_of::<WaitingObject>()
                 + tenant.troubles.capacity() * size_of::<Trouble>()
                 + deliveries.map(str::len).sum::<usize>()
                 + series
         };
         // A map of this kind is at most 7/8 full, and its size is a power of two.
         let places = (self.tenants.capacity() * 8 / 7).next_power_of_two();
-        places * (size_of::<(Arc<str>, Tenant)>() + 1) + self.tenants.iter().map(tenant).sum::<usize>()
+        places * (size_of::<(Arc<str>, TenantHistory)>() + 1) + self.tenants.iter().map(tenant).sum::<usize>()
     }
 }

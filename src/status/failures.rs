@@ -3,7 +3,7 @@
 
 use jiff::Timestamp;
 
-use super::{Advice, Failure};
+use super::{Advice, ObjectFailure};
 
 /// Most lines. With the longest key and text, all lines take 110 KB.
 const MOST: usize = 50;
@@ -38,7 +38,7 @@ pub struct FailureLine {
 pub(super) struct Failures(Vec<FailureLine>);
 
 impl Failures {
-    pub(super) fn add(&mut self, failure: &Failure<'_>, advice: &'static Advice, at: Timestamp) {
+    pub(super) fn add(&mut self, failure: &ObjectFailure<'_>, advice: &'static Advice, at: Timestamp) {
         let same = |line: &FailureLine| {
             line.advice.reason == advice.reason
                 && (advice.reason == MADE_UP
@@ -92,8 +92,8 @@ fn set(kept: &mut String, text: &str) {
 mod tests {
     use super::*;
 
-    fn failure<'a>(tenant_id: &'a str, key: &'a str, text: &'a str) -> Failure<'a> {
-        Failure {
+    fn failure<'a>(tenant_id: &'a str, key: &'a str, text: &'a str) -> ObjectFailure<'a> {
+        ObjectFailure {
             tenant_id: Some(tenant_id),
             delivery: None,
             key: Some(key),

@@ -9,13 +9,13 @@ const HOUR: Duration = Duration::from_secs(3_600);
 
 /// A book, and a clock that the test moves.
 struct World {
-    book: Book,
+    book: StatusBook,
     ms: i64,
 }
 
 impl World {
     fn new(max_named: usize) -> Self {
-        Self { book: Book::new(max_named), ms: 0 }
+        Self { book: StatusBook::new(max_named), ms: 0 }
     }
 
     fn now(&self) -> Now {
@@ -43,7 +43,7 @@ impl World {
         again_in: Option<Duration>,
     ) {
         let tenant_id = Some(tenant_id);
-        let failure = Failure { tenant_id, delivery, key: Some("k"), reason, text: "no", again_in };
+        let failure = ObjectFailure { tenant_id, delivery, key: Some("k"), reason, text: "no", again_in };
         self.book.failed(&failure, self.now());
     }
 
@@ -62,7 +62,7 @@ impl World {
     fn check(
         &self,
         tenant_id: &str,
-        state: State,
+        state: TenantState,
         reason: Option<&str>,
         waiting: usize,
         oldest: Option<u64>,
@@ -83,19 +83,19 @@ fn an_object_waits_from_its_first_receipt_until_it_is_delivered() {
     let mut world = World::new(9);
     world.begin("acme", 1, Duration::ZERO);
     world.pass(Duration::from_secs(2));
-    world.check("acme", State::Ok, None, 1, Some(2));
+    world.check("acme", TenantState::Ok, None, 1, Some(2));
     world.retried("acme", 1, "role_denied", Duration::from_secs(30));
     world.pass(Duration::from_secs(30));
-    world.check("acme", State::Refused, Some("role_denied"), 1, Some(32));
+    world.check("acme", TenantState::Refused, Some("role_denied"), 1, Some(32));
     // A message that is sent anew has another id, but names the same object.
     world.begin("acme", 1, Duration::from_secs(32));
-    world.check("acme", State::Refused, Some("role_denied"), 1, Some(32));
+    world.check("acme", TenantState::Refused, Some("role_denied"), 1, Some(32));
     world.delivers("acme", "cloudwatch", 1);
-    world.check("acme", State::Ok, None, 0, None);
+    world.check("acme", TenantState::Ok, None, 0, None);
     assert_eq!(world.tenant("acme").last_success, Some(world.now().wall));
     // A worker that starts later knows the age from the message.
     world.begin("acme", 2, HOUR);
-    world.check("acme", State::Ok, None, 1, Some(3_600));
+    world.check("acme", TenantState::Ok, None, 1, Some(3_600));
 }
 
 #[test]
@@ -104,14 +104,14 @@ fn an_object_that_does_not_come_back_expires() {
     world.begin("acme", 1, Duration::ZERO);
     world.retried("acme", 1, "throttled", Duration::from_secs(60));
     world.pass(Duration::from_secs(60) + MARGIN - Duration::from_millis(1));
-    world.check("acme", State::Waiting, Some("throttled"), 1, Some(179));
+    world.check("acme", TenantState::Waiting, Some("throttled"), 1, Some(179));
     world.pass(Duration::from_millis(1));
-    world.check("acme", State::Ok, None, 0, None);
+    world.check("acme", TenantState::Ok, None, 0, None);
     // An object in work does not expire.
     world.begin("acme", 2, Duration::ZERO);
     world.pass(24 * HOUR);
     world.book.tidy(world.ms);
-    world.check("acme", State::Ok, None, 1, Some(86_400));
+    world.check("acme", TenantState::Ok, None, 1, Some(86_400));
 }
 
 #[test]
@@ -122,12 +122,12 @@ fn a_success_clears_its_own_delivery_alone() {
     world.fails("acme", Some("cloudwatch"), "throttled", None);
     world.fails("acme", None, "corrupt_object", None);
     world.delivers("acme", "cloudwatch", 1);
-    world.check("acme", State::Refused, Some("bucket_denied"), 0, None);
+    world.check("acme", TenantState::Refused, Some("bucket_denied"), 0, None);
     assert_eq!(world.tenant("acme").delivery.as_deref(), Some("s3"));
     assert_eq!(world.tenant("acme").last_success, None, "the other delivery has stopped");
     world.begin("acme", 2, Duration::ZERO);
     world.delivers("acme", "s3", 2);
-    world.check("acme", State::Ok, None, 0, None);
+    world.check("acme", TenantState::Ok, None, 0, None);
     assert_eq!(world.tenant("acme").last_success, Some(world.now().wall));
     world.fails("acme", Some("s3"), "unavailable", Some(Duration::ZERO));
     world.pass(MARGIN);
@@ -148,7 +148,7 @@ fn one_dead_letter_withholds_the_success_of_another_delivery_for_a_quarter_of_an
     world.begin("acme", 2, Duration::ZERO);
     world.delivers("acme", "cloudwatch", 2);
     assert_eq!(world.tenant("acme").last_success, Some(world.now().wall));
-    world.check("acme", State::Refused, Some("copy_collision"), 0, None);
+    world.check("acme", TenantState::Refused, Some("copy_collision"), 0, None);
 }
 
 #[test]
@@ -187,15 +187,15 @@ fn a_dead_letter_shows_for_a_day_and_a_pause_has_its_own_state() {
     world.fails("acme", None, "tenant_paused", None);
     world.book.end("acme", 1);
     world.pass(23 * HOUR);
-    world.check("acme", State::Paused, Some("tenant_paused"), 0, None);
+    world.check("acme", TenantState::Paused, Some("tenant_paused"), 0, None);
     world.pass(2 * HOUR);
-    world.check("acme", State::Ok, None, 0, None);
+    world.check("acme", TenantState::Ok, None, 0, None);
     // The worst of two deliveries counts.
     world.fails("acme", Some("a"), "role_denied", None);
     world.fails("acme", Some("b"), "throttled", None);
-    world.check("acme", State::Refused, Some("role_denied"), 0, None);
+    world.check("acme", TenantState::Refused, Some("role_denied"), 0, None);
     world.book.switched_off("acme");
-    world.check("acme", State::Ok, None, 0, None);
+    world.check("acme", TenantState::Ok, None, 0, None);
 }
 
 #[test]
@@ -227,7 +227,7 @@ fn one_object_that_waits_does_not_hide_that_others_are_delivered() {
     world.retried("acme", 1, "batch_refused", Duration::from_secs(60));
     world.begin("acme", 2, Duration::ZERO);
     world.delivers("acme", "cloudwatch", 2);
-    world.check("acme", State::Waiting, Some("batch_refused"), 1, Some(0));
+    world.check("acme", TenantState::Waiting, Some("batch_refused"), 1, Some(0));
 }
 
 #[test]
@@ -237,14 +237,14 @@ fn the_oldest_of_many_waiting_objects_are_kept() {
         world.begin("acme", object, Duration::from_secs(object));
         world.retried("acme", object, "role_denied", HOUR);
     }
-    world.check("acme", State::Refused, Some("role_denied"), MOST_WAITING_OF_ONE, Some(4_999));
+    world.check("acme", TenantState::Refused, Some("role_denied"), MOST_WAITING_OF_ONE, Some(4_999));
     for object in 4_000..5_000 {
         world.begin("acme", object, Duration::from_secs(object));
         world.delivers("acme", "cloudwatch", object);
     }
     // The others come back with their true age.
     world.begin("acme", 3_999, Duration::from_secs(3_999));
-    world.check("acme", State::Ok, None, 1, Some(3_999));
+    world.check("acme", TenantState::Ok, None, 1, Some(3_999));
 }
 
 #[test]
@@ -357,7 +357,7 @@ fn rendered(status: &Arc<Status>) -> String {
 async fn a_tenants_metrics_tell_its_state() {
     let status = Arc::new(Status::new(50));
     assert!(!rendered(&status).contains("tenant"), "no tenant is known");
-    let object = Object { bucket: "b", key: "k", version: None };
+    let object = ObjectName { bucket: "b", key: "k", version: None };
     let waiting = status.begin("acme", object, Duration::from_secs(100));
     let text = rendered(&status);
     assert!(text.contains("tenant_waiting_objects"), "{text}");
@@ -367,7 +367,7 @@ async fn a_tenants_metrics_tell_its_state() {
     status.begin("globex", object, Duration::ZERO).end();
     status.accepted("globex", 7, 700);
     status.delivered("globex", "cloudwatch", None);
-    let failure = Failure {
+    let failure = ObjectFailure {
         tenant_id: Some("acme"),
         delivery: Some("cloudwatch"),
         key: Some("k"),
@@ -376,7 +376,7 @@ async fn a_tenants_metrics_tell_its_state() {
         again_in: Some(Duration::from_secs(15)),
     };
     status.failed(&failure);
-    status.failed(&Failure { tenant_id: Some("stranger"), ..failure });
+    status.failed(&ObjectFailure { tenant_id: Some("stranger"), ..failure });
     waiting.comes_again(Duration::from_secs(15));
     tokio::time::advance(Duration::from_secs(20)).await;
     let text = rendered(&status);
@@ -404,7 +404,7 @@ async fn a_tenants_metrics_tell_its_state() {
 #[test]
 fn a_name_cannot_break_out_of_its_label() {
     let status = Arc::new(Status::new(50));
-    let object = Object { bucket: "b", key: "k", version: None };
+    let object = ObjectName { bucket: "b", key: "k", version: None };
     let evil = "a\"} 1\n# EOF\nx{y=\"\\";
     for name in [evil, "ü-日本-🦀", OTHER] {
         status.begin(name, object, Duration::ZERO).end();
@@ -422,7 +422,7 @@ fn a_name_cannot_break_out_of_its_label() {
 #[tokio::test(start_paused = true)]
 async fn work_that_is_dropped_leaves_its_object_waiting() {
     let status = Arc::new(Status::new(50));
-    let object = Object { bucket: "b", key: "k", version: Some("v") };
+    let object = ObjectName { bucket: "b", key: "k", version: Some("v") };
     let mut waiting = status.begin("acme", object, Duration::ZERO);
     waiting.failed_for("throttled");
     let found = status.snapshot(9);
@@ -437,7 +437,7 @@ async fn work_that_is_dropped_leaves_its_object_waiting() {
 #[test]
 fn work_that_panics_shows_at_its_tenant() {
     let status = Arc::new(Status::new(50));
-    let object = Object { bucket: "b", key: "k", version: None };
+    let object = ObjectName { bucket: "b", key: "k", version: None };
     let work = || {
         let _waiting = status.begin("acme", object, Duration::ZERO);
         // Does not call the panic hook, which would print.

@@ -14,8 +14,8 @@ use std::{
 
 use axum::http::Uri;
 use opentelemetry::{
-    Context, KeyValue,
-    trace::{Link, SpanKind, TraceContextExt, TraceId},
+    Context, InstrumentationScope, KeyValue,
+    trace::{Link, SpanKind, TraceContextExt, TraceId, TracerProvider},
 };
 use opentelemetry_sdk::{
     Resource,
@@ -25,48 +25,65 @@ use opentelemetry_sdk::{
         Span, SpanData, SpanProcessor,
     },
 };
-use prometheus_client::{metrics::counter::Counter, registry::Registry};
 use tokio::runtime::Handle;
+use tracing_subscriber::{
+    Layer, Registry,
+    filter::{LevelFilter, Targets},
+};
 
+pub(super) use super::collector::check;
 use super::{
+    Metrics,
     collector::{self, SpanExporter},
     environment::{HeedsParent, Protocol, Settings},
 };
-use crate::{
-    metrics::add,
-    trace::{
-        UNDECIDED,
-        semconv::{SERVICE_INSTANCE_ID, SERVICE_NAME, SERVICE_VERSION},
-    },
+use crate::trace::{
+    TARGET, UNDECIDED,
+    semconv::{SCHEMA_URL, SERVICE_INSTANCE_ID, SERVICE_NAME, SERVICE_VERSION},
 };
 
-/// Metrics of the export of traces. Clones count together.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Metrics {
-    /// `logferry_spans_exported_total`: spans that the collector took.
-    pub(super) spans_exported: Counter,
-    /// `logferry_spans_dropped_total`: spans that were dropped because the collector was slow or did not answer.
-    pub(super) spans_dropped: Counter,
-}
+/// The export of traces. Clones are handles of one export.
+#[derive(Clone, Debug)]
+pub(super) struct Export(SdkTracerProvider);
 
-impl Metrics {
-    /// Registers both metrics.
-    pub(super) fn register(&self, registry: &mut Registry) {
-        add(registry, "spans_exported", "Spans that the collector took", &self.spans_exported);
-        add(
-            registry,
-            "spans_dropped",
-            "Spans that were dropped because the collector was slow or did not answer",
-            &self.spans_dropped,
-        );
+impl Export {
+    /// Prepares the export. Must be called on the worker's runtime.
+    ///
+    /// # Errors
+    /// The certificates that TLS needs cannot be read.
+    pub(super) fn new(settings: Settings, metrics: Metrics) -> anyhow::Result<Self> {
+        Ok(Self(provider(settings, metrics)?))
+    }
+
+    /// Turns the spans of [`trace`](crate::trace), and no others, into OpenTelemetry's.
+    pub(super) fn layer(&self) -> Box<dyn Layer<Registry> + Send + Sync> {
+        let scope = InstrumentationScope::builder("logferry")
+            .with_version(env!("CARGO_PKG_VERSION"))
+            .with_schema_url(SCHEMA_URL)
+            .build();
+        tracing_opentelemetry::layer()
+            .with_tracer(self.0.tracer_with_scope(scope))
+            .with_location(false)
+            .with_threads(false)
+            .with_target(false)
+            .with_level(false)
+            .with_tracked_inactivity(false)
+            .with_filter(Targets::new().with_target(TARGET, LevelFilter::INFO))
+            .boxed()
+    }
+
+    /// Exports the spans that wait, and returns whether the collector took them. Blocks the thread.
+    pub(super) fn flush(&self) -> bool {
+        self.0.force_flush().is_ok()
+    }
+
+    /// Like [`Export::flush`], for `limit` at most. Later spans are dropped.
+    pub(super) fn shut_down(&self, limit: Duration) -> bool {
+        self.0.shutdown_with_timeout(limit).is_ok()
     }
 }
 
-/// Prepares the export. Must be called on the worker's runtime.
-///
-/// # Errors
-/// The certificates that TLS needs cannot be read.
-pub(super) fn provider(settings: Settings, metrics: Metrics) -> anyhow::Result<SdkTracerProvider> {
+fn provider(settings: Settings, metrics: Metrics) -> anyhow::Result<SdkTracerProvider> {
     let batches = settings.batches;
     let state = Arc::new(State {
         waiting: AtomicUsize::new(0),

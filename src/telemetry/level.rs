@@ -24,19 +24,19 @@ const CEILING: LevelFilter = LevelFilter::INFO;
 const CHANGES: &str = module_path!();
 
 /// The filter of the running log.
-pub struct Filter {
+pub struct LogFilter {
     configured: String,
     current: Mutex<String>,
     replace: Box<dyn Fn(Targets) -> Result<(), reload::Error> + Send + Sync>,
 }
 
-impl fmt::Debug for Filter {
+impl fmt::Debug for LogFilter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Filter").field("current", &self.current).finish_non_exhaustive()
+        f.debug_struct("LogFilter").field("current", &self.current).finish_non_exhaustive()
     }
 }
 
-impl Filter {
+impl LogFilter {
     /// Creates the filter that the configuration asks for, and the layer's part of it.
     ///
     /// # Errors
@@ -126,7 +126,7 @@ mod tests {
 
     #[test]
     fn a_filter_is_replaced_and_a_bad_one_refused() {
-        let (layer, filter) = Filter::new::<tracing_subscriber::Registry>("info").expect("a filter");
+        let (layer, filter) = LogFilter::new::<tracing_subscriber::Registry>("info").expect("a filter");
         filter.change(" warn,logferry=debug\n").expect("a filter");
         assert_eq!((filter.current().as_str(), filter.configured()), ("warn,logferry=debug", "info"));
         let bad_targets =

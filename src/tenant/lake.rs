@@ -2,7 +2,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Attribute, row::Fields as RowFields};
+use super::{Attribute, row::RowFields};
 use crate::name::{LakeLayout, ObjectKeyTemplate};
 
 /// What is written into a customer's bucket.

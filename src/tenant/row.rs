@@ -27,7 +27,7 @@ pub fn check_row(
         let delivery = parse_row(tenant_id, name, row, default_region)?;
         return Ok(Content::Delivery(Arc::new(delivery)));
     }
-    let mut fields = Fields { row, problems: Vec::new() };
+    let mut fields = RowFields { row, problems: Vec::new() };
     let paused = fields.flag("paused");
     match fields.problems {
         problems if problems.is_empty() => Ok(Content::Settings { paused }),
@@ -65,7 +65,7 @@ pub fn parse_row(
     row: &Row,
     default_region: Option<&str>,
 ) -> Result<Delivery, BadRow> {
-    let mut fields = Fields { row, problems: Vec::new() };
+    let mut fields = RowFields { row, problems: Vec::new() };
     let kind = name.split_once('#').map_or(name, |(kind, _)| kind);
     let enabled = fields.flag("enabled");
     let mode = fields.optional("deliver", mode).unwrap_or_default();
@@ -106,12 +106,12 @@ pub fn parse_row(
     }
 }
 
-pub(super) struct Fields<'a> {
+pub(super) struct RowFields<'a> {
     pub(super) row: &'a Row,
     problems: Vec<FieldProblem>,
 }
 
-impl Fields<'_> {
+impl RowFields<'_> {
     fn cloudwatch(&mut self) -> Option<CloudWatch> {
         let role = self.required("log_distribution_role_arn", role_arn);
         let log_group_name = self.required("log_group_name", log_group_name);

@@ -1,6 +1,6 @@
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
-use opentelemetry::{KeyValue, trace::TracerProvider};
+use opentelemetry::{Context, KeyValue, trace::TracerProvider};
 use opentelemetry_sdk::{
     error::OTelSdkResult,
     trace::{Sampler, SdkTracerProvider, ShouldSample, SpanData, SpanProcessor},
@@ -11,7 +11,7 @@ use tracing_subscriber::{
     layer::SubscriberExt,
 };
 
-use super::*;
+use super::{semconv::*, spans::sender, *};
 
 const HEADER: &str = "Root=1-5759e988-bd862e3fe1be46a994272793;Parent=53995c3f42cd8ad8;Sampled=1";
 
@@ -46,11 +46,11 @@ fn spans(sampler: impl ShouldSample + 'static, work: impl FnOnce()) -> Vec<SpanD
     ended.0.lock().expect("no test panics with the lock").clone()
 }
 
-fn messages(sender: Sender) -> Messages {
+fn messages(sender: SenderSpan) -> Messages {
     Messages::new("https://sqs.eu-central-1.amazonaws.com/111111111111/logs", sender)
 }
 
-fn one_message(sender: Sender) {
+fn one_message(sender: SenderSpan) {
     let span = messages(sender).process("m-1", 3, Some(HEADER));
     span.in_scope(|| {
         let step = step("get", &[(AWS_S3_KEY, "k")]);
@@ -61,7 +61,7 @@ fn one_message(sender: Sender) {
 
 #[test]
 fn a_message_has_a_trace_of_its_own_with_a_link_to_its_sender() {
-    let spans = spans(Sampler::AlwaysOn, || one_message(Sender::Linked));
+    let spans = spans(Sampler::AlwaysOn, || one_message(SenderSpan::Linked));
     let [call, step, process] = &spans[..] else { panic!("three spans: {spans:?}") };
     assert_eq!((&*call.name, &*step.name, &*process.name), ("S3.GetObject", "get", "process logs"));
     assert_eq!(call.parent_span_id, step.span_context.span_id());
@@ -80,7 +80,7 @@ fn a_message_has_a_trace_of_its_own_with_a_link_to_its_sender() {
 
 #[test]
 fn a_message_can_continue_its_senders_trace() {
-    let spans = spans(Sampler::AlwaysOn, || one_message(Sender::Parent));
+    let spans = spans(Sampler::AlwaysOn, || one_message(SenderSpan::Parent));
     let process = spans.last().expect("there are spans");
     assert_eq!(process.span_context.trace_id().to_string(), "5759e988bd862e3fe1be46a994272793");
     assert_eq!(process.parent_span_id.to_string(), "53995c3f42cd8ad8");
@@ -102,7 +102,7 @@ fn headers_that_name_no_span_are_ignored() {
 #[test]
 fn a_trace_that_is_not_sampled_has_one_span_and_an_id() {
     let spans = spans(Sampler::AlwaysOff, || {
-        let message = messages(Sender::Linked).process("m-1", 1, Some(HEADER));
+        let message = messages(SenderSpan::Linked).process("m-1", 1, Some(HEADER));
         message.in_scope(|| {
             assert_eq!(step("get", &[]).id(), message.id());
             assert!(call("S3", "GetObject").is_none());
@@ -119,8 +119,8 @@ fn without_traces_there_is_no_span() {
     let log = tracing_subscriber::fmt::layer().with_writer(std::io::sink).with_filter(filter);
     testing::alone("trace::tests::without_traces_there_is_no_span", || {
         tracing::subscriber::with_default(tracing_subscriber::registry().with(log), || {
-            let message = messages(Sender::Linked).process("m-1", 1, Some(HEADER));
-            assert!(message.is_disabled() && messages(Sender::Linked).receive().is_disabled());
+            let message = messages(SenderSpan::Linked).process("m-1", 1, Some(HEADER));
+            assert!(message.is_disabled() && messages(SenderSpan::Linked).receive().is_disabled());
             message.in_scope(|| {
                 assert!(step("get", &[]).is_disabled() && call("S3", "GetObject").is_none());
                 assert_eq!(trace_id(), None);
@@ -132,7 +132,7 @@ fn without_traces_there_is_no_span() {
 #[test]
 fn a_shared_call_belongs_to_the_first_message_and_links_to_the_others() {
     let spans = spans(Sampler::AlwaysOn, || {
-        let many = [1, 2].map(|id| messages(Sender::Linked).process(&id.to_string(), 1, None));
+        let many = [1, 2].map(|id| messages(SenderSpan::Linked).process(&id.to_string(), 1, None));
         let span = shared(many.iter().chain([&Span::none()]));
         span.in_scope(|| drop(call("SQS", "DeleteMessageBatch")));
         assert_eq!(shared(many.iter().take(1)).id(), many[0].id());

@@ -297,6 +297,11 @@ fn a_retry_does_not_come_before_it_can_succeed() {
     check(vec![turn(3)], 7, 0.5, 3.0);
     check(vec![turn(45), role(30)], 1, 0.0, 30.0);
     check(vec![turn(3), role(30), Failure::ForeignBucket], 1, 0.0, 3.0);
+    for waits in [|| Failure::NoWindow, || Failure::NoLakeShare] {
+        check(vec![waits()], 1, 0.0, 10.0);
+        check(vec![waits()], 3, 0.0, 40.0);
+        check(vec![waits()], 30, 0.0, 40.0);
+    }
 }
 
 #[test]

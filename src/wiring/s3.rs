@@ -52,7 +52,7 @@ pub struct Listed {
 
 /// What became of an object that was only written to see whether that is allowed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Probe {
+pub enum ProbeObject {
     /// It was deleted.
     Removed,
     /// It is still there, because of this error.
@@ -110,7 +110,7 @@ impl Wiring {
     ///
     /// # Errors
     /// The object cannot be written.
-    pub async fn write(&self, bucket: &OwnBucket, key: &str) -> Result<Probe, Unread> {
+    pub async fn write(&self, bucket: &OwnBucket, key: &str) -> Result<ProbeObject, Unread> {
         let put = self.s3.put_object().bucket(&bucket.name).key(key);
         let put = put.set_expected_bucket_owner(bucket.owner.clone()).send().await;
         put.map_err(|error| Unread::of("s3:PutObject", &error))?;
@@ -128,11 +128,11 @@ impl Wiring {
     }
 
     /// Deletes an object, if that is allowed.
-    pub async fn delete(&self, bucket: &OwnBucket, key: &str) -> Probe {
+    pub async fn delete(&self, bucket: &OwnBucket, key: &str) -> ProbeObject {
         let delete = self.s3.delete_object().bucket(&bucket.name).key(key);
         match delete.set_expected_bucket_owner(bucket.owner.clone()).send().await {
-            Ok(_) => Probe::Removed,
-            Err(error) => Probe::Left(error.code().map_or_else(|| describe(&error), str::to_owned)),
+            Ok(_) => ProbeObject::Removed,
+            Err(error) => ProbeObject::Left(error.code().map_or_else(|| describe(&error), str::to_owned)),
         }
     }
 }

@@ -21,7 +21,7 @@ const LONGEST_EXTENSION: Duration = Duration::from_secs(4);
 
 /// Creates leases.
 #[derive(Debug)]
-pub struct Leases<Q> {
+pub struct MessageLeases<Q> {
     queue: Arc<Q>,
     visibility_timeout: Duration,
     metrics: Metrics,
@@ -30,12 +30,12 @@ pub struct Leases<Q> {
 /// Lease of one message. Until the lease drops, a task extends the message's visibility after each half of the visibility
 /// timeout.
 #[derive(Debug)]
-pub struct Lease {
+pub struct MessageLease {
     _ended: DropGuard,
     extending: JoinHandle<()>,
 }
 
-impl Lease {
+impl MessageLease {
     /// Ends the lease, and waits up to 4 s for an extension that is in flight, so that the extension cannot overtake a
     /// later call for the same message.
     pub async fn end(self) {
@@ -46,14 +46,14 @@ impl Lease {
     }
 }
 
-impl<Q: Queue> Leases<Q> {
+impl<Q: Queue> MessageLeases<Q> {
     /// `visibility_timeout` is how long a receive and each extension hide a message.
     pub fn new(queue: Arc<Q>, visibility_timeout: Duration, metrics: Metrics) -> Self {
         Self { queue, visibility_timeout, metrics }
     }
 
     /// Starts the lease of a message that was just received, in the current span.
-    pub fn hold(&self, message: &Message) -> Lease {
+    pub fn hold(&self, message: &Message) -> MessageLease {
         let ended = CancellationToken::new();
         let extending = extend(
             Arc::clone(&self.queue),
@@ -64,7 +64,7 @@ impl<Q: Queue> Leases<Q> {
             self.metrics.clone(),
         );
         let extending = tokio::spawn(extending.in_current_span());
-        Lease { _ended: ended.drop_guard(), extending }
+        MessageLease { _ended: ended.drop_guard(), extending }
     }
 }
 

@@ -24,9 +24,9 @@ use tracing::{Instrument, Span};
 
 use self::held::{Counted, Held};
 use super::{
-    lease::Lease,
+    hidden::HiddenMessages,
+    lease::MessageLease,
     metrics::Metrics,
-    places::Places,
     terms::{Terms, ends_within},
 };
 use crate::{
@@ -89,7 +89,7 @@ pub struct Settlement {
     /// Its verdict.
     pub verdict: Verdict,
     /// Its lease, which keeps it hidden.
-    pub lease: Lease,
+    pub lease: MessageLease,
     /// The span of the work on the message.
     pub span: Span,
 }
@@ -123,7 +123,7 @@ struct Calls<Q> {
     letters: Semaphore,
     /// No letter is sent before this time, because the dead-letter queue was slow or did not answer.
     no_letters_before: Mutex<Option<Instant>>,
-    places: Places,
+    hidden: HiddenMessages,
     terms: Terms,
     /// Ids of messages that are finished but not deleted yet.
     owed: Mutex<HashSet<String>>,
@@ -171,7 +171,7 @@ impl<Q: Queue> Settler<Q> {
             sends,
             letters: Semaphore::new(MAX_LETTERS),
             no_letters_before: Mutex::default(),
-            places: Places::new(max_hidden),
+            hidden: HiddenMessages::new(max_hidden),
             terms: Terms::start(Arc::clone(&queue), longest_retry),
             queue,
             owed: Mutex::default(),
@@ -190,11 +190,11 @@ impl<Q: Queue> Settler<Q> {
     }
 
     /// Deletes a message for which [`Settler::owes_delete`] is true.
-    pub fn delete(&self, message: Arc<Message>, lease: Lease, span: Span) {
+    pub fn delete(&self, message: Arc<Message>, lease: MessageLease, span: Span) {
         self.carry_out(message, Verdict::Ack, lease, span);
     }
 
-    fn carry_out(&self, message: Arc<Message>, verdict: Verdict, lease: Lease, span: Span) {
+    fn carry_out(&self, message: Arc<Message>, verdict: Verdict, lease: MessageLease, span: Span) {
         let (calls, held) = (Arc::clone(&self.calls), Held::new(&self.calls.held_bytes, message));
         let counted = Counted::new(&self.calls.metrics.verdicts_waiting);
         let settle = span.in_scope(|| calls.spans.settle(verdict.word()));
@@ -204,7 +204,7 @@ impl<Q: Queue> Settler<Q> {
     }
 
     /// Returns a message to the queue, visible at once. If the message has a lease, the lease ends first.
-    pub fn give_back(&self, message: Arc<Message>, lease: Option<Lease>, span: Span) {
+    pub fn give_back(&self, message: Arc<Message>, lease: Option<MessageLease>, span: Span) {
         let calls = Arc::clone(&self.calls);
         let given_back = async move {
             if let Some(lease) = lease {
@@ -247,7 +247,13 @@ impl<Q: Queue> Settler<Q> {
 impl<Q: Queue> Calls<Q> {
     /// Carries out one verdict. In the end the message is deleted (after an ack, a dead letter or a new message), or hidden until
     /// its retry.
-    async fn carry_out(&self, message: &Arc<Message>, verdict: Verdict, lease: Lease, counted: Counted) {
+    async fn carry_out(
+        &self,
+        message: &Arc<Message>,
+        verdict: Verdict,
+        lease: MessageLease,
+        counted: Counted,
+    ) {
         let (cause, longest_hiding) = match verdict {
             Verdict::Ack => return self.delete(message, lease, &self.deletes).await,
             Verdict::Retry(cause) => (cause, LONGEST_HIDING),
@@ -268,8 +274,8 @@ impl<Q: Queue> Calls<Q> {
         let must_hide = !ends && longest_hiding == Duration::MAX;
         // Other messages are not hidden while the retention is unknown, because the retention may be short.
         let may_hide = !ends && retention.is_some() && delay <= longest_hiding;
-        // A message that may be hidden also needs a place, unless its delay is zero. Without a place, it is sent anew.
-        if !(delay.is_zero() && !ends || must_hide || may_hide && self.places.take(delay)) {
+        // A message that may be hidden counts against `queue.max_hidden`, unless its delay is zero. Beyond that number, the message is sent anew.
+        if !(delay.is_zero() && !ends || must_hide || may_hide && self.hidden.add(delay)) {
             // A failed send may leave a copy in the queue. So for a minute after a failure, only messages whose retention
             // ends soon are sent.
             let sent = match ends || !self.terms.sending_fails() {
@@ -291,7 +297,7 @@ impl<Q: Queue> Calls<Q> {
     /// Hides a message for its delay. SQS counts delays in whole seconds, so the task first waits for the fraction of a
     /// second; this wait takes no slot. If delays were rounded up instead, messages that were refused in the same second
     /// would come back together.
-    async fn hide(&self, message: &Message, mut delay: Duration, lease: Lease, mut counted: Counted) {
+    async fn hide(&self, message: &Message, mut delay: Duration, lease: MessageLease, mut counted: Counted) {
         let odd_part = Duration::from_nanos(delay.subsec_nanos().into());
         if !odd_part.is_zero() {
             drop(counted);
@@ -426,7 +432,7 @@ impl<Q: Queue> Calls<Q> {
 
     /// Deletes a finished message, and keeps its lease until then. If the delete fails for too long, the message is
     /// delivered again, and [`Settler::owes_delete`] recognises it.
-    async fn delete(&self, message: &Message, lease: Lease, deletes: &Entries<Receipt>) {
+    async fn delete(&self, message: &Message, lease: MessageLease, deletes: &Entries<Receipt>) {
         self.owe_delete(&message.id);
         let (begun, mut pause) = (Instant::now(), LINGER);
         while let Err(error) = answer(deletes, message.receipt.clone()).await {

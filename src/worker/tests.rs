@@ -16,7 +16,7 @@ use crate::{
     metrics::{add, rendered},
     queue::{
         DeadLetter,
-        memory::{MemoryQueue, Operation, QueueCall},
+        memory::{MemoryQueue, QueueCall, QueueOperation},
     },
     verdict::Cause,
 };
@@ -299,7 +299,7 @@ async fn poison_is_sent_to_the_dead_letter_queue_and_then_deleted() {
 async fn a_slow_dead_letter_delays_no_acknowledgement() {
     let queue = queue();
     queue.send("poison");
-    queue.slow_calls(Operation::SendDeadLetter, 1..=1, 20 * SECOND);
+    queue.slow_calls(QueueOperation::SendDeadLetter, 1..=1, 20 * SECOND);
     let running =
         start(
             queue,
@@ -317,7 +317,7 @@ async fn a_slow_dead_letter_delays_no_acknowledgement() {
 async fn poison_is_not_deleted_before_its_letter_is_sent() {
     let queue = queue();
     queue.send("m");
-    queue.fail_calls(Operation::SendDeadLetter, 1..=2);
+    queue.fail_calls(QueueOperation::SendDeadLetter, 1..=2);
     let running = start(queue, |_| async { bad_key() });
     running.queue.until(empty).await;
     let send = || QueueCall::SendDeadLetter("m".into());
@@ -373,7 +373,7 @@ async fn a_receive_asks_for_no_more_messages_than_can_start() {
 async fn deletes_share_a_call_and_failed_entries_are_tried_again() {
     let queue = queue();
     queue.send_all(["a", "b", "c"]);
-    queue.fail_entry(Operation::Delete, "b", 2);
+    queue.fail_entry(QueueOperation::Delete, "b", 2);
     let begin = Instant::now();
     let running = start(queue, |_| async { Verdict::Ack });
     running.queue.until(empty).await;
@@ -383,7 +383,7 @@ async fn deletes_share_a_call_and_failed_entries_are_tried_again() {
 
     let queue = self::queue();
     queue.send_all(numbered(23));
-    queue.fail_calls(Operation::Delete, 1..=1);
+    queue.fail_calls(QueueOperation::Delete, 1..=1);
     let running =
         start_with(queue, WorkerSettings { concurrency: 30, ..settings() }, |_| async { Verdict::Ack });
     running.queue.until(empty).await;
@@ -419,8 +419,8 @@ async fn a_message_whose_work_panics_is_retried_and_harms_no_other() {
 #[tokio::test(start_paused = true)]
 async fn the_pause_after_failed_receives_grows_and_a_success_resets_it() {
     let queue = queue();
-    queue.fail_calls(Operation::Receive, 1..=8);
-    queue.fail_calls(Operation::Receive, 10..=10);
+    queue.fail_calls(QueueOperation::Receive, 1..=8);
+    queue.fail_calls(QueueOperation::Receive, 10..=10);
     queue.send("m");
     let running = start(queue, |_| async { Verdict::Ack });
     running.queue.until(empty).await;

@@ -32,6 +32,8 @@ const FORMATS: [&str; 2] = ["ndjson", "parquet"];
 const SINCE: [&str; 3] = ["compact", "--since", "2026-01-01T00:00:00Z"];
 /// No time to wait.
 const QUICK: [&str; 6] = ["--settle", "0s", "--remove-after", "0s", "--takeover-after", "0s"];
+/// End of the names of a worker's files, before their ending.
+const HASH: &str = "-0123456789abcdef";
 /// Length of messages that make memory scarce.
 const LONG_MESSAGE: usize = 1 << 20;
 /// Number of kills. More can be had by LOGFERRY_COMPACT_KILLS.
@@ -97,8 +99,9 @@ impl Filled {
             writer.push(&Row { message: &message, ..Row::default() });
             let bodies = [gzip(line.as_bytes()).into(), Bytes::from(writer.finish().expect("a file"))];
             for ((format, ending), body) in FORMATS.into_iter().zip(["ndjson.gz", "parquet"]).zip(bodies) {
-                let key =
-                    format!("{format}/source=web/year=2026/month=01/day=02/hour=03/{round}{part}.{ending}");
+                let key = format!(
+                    "{format}/source=web/year=2026/month=01/day=02/hour=03/{round}{part}{HASH}.{ending}"
+                );
                 let put = self.s3().put_object().bucket(&self.bucket).key(key).body(body.into());
                 put.send().await.expect("the file can be put");
             }
@@ -327,10 +330,21 @@ async fn a_broken_tenant_and_a_broken_file_stop_nothing_else() {
     bad.insert("layout".to_owned(), text("{file}"));
     filled.setup.put_row(bad).await;
     let folder = "ndjson/source=web/year=2026/month=01/day=02/hour=03/";
-    let broken = format!("{folder}0.ndjson.gz");
+    let broken = format!("{folder}0{HASH}.ndjson.gz");
     let put =
         filled.s3().put_object().bucket(&filled.bucket).key(&broken).body(Bytes::from_static(b"{}").into());
     put.send().await.expect("the file can be put");
+
+    // Files of other programs, and a file of the lake with a line that is no record.
+    let line = gzip(b"{\"message\":\"theirs\"}\n");
+    let foreign =
+        ["notes", "my notes", "caf\u{e9}", "a%3Ab", "a+b"].map(|name| format!("{folder}{name}.ndjson.gz"));
+    let bad_line = format!("{folder}1{HASH}.ndjson.gz");
+    let bodies = foreign.iter().map(|key| (key, line.clone()));
+    for (key, body) in bodies.chain([(&bad_line, gzip(b"{}\n[1]\n"))]) {
+        let put = filled.s3().put_object().bucket(&filled.bucket).key(key).body(body.into());
+        put.send().await.expect("the file can be put");
+    }
 
     let ended = filled.compact(&["--json"]).await.with(1);
     let compacted = ended.json();
@@ -343,11 +357,43 @@ async fn a_broken_tenant_and_a_broken_file_stop_nothing_else() {
     assert!(failures("s3").contains("s3:ListBucket"), "{compacted:#}");
     assert!(failures("s3#bad").contains("layout"), "{compacted:#}");
     assert!(failures("s3#ndjson").contains(&broken), "{compacted:#}");
+    assert!(failures("s3#ndjson").contains(&format!("{bad_line} stays as it is: line 2")), "{compacted:#}");
     assert_eq!(failures("s3#parquet"), "[]");
-    assert!(filled.files().await.contains(&broken));
+    let files = filled.files().await;
+    assert!(files.contains(&broken) && files.contains(&bad_line), "{files:?}");
+    for key in &foreign {
+        assert!(filled.get(key).await.is_some_and(|body| body == line), "{key} of {files:?}");
+    }
 
     filled.compact(&["--tenant", "nobody"]).await.with(66).saying("nobody");
     filled.compact(&["--since", "1h"]).await.with(2);
+}
+
+/// A message brings a source back, with more records, between the listing and the delete.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_source_that_comes_back_while_it_is_deleted_stays() {
+    let filled = filled("compact-returned").await;
+    let Some(sandbox) = filled.setup.sandbox() else { return };
+    let keep = [&SINCE[..], &["--settle", "0s", "--delivery", "s3#ndjson"]].concat();
+    run(&keep, &filled.environment).await.with(0);
+    let source =
+        filled.files().await.into_iter().find(|key| key.starts_with("ndjson/") && !is_compacted(key));
+    let source = source.expect("the sources are still there");
+    let slow = Effect::Latency { milliseconds: 3000 };
+    sandbox.faults().add(Fault::new("s3", "DeleteObjects", slow));
+    let child =
+        start(&[&SINCE[..], &QUICK, &["--delivery", "s3#ndjson", "--json"]].concat(), &filled.environment);
+    // The run has listed the files, and its call waits in the sandbox.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let more = gzip(b"{\"message\":\"more\"}\n");
+    let put = filled.s3().put_object().bucket(&filled.bucket).key(&source).body(more.clone().into());
+    put.send().await.expect("the file can be put");
+    let deleted = end(child).await;
+    assert_eq!(deleted.json()["lakes"][0]["deleted_files"], json!(15), "{deleted:?}");
+    assert_eq!(filled.get(&source).await, Some(Bytes::from(more)));
+    filled.check("a source came back").await;
+    let told = filled.compact(&["--delivery", "s3#ndjson"]).await.with(1);
+    assert!(told.stdout.contains(&source) && told.stdout.contains("it has 1 records now"), "{told:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -437,7 +483,7 @@ async fn a_merge_takes_no_more_memory_than_the_program_tells() {
             }
         }
         let body = Bytes::from(writer.finish().expect("a file"));
-        let key = format!("parquet/source=web/year=2026/month=01/day=02/hour=03/{name}.parquet");
+        let key = format!("parquet/source=web/year=2026/month=01/day=02/hour=03/{name}{HASH}.parquet");
         let put = filled.s3().put_object().bucket(&filled.bucket).key(key).body(body.into());
         put.send().await.expect("the file can be put");
     }

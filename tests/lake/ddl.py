@@ -293,6 +293,7 @@ STATES = {
     "merged, one source gone": {"sources": 1, "merged": 1, "state": "merged"},
     "merged, sources gone": {"sources": 0, "merged": 1, "state": "merged"},
     "merged, and a source came back": {"sources": 1, "merged": 1, "state": "merged"},
+    "replaced by a file that no line calls merged": {"sources": 2, "merged": 1, "state": "replaced"},
     "merged twice": {"sources": 2, "merged": 1, "state": "merged", "again": True},
 }
 
@@ -322,6 +323,8 @@ def compactions(root, given):
             write_manifest(root, given, merged, [{"file": uri(merged), "state": "abandoned", "at": at}])
         if state["state"] == "merged":
             write_manifest(root, given, merged, replaced(keys[:2], merged) + [{"file": uri(merged), "state": "merged", "at": at}])
+        if state["state"] == "replaced":
+            write_manifest(root, given, merged, replaced(keys[:2], merged))
         if state.get("again"):
             # The later file became another merged file, and a redelivery brought it back.
             write(root, given, again, files[2])

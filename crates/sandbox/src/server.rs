@@ -32,7 +32,7 @@ use crate::encoding::uuid;
 use crate::faults::{Effect, Faults};
 use crate::iam::Needed;
 use crate::logs::{Put, Totals};
-use crate::sigv4::{Authorization, Refusal, Signed};
+use crate::sigv4::{Authorization, SignatureError, Signed};
 use crate::sqs::{QueueCounts, QueueLimits, UnknownQueue};
 use crate::sts::Key;
 
@@ -224,7 +224,7 @@ impl Front {
                 self.call(switch, service, &authorization, parts, body).await
             }
             (Some(authorization), None) => Err(AwsError::not_implemented(&authorization.service, "*")),
-            (None, _) => Err(protocol::refusal(protocol, Refusal::Missing)),
+            (None, _) => Err(protocol::refusal(protocol, SignatureError::Missing)),
         };
         let mut response = match answer {
             Ok(reply) => {
@@ -290,11 +290,11 @@ impl Front {
         authorization: &Authorization,
         request: &http::request::Parts,
         body: &[u8],
-    ) -> Result<Key, Refusal> {
-        let key = self.cloud.sts.key(&authorization.access_key_id).ok_or(Refusal::UnknownKey)?;
+    ) -> Result<Key, SignatureError> {
+        let key = self.cloud.sts.key(&authorization.access_key_id).ok_or(SignatureError::UnknownKey)?;
         let token = request.headers.get("x-amz-security-token").and_then(|value| value.to_str().ok());
         if token != key.token.as_deref() {
-            return Err(Refusal::UnknownKey);
+            return Err(SignatureError::UnknownKey);
         }
         let signed = Signed {
             method: &request.method,
@@ -306,7 +306,7 @@ impl Front {
         let now = self.now();
         authorization.verify(signed, &key.secret, now)?;
         match key.expires_at.is_some_and(|end| end <= now) {
-            true => Err(Refusal::Expired),
+            true => Err(SignatureError::Expired),
             false => Ok(key),
         }
     }

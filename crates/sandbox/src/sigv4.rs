@@ -44,7 +44,7 @@ pub(crate) struct Signed<'a> {
 
 /// Reason for refusing a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Refusal {
+pub(crate) enum SignatureError {
     /// The request has no signature, or one that does not parse.
     Missing,
     /// The access key does not exist, or the session token does not belong to it.
@@ -89,15 +89,20 @@ impl Authorization {
     }
 
     /// Checks that `secret` signed this request, including its body, and that the date is about now.
-    pub(crate) fn verify(&self, request: Signed<'_>, secret: &str, now: Timestamp) -> Result<(), Refusal> {
-        let date = text_of(request.headers, "x-amz-date").ok_or(Refusal::Missing)?;
+    pub(crate) fn verify(
+        &self,
+        request: Signed<'_>,
+        secret: &str,
+        now: Timestamp,
+    ) -> Result<(), SignatureError> {
+        let date = text_of(request.headers, "x-amz-date").ok_or(SignatureError::Missing)?;
         let sent = DateTime::strptime(DATE_FORMAT, date)
             .and_then(|civil| civil.to_zoned(TimeZone::UTC))
-            .map_err(|_| Refusal::Missing)?
+            .map_err(|_| SignatureError::Missing)?
             .timestamp();
         let patience = if self.service == "s3" { MAX_SKEW_S3 } else { MAX_SKEW };
         if now.duration_since(sent).abs() > patience {
-            return Err(Refusal::Skewed);
+            return Err(SignatureError::Skewed);
         }
         let payload_hash = self.payload_hash(request)?;
         let canonical = self.canonical_request(request, &payload_hash)?;
@@ -109,27 +114,27 @@ impl Authorization {
         let same_day = date.starts_with(&self.date) && self.date.len() == 8;
         match same_day && hex(&hmac(&key, &to_sign)) == self.signature {
             true => Ok(()),
-            false => Err(Refusal::Mismatch),
+            false => Err(SignatureError::Mismatch),
         }
     }
 
     /// Signed hash: the body's hash, or the constant that stands for an unsigned body.
-    fn payload_hash(&self, request: Signed<'_>) -> Result<String, Refusal> {
+    fn payload_hash(&self, request: Signed<'_>) -> Result<String, SignatureError> {
         let announced = text_of(request.headers, "x-amz-content-sha256");
         match announced {
-            None if self.service == "s3" => Err(Refusal::NoPayloadHash),
+            None if self.service == "s3" => Err(SignatureError::NoPayloadHash),
             Some(name) if name == "UNSIGNED-PAYLOAD" || name.starts_with("STREAMING-") => Ok(name.to_owned()),
             _ => {
                 let hash = sha256_hex(request.body);
                 match announced.is_none_or(|announced| announced == hash) {
                     true => Ok(hash),
-                    false => Err(Refusal::PayloadMismatch),
+                    false => Err(SignatureError::PayloadMismatch),
                 }
             }
         }
     }
 
-    fn canonical_request(&self, request: Signed<'_>, payload_hash: &str) -> Result<String, Refusal> {
+    fn canonical_request(&self, request: Signed<'_>, payload_hash: &str) -> Result<String, SignatureError> {
         let path = match self.service.as_str() {
             // S3 encodes the key's bytes once.
             "s3" => encode_percent(&decode_percent(request.path), UNRESERVED_AND_SLASH),
@@ -139,14 +144,14 @@ impl Authorization {
         let mut canonical = format!("{}\n{path}\n{}\n", request.method, canonical_query(request.query));
         let mut signed = self.signed_headers.split(';');
         if !signed.clone().any(|name| name == "host") {
-            return Err(Refusal::Mismatch);
+            return Err(SignatureError::Mismatch);
         }
         signed.try_for_each(|name| {
             let mut values = request.headers.get_all(name).iter().peekable();
-            values.peek().ok_or(Refusal::Mismatch)?;
+            values.peek().ok_or(SignatureError::Mismatch)?;
             let values: Vec<_> =
                 values.map(|value| squeezed(&String::from_utf8_lossy(value.as_bytes()))).collect();
-            writeln!(canonical, "{name}:{}", values.join(",")).map_err(|_| Refusal::Mismatch)
+            writeln!(canonical, "{name}:{}", values.join(",")).map_err(|_| SignatureError::Mismatch)
         })?;
         canonical.push('\n');
         canonical.push_str(&self.signed_headers);
@@ -255,7 +260,7 @@ mod tests {
         request
     }
 
-    fn verify(request: &http::Request<Vec<u8>>, secret: &str, now: Timestamp) -> Result<(), Refusal> {
+    fn verify(request: &http::Request<Vec<u8>>, secret: &str, now: Timestamp) -> Result<(), SignatureError> {
         let signed = Signed {
             method: request.method(),
             path: request.uri().path(),
@@ -263,7 +268,7 @@ mod tests {
             headers: request.headers(),
             body: request.body(),
         };
-        Authorization::read(request.headers()).ok_or(Refusal::Missing)?.verify(signed, secret, now)
+        Authorization::read(request.headers()).ok_or(SignatureError::Missing)?.verify(signed, secret, now)
     }
 
     #[test]
@@ -291,7 +296,7 @@ mod tests {
                 assert_eq!(verify(&request, SECRET, Timestamp::now()), Ok(()), "{service} {uri}");
                 assert_eq!(
                     verify(&request, "other", Timestamp::now()),
-                    Err(Refusal::Mismatch),
+                    Err(SignatureError::Mismatch),
                     "{service} {uri}"
                 );
             }
@@ -304,7 +309,7 @@ mod tests {
         assert_eq!(verify(&request, SECRET, Timestamp::now()), Ok(()));
         let mut moved = request.clone();
         *moved.uri_mut() = "http://127.0.0.1:4566/bucket/a%20b".parse().expect("a legal address");
-        assert_eq!(verify(&moved, SECRET, Timestamp::now()), Err(Refusal::Mismatch));
+        assert_eq!(verify(&moved, SECRET, Timestamp::now()), Err(SignatureError::Mismatch));
     }
 
     #[test]
@@ -317,26 +322,26 @@ mod tests {
             verify(&request, SECRET, now)
         };
         assert_eq!(change(&|_| {}), Ok(()));
-        assert_eq!(change(&|request| request.body_mut()[0] = b'B'), Err(Refusal::Mismatch));
-        assert_eq!(change(&|request| *request.method_mut() = Method::PUT), Err(Refusal::Mismatch));
+        assert_eq!(change(&|request| request.body_mut()[0] = b'B'), Err(SignatureError::Mismatch));
+        assert_eq!(change(&|request| *request.method_mut() = Method::PUT), Err(SignatureError::Mismatch));
         let header = |name: &'static str, value: &'static str| {
             change(&|request| {
                 request.headers_mut().insert(name, http::HeaderValue::from_static(value));
             })
         };
-        assert_eq!(header("x-spaced", "a c"), Err(Refusal::Mismatch));
-        assert_eq!(header("host", "elsewhere"), Err(Refusal::Mismatch));
-        assert_eq!(header("x-amz-date", "yesterday"), Err(Refusal::Missing));
-        assert_eq!(header("authorization", "Bearer x"), Err(Refusal::Missing));
+        assert_eq!(header("x-spaced", "a c"), Err(SignatureError::Mismatch));
+        assert_eq!(header("host", "elsewhere"), Err(SignatureError::Mismatch));
+        assert_eq!(header("x-amz-date", "yesterday"), Err(SignatureError::Missing));
+        assert_eq!(header("authorization", "Bearer x"), Err(SignatureError::Missing));
         let late = now + SignedDuration::from_mins(6);
-        assert_eq!(verify(&request(), SECRET, late), Err(Refusal::Skewed));
+        assert_eq!(verify(&request(), SECRET, late), Err(SignatureError::Skewed));
         let object = || signed_request("s3", "http://127.0.0.1:4566/b/k", b"body", None);
         assert_eq!(verify(&object(), SECRET, late), Ok(()));
         let mut other_body = object();
         other_body.body_mut().push(b'!');
-        assert_eq!(verify(&other_body, SECRET, now), Err(Refusal::PayloadMismatch));
+        assert_eq!(verify(&other_body, SECRET, now), Err(SignatureError::PayloadMismatch));
         let mut no_hash = object();
         no_hash.headers_mut().remove("x-amz-content-sha256");
-        assert_eq!(verify(&no_hash, SECRET, now), Err(Refusal::NoPayloadHash));
+        assert_eq!(verify(&no_hash, SECRET, now), Err(SignatureError::NoPayloadHash));
     }
 }

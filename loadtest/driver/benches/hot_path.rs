@@ -37,7 +37,7 @@ use logferry::{
     decode::{Decoded, Decoder, MAX_WINDOW, Window},
     event::ObjectRef,
     ledger::lease::Lease,
-    records::{Message, More, RecordReader, Step},
+    records::{EscapedMessage, More, RecordReader, Step},
     sink::{
         LogSink, LogSinks,
         cloudwatch::{CloudWatchSink, CloudWatchSinks, RequestCompression},
@@ -186,7 +186,7 @@ fn by_reader(text: &[u8]) -> Found {
     found
 }
 
-fn each_record<'a>(text: &'a [u8], mut take: impl FnMut(i64, Message<'a>)) {
+fn each_record<'a>(text: &'a [u8], mut take: impl FnMut(i64, EscapedMessage<'a>)) {
     let (mut reader, mut rest) = (RecordReader::new(MAX_RECORD, Timestamp::MAX), text);
     while let Step::Record { record, consumed } = reader.next(rest, More::Ended).expect("the text is valid") {
         take(record.timestamp.expect("every record has one"), record.message);
@@ -206,7 +206,7 @@ fn by_serde(text: &[u8]) -> Found {
 }
 
 /// Events as the batch takes them, without empty ones.
-fn events(text: &[u8]) -> Vec<(i64, Message<'_>)> {
+fn events(text: &[u8]) -> Vec<(i64, EscapedMessage<'_>)> {
     let mut events = Vec::new();
     each_record(text, |timestamp, message| {
         if !message.is_empty() {
@@ -232,7 +232,7 @@ fn batch(criterion: &mut Criterion) {
 }
 
 /// Batches the events in two pairs of buffers that take turns, as in a delivery. Returns the number of events.
-fn into_batches(events: &[(i64, Message<'_>)], buffers: &mut [Buffers; 2]) -> u64 {
+fn into_batches(events: &[(i64, EscapedMessage<'_>)], buffers: &mut [Buffers; 2]) -> u64 {
     let [first, spare] = std::mem::take(buffers);
     let mut batch = Batch::in_buffers(&BatchHead::new(GROUP, STREAM), first);
     let (mut spare, mut sent) = (spare, 0);
@@ -421,7 +421,7 @@ fn put_swapped(
     runtime: &Runtime,
     client: &Client,
     head: &BatchHead,
-    events: &[(i64, Message<'_>)],
+    events: &[(i64, EscapedMessage<'_>)],
     buffers: &mut Buffers,
 ) {
     in_one_batch(head, events, buffers, |body| {
@@ -438,7 +438,7 @@ fn put_ours(
     runtime: &Runtime,
     sink: &CloudWatchSink,
     head: &BatchHead,
-    events: &[(i64, Message<'_>)],
+    events: &[(i64, EscapedMessage<'_>)],
     buffers: &mut Buffers,
 ) {
     in_one_batch(head, events, buffers, |body| {
@@ -451,7 +451,7 @@ fn put_ours(
 /// Adds the events to a batch in these buffers and passes the body on.
 fn in_one_batch(
     head: &BatchHead,
-    events: &[(i64, Message<'_>)],
+    events: &[(i64, EscapedMessage<'_>)],
     buffers: &mut Buffers,
     put: impl FnOnce(Bytes),
 ) {

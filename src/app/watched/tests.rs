@@ -1,12 +1,12 @@
 use super::*;
 use crate::{
-    health::{Condition, ConditionStatus, Status},
+    health::{ConditionStatus, HealthStatus, ReadinessCondition},
     ledger::memory::MemoryLedger,
     name::StreamTemplate,
     object::memory::{MemoryObject, MemoryStore},
-    queue::memory::{MemoryQueue, Operation as QueueOperation},
+    queue::memory::{MemoryQueue, QueueOperation},
     route::KeyLayout,
-    sink::memory::{MemorySinks, Operation},
+    sink::memory::{MemorySinks, SinkOperation},
     tenant::{Destination, Mode, Oversize},
 };
 
@@ -18,7 +18,7 @@ fn health() -> Arc<Health> {
 }
 
 #[track_caller]
-fn check(health: &Health, condition: Condition, expected: ConditionStatus) {
+fn check(health: &Health, condition: ReadinessCondition, expected: ConditionStatus) {
     let report = health.ready();
     let found = report.conditions.iter().find(|found| found.condition == condition.word());
     assert_eq!(found.map(|found| found.status), Some(expected), "{report:?}");
@@ -40,19 +40,19 @@ async fn calls_to_the_queue_are_evidence() {
         watched.receive(1, Duration::ZERO).await.expect_err("the call fails");
         tokio::time::advance(SECOND).await;
     }
-    check(&health, Condition::Receive, ConditionStatus::Degraded);
+    check(&health, ReadinessCondition::Receive, ConditionStatus::Degraded);
     let received = watched.port.receive(2, Duration::ZERO).await.expect("the queue answers");
     let receipts: Vec<_> = received.iter().map(|message| message.receipt.clone()).collect();
     for _ in 0..3 {
         watched.delete(&receipts).await;
         tokio::time::advance(SECOND).await;
     }
-    check(&health, Condition::Settle, ConditionStatus::Degraded);
+    check(&health, ReadinessCondition::Settle, ConditionStatus::Degraded);
     watched.receive(1, Duration::ZERO).await.expect("the queue answers");
-    check(&health, Condition::Receive, ConditionStatus::Ok);
-    check(&health, Condition::Settle, ConditionStatus::Degraded);
+    check(&health, ReadinessCondition::Receive, ConditionStatus::Ok);
+    check(&health, ReadinessCondition::Settle, ConditionStatus::Degraded);
     watched.delete(&receipts[..1]).await;
-    assert_eq!(health.ready().status, Status::Ok);
+    assert_eq!(health.ready().status, HealthStatus::Ok);
 }
 
 #[tokio::test]
@@ -61,17 +61,17 @@ async fn errors_of_one_message_or_object_are_no_failures() {
     for (error, expected) in [
         (QueueError::Gone(error()), Evidence::Answer),
         (QueueError::Refused(error()), Evidence::Answer),
-        (QueueError::Denied(error()), Evidence::Failure(Cause::Denied)),
-        (QueueError::Missing(error()), Evidence::Failure(Cause::Missing)),
-        (QueueError::Unavailable(error()), Evidence::Failure(Cause::Unanswered)),
+        (QueueError::Denied(error()), Evidence::Failure(CheckFailure::Denied)),
+        (QueueError::Missing(error()), Evidence::Failure(CheckFailure::Missing)),
+        (QueueError::Unavailable(error()), Evidence::Failure(CheckFailure::Unanswered)),
     ] {
         assert_eq!(of_queue(&error), expected, "{error:?}");
     }
     for (error, expected) in [
         (LedgerError::Lost(error()), Evidence::Answer),
         (LedgerError::Unreadable(error()), Evidence::Answer),
-        (LedgerError::Throttled(error()), Evidence::Failure(Cause::Throttled)),
-        (LedgerError::Unavailable(error()), Evidence::Failure(Cause::Unanswered)),
+        (LedgerError::Throttled(error()), Evidence::Failure(CheckFailure::Throttled)),
+        (LedgerError::Unavailable(error()), Evidence::Failure(CheckFailure::Unanswered)),
     ] {
         assert_eq!(of_ledger(&error), expected, "{error:?}");
     }
@@ -102,11 +102,11 @@ async fn reads_that_fail_for_several_tenants_are_the_workers_own_trouble() {
                 }
             };
             read(&["acme", "globex", "acme", "globex", "healthy", "acme", "initech"]).await;
-            check(&health, Condition::Get, ConditionStatus::Ok);
+            check(&health, ReadinessCondition::Get, ConditionStatus::Ok);
             read(&["globex"]).await;
-            check(&health, Condition::Get, ConditionStatus::Degraded);
+            check(&health, ReadinessCondition::Get, ConditionStatus::Degraded);
             read(&["healthy"]).await;
-            check(&health, Condition::Get, ConditionStatus::Ok);
+            check(&health, ReadinessCondition::Get, ConditionStatus::Ok);
         }
     }
 }
@@ -137,16 +137,16 @@ async fn a_missing_bucket_counts_only_if_the_configuration_names_it() {
         put("staging", Some(error));
         read("staging").await;
     }
-    assert_eq!(health.ready().status, Status::Ok);
+    assert_eq!(health.ready().status, HealthStatus::Ok);
     put("staging", Some(ObjectError::NoBucket("404".into())));
     read("staging").await;
-    check(&health, Condition::Get, ConditionStatus::Degraded);
+    check(&health, ReadinessCondition::Get, ConditionStatus::Degraded);
     put("staging", Some(ObjectError::Missing("404".into())));
     read("staging").await;
-    check(&health, Condition::Get, ConditionStatus::Degraded);
+    check(&health, ReadinessCondition::Get, ConditionStatus::Degraded);
     put("staging", None);
     read("staging").await;
-    check(&health, Condition::Get, ConditionStatus::Ok);
+    check(&health, ReadinessCondition::Get, ConditionStatus::Ok);
 }
 
 fn destination(account: &str) -> CloudWatch {
@@ -168,7 +168,7 @@ async fn put(watched: &Watched<MemorySinks>, account: &str, error: Option<SinkEr
     let destination = destination(account);
     sinks.create(&format!("{account}/us-east-1"), "/logs", &["s"]);
     if let Some(error) = error {
-        sinks.fail(Operation::Put, sinks.count(Operation::Put) + 1, error);
+        sinks.fail(SinkOperation::Put, sinks.count(SinkOperation::Put) + 1, error);
     }
     let delivery = Delivery {
         tenant_id: "acme".into(),
@@ -203,18 +203,18 @@ async fn a_region_is_degraded_by_several_accounts_and_by_the_workers_own_signatu
             put(&watched, account, Some(error.clone())).await;
         }
     }
-    check(&health, Condition::Put, ConditionStatus::Ok);
+    check(&health, ReadinessCondition::Put, ConditionStatus::Ok);
     for account in accounts {
         put(&watched, account, silent()).await;
     }
-    check(&health, Condition::Put, ConditionStatus::Degraded);
+    check(&health, ReadinessCondition::Put, ConditionStatus::Degraded);
     put(&watched, accounts[1], None).await;
-    check(&health, Condition::Put, ConditionStatus::Ok);
+    check(&health, ReadinessCondition::Put, ConditionStatus::Ok);
     let clock = || Some(SinkError::Ours(IdentityError::Clock { skew: None, problem: "late".into() }));
     for _ in 0..3 {
         put(&watched, accounts[0], clock()).await;
     }
-    check(&health, Condition::Put, ConditionStatus::Degraded);
+    check(&health, ReadinessCondition::Put, ConditionStatus::Degraded);
 }
 
 #[tokio::test(start_paused = true)]
@@ -224,19 +224,19 @@ async fn every_call_to_the_ledger_is_evidence() {
     let key = EntryKey { object: "o".into(), delivery: "d".into() };
     let succeeds = async |call: u32| {
         for _ in 0..3 {
-            health.failed(Check::Ledger, Cause::Unanswered, &"silence");
+            health.failed(Check::Ledger, CheckFailure::Unanswered, &"silence");
             tokio::time::advance(SECOND).await;
         }
-        check(&health, Condition::Ledger, ConditionStatus::Degraded);
+        check(&health, ReadinessCondition::Ledger, ConditionStatus::Degraded);
         match call {
             0 => drop(watched.begin(&key, "a").await),
-            1 => drop(watched.checkpoint(&key, "a", &Progress::default()).await),
-            2 => drop(watched.release(&key, "a", &Progress::default()).await),
+            1 => drop(watched.checkpoint(&key, "a", &DeliveryProgress::default()).await),
+            2 => drop(watched.release(&key, "a", &DeliveryProgress::default()).await),
             3 => drop(watched.restart(&key, "a").await),
-            4 => drop(watched.finish(&key, "a", &Progress::default(), Position::default()).await),
+            4 => drop(watched.finish(&key, "a", &DeliveryProgress::default(), Position::default()).await),
             _ => drop(watched.probe().await),
         }
-        check(&health, Condition::Ledger, ConditionStatus::Ok);
+        check(&health, ReadinessCondition::Ledger, ConditionStatus::Ok);
     };
     for call in 0..6 {
         succeeds(call).await;

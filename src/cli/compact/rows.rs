@@ -67,7 +67,7 @@ pub(super) async fn find(
                 "tenant {tenant_id:?} has no enabled lake{}: no row of type s3 with format = \"ndjson\" or \"parquet\" that puts files",
                 if types.is_empty() { String::new() } else { format!(" of type {}", types.join(" or ")) }
             );
-            return Err(Refusal::NoInput(problem).into());
+            return Err(Refusal::NotFound(problem).into());
         }
         found.extend(of_tenant);
     }

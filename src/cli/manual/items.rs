@@ -57,8 +57,8 @@ pub(super) fn from_arguments(
         let path = Path::new(argument);
         match fs::File::open(path).and_then(|file| file.metadata()) {
             Ok(metadata) if metadata.is_file() => {}
-            Ok(_) => return Err(Refusal::NoInput(format!("{argument:?} is not a file"))),
-            Err(error) => return Err(Refusal::NoInput(format!("{argument:?} cannot be read: {error}"))),
+            Ok(_) => return Err(Refusal::NotFound(format!("{argument:?} is not a file"))),
+            Err(error) => return Err(Refusal::NotFound(format!("{argument:?} cannot be read: {error}"))),
         }
         let object = ObjectRef { key, ..ObjectRef::default() };
         items.push(Item { object, origin: Origin::File(path.to_owned()) });

@@ -52,7 +52,7 @@ pub(super) async fn find(
         let chosen = choose(tenant.as_ref(), tenants, types);
         if chosen.is_empty() && !tenants.is_empty() {
             let problem = format!("tenant {tenant_id:?} has no enabled row that can be used{}", of(types));
-            return Err(Refusal::NoInput(problem).into());
+            return Err(Refusal::NotFound(problem).into());
         }
         chosen.into_iter().for_each(|delivery| add(&mut targets, delivery));
         let bad = tenant.iter().flat_map(|tenant| &tenant.deliveries).filter_map(|row| row.as_ref().err());
@@ -73,7 +73,7 @@ pub(super) async fn find(
             "no enabled row{} is in shadow mode; set deliver = \"shadow\" in a row, or name a tenant with --tenant",
             of(types)
         );
-        return Err(Refusal::NoInput(problem).into());
+        return Err(Refusal::NotFound(problem).into());
     }
     Ok(targets.into_values().collect())
 }

@@ -2,24 +2,19 @@
 
 use std::{io, path::Path};
 
-use super::{
-    Refusal,
-    entry::{self, CheckedRow, Reading},
-};
-use crate::{config::Config, tenant::Row};
+use super::entry::{self, CheckedRow, Reading};
+use crate::{cli::Refusal, config::Config};
 
 /// Tenant, `type` and attributes of each row of a file. Rows that a worker cannot use are among them.
 ///
 /// # Errors
 /// The file cannot be read, or does not hold rows.
+#[cfg(feature = "tools")]
 pub(in crate::cli) fn given_rows(
     file: &Path,
     config: &Config,
-) -> Result<Vec<(String, String, Row)>, crate::cli::Refusal> {
-    let entries = read_entries(file, config).map_err(|refusal| match refusal {
-        Refusal::NotFound(problem) => crate::cli::Refusal::NoInput(problem),
-        Refusal::Invalid(problem) | Refusal::Unconfirmed(problem) => crate::cli::Refusal::Invalid(problem),
-    })?;
+) -> Result<Vec<(String, String, crate::tenant::Row)>, Refusal> {
+    let entries = read_entries(file, config)?;
     let of = |entry: CheckedRow| (entry.tenant_id().to_owned(), entry.name().to_owned(), entry.row().clone());
     Ok(entries.into_iter().map(of).collect())
 }

@@ -9,8 +9,8 @@ use super::joined;
 use crate::{
     delivery::LaneError,
     ledger::{
-        Ledger, LedgerError, Position, Progress,
-        ahead::{Ahead, EventPlace},
+        DeliveryProgress, Ledger, LedgerError, Position,
+        ahead::{Ahead, EventPosition},
         claim::Claim,
         owed::Owed,
     },
@@ -29,7 +29,7 @@ pub(super) struct LaneProgress<L> {
     /// Position of the next event to add.
     pub(super) next: Position,
     /// Progress up to the end of the last batch that was answered.
-    accounted: Progress,
+    accounted: DeliveryProgress,
     /// Whether `accounted` has changed since it was last sent to the ledger.
     unrecorded: bool,
     pub(super) recording: Option<AbortOnDropHandle<Result<(), LedgerError>>>,
@@ -67,7 +67,7 @@ impl<L: Ledger> LaneProgress<L> {
     /// Starts the record `index`. Returns the number of its events that were put before, or `None` if an earlier attempt
     /// accounted for the record. `timestamp` is the time of its events; an unreadable record has no events.
     pub(super) fn start_record(&mut self, index: u64, timestamp: Option<i64>) -> Option<u64> {
-        let Progress { position: from, ahead, .. } = self.claim.from();
+        let DeliveryProgress { position: from, ahead, .. } = self.claim.from();
         self.next = Position { records: index, events: 0 };
         if index < from.records {
             self.end_record();
@@ -97,9 +97,9 @@ impl<L: Ledger> LaneProgress<L> {
     }
 
     /// Accounts for a batch that was answered: for all of it, or for its events up to `last` in chronological order.
-    pub(super) fn account(&mut self, stretch: Stretch, last: Option<EventPlace>) {
+    pub(super) fn account(&mut self, stretch: Stretch, last: Option<EventPosition>) {
         let Stretch { end, read, .. } = stretch;
-        let Progress { position, ahead, fingerprints, .. } = &mut self.accounted;
+        let DeliveryProgress { position, ahead, fingerprints, .. } = &mut self.accounted;
         match last {
             None => {
                 *position = end;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{
     no_credentials, ours,
-    topic::{Connection, Route},
+    topic::{Connection, NotificationRoute},
     unread,
 };
 use crate::{
@@ -17,7 +17,7 @@ use crate::{
     route::Rules,
     wiring::{
         Unread, owner,
-        s3::{Listed, Notification, PAGE, Probe, Target},
+        s3::{Listed, Notification, PAGE, ProbeObject, Target},
     },
 };
 
@@ -201,8 +201,8 @@ impl Doctor {
         let key = prefix.render(PROBE) + "probe";
         let place = format!("s3://{}/{key}", bucket.name);
         match self.instruments.wiring.write(bucket, &key).await {
-            Ok(Probe::Removed) => Finding::Ok(format!("{place}, of 0 bytes, was written and deleted")),
-            Ok(Probe::Left(why)) => Finding::Ok(format!(
+            Ok(ProbeObject::Removed) => Finding::Ok(format!("{place}, of 0 bytes, was written and deleted")),
+            Ok(ProbeObject::Left(why)) => Finding::Ok(format!(
                 "{place}, of 0 bytes, was written. It stays, because it cannot be deleted ({why})"
             )),
             Err(Unread::Denied { problem, .. } | Unread::Missing(problem)) => Finding::failed(
@@ -221,7 +221,7 @@ impl Doctor {
     }
 }
 
-fn of_notifications(bucket: &str, all: &[Notification], route: &Route, queue: &str) -> Finding {
+fn of_notifications(bucket: &str, all: &[Notification], route: &NotificationRoute, queue: &str) -> Finding {
     let targets = || {
         let names = all.iter().map(|of| match &of.to {
             Target::Topic(arn) | Target::Queue(arn) | Target::Function(arn) => arn.as_str(),
@@ -230,13 +230,13 @@ fn of_notifications(bucket: &str, all: &[Notification], route: &Route, queue: &s
         names.collect::<Vec<_>>().join(", ")
     };
     match route {
-        Route::Topic { arn, .. } => Finding::Ok(format!("{bucket} notifies {arn}")),
-        Route::Queue(_) => Finding::Ok(format!("{bucket} notifies the queue itself, {queue}")),
-        Route::EventBridge => Finding::Skipped(format!(
+        NotificationRoute::Topic { arn, .. } => Finding::Ok(format!("{bucket} notifies {arn}")),
+        NotificationRoute::Queue(_) => Finding::Ok(format!("{bucket} notifies the queue itself, {queue}")),
+        NotificationRoute::EventBridge => Finding::Skipped(format!(
             "not checked: {bucket} notifies EventBridge, and reading its rules needs events:ListRules. A rule for \
              \"Object Created\" must send to {queue}"
         )),
-        Route::None => {
+        NotificationRoute::None => {
             let problem = if all.is_empty() {
                 format!("bucket {bucket:?} notifies nobody: no message tells the worker of a new object")
             } else {
@@ -445,15 +445,16 @@ mod tests {
     #[test]
     fn a_bucket_must_notify_the_queue_or_a_topic() {
         let to = |to: Target| Notification { to, ..entry(&["*"], "", "") };
-        let found = |all: &[Notification], route: Route| of_notifications("b", all, &route, "arn:q");
-        check(&found(&[], Route::None), Err("notifies nobody"));
+        let found =
+            |all: &[Notification], route: NotificationRoute| of_notifications("b", all, &route, "arn:q");
+        check(&found(&[], NotificationRoute::None), Err("notifies nobody"));
         let other = to(Target::Queue("arn:other".to_owned()));
-        check(&found(&[other], Route::None), Err("notifies arn:other, and neither"));
+        check(&found(&[other], NotificationRoute::None), Err("notifies arn:other, and neither"));
         check(
-            &found(&[to(Target::Queue("arn:q".to_owned()))], Route::Queue("arn:q".to_owned())),
+            &found(&[to(Target::Queue("arn:q".to_owned()))], NotificationRoute::Queue("arn:q".to_owned())),
             Ok("the queue itself"),
         );
-        let bridge = found(&[to(Target::EventBridge)], Route::EventBridge);
+        let bridge = found(&[to(Target::EventBridge)], NotificationRoute::EventBridge);
         assert!(
             matches!(&bridge, Finding::Skipped(why) if why.contains("needs events:ListRules")),
             "{bridge:?}"

@@ -7,7 +7,7 @@ use crate::{
     credentials::{
         AssumeError,
         identity::{Identity, WhoAmIError},
-        refusal::Cause,
+        refusal::RefusalCause,
     },
     doctor::{Condition, Doctor, Finding, OurSide},
 };
@@ -76,16 +76,18 @@ fn of_skew(skew: SignedDuration, most: SignedDuration) -> Finding {
     )
 }
 
-fn central_fix(role: &str, identity: &Identity, cause: Option<Cause>, error: &AssumeError) -> String {
+fn central_fix(role: &str, identity: &Identity, cause: Option<RefusalCause>, error: &AssumeError) -> String {
     let arn = &identity.arn;
     match cause {
-        Some(Cause::CentralRolePolicy) => format!("the policy of {arn} must allow sts:AssumeRole on {role}"),
-        Some(Cause::Request) | None => {
+        Some(RefusalCause::CentralRolePolicy) => {
+            format!("the policy of {arn} must allow sts:AssumeRole on {role}")
+        }
+        Some(RefusalCause::Request) | None => {
             format!(
                 "STS's message says what is wrong with the request or with the credentials of {arn}: {error}"
             )
         }
-        Some(Cause::TrustPolicy | Cause::TagSession | Cause::SourceIdentity) => format!(
+        Some(RefusalCause::TrustPolicy | RefusalCause::TagSession | RefusalCause::SourceIdentity) => format!(
             "one of these is the cause: {role} does not exist (credentials.central_role_arn); its trust policy does not allow \
              sts:AssumeRole to {arn}; the policy of {arn} does not allow sts:AssumeRole on {role}"
         ),

@@ -22,14 +22,14 @@ const AWS_KEY: &str = "alias/aws/sns";
 
 /// How a bucket's events come to the queue.
 #[derive(Debug)]
-pub(super) enum Route {
+pub(super) enum NotificationRoute {
     Topic { arn: String, topic: Result<Topic, Unread>, subscription: Result<Option<Subscription>, Unread> },
     Queue(String),
     EventBridge,
     None,
 }
 
-impl Route {
+impl NotificationRoute {
     /// Whether a notification to this target takes the route.
     pub(super) fn is_taken_by(&self, target: &Target) -> bool {
         match (self, target) {
@@ -57,9 +57,9 @@ impl Doctor {
         all: &[Notification],
         topics: BTreeSet<String>,
         queue: &QueueAttributes,
-    ) -> Route {
+    ) -> NotificationRoute {
         if all.iter().any(|of| of.to == Target::Queue(queue.arn.clone())) {
-            return Route::Queue(queue.arn.clone());
+            return NotificationRoute::Queue(queue.arn.clone());
         }
         let mut first = None;
         for arn in topics {
@@ -73,18 +73,20 @@ impl Doctor {
             }
         }
         match first {
-            Some((arn, subscription)) => {
-                Route::Topic { topic: self.instruments.wiring.topics.topic(&arn).await, arn, subscription }
-            }
-            None if all.iter().any(|of| of.to == Target::EventBridge) => Route::EventBridge,
-            None => Route::None,
+            Some((arn, subscription)) => NotificationRoute::Topic {
+                topic: self.instruments.wiring.topics.topic(&arn).await,
+                arn,
+                subscription,
+            },
+            None if all.iter().any(|of| of.to == Target::EventBridge) => NotificationRoute::EventBridge,
+            None => NotificationRoute::None,
         }
     }
 }
 
 impl Connection<'_> {
     /// The conditions of the topic, the subscription and the queue's policy.
-    pub(super) fn judge(&self, route: &Route) -> Vec<Condition> {
+    pub(super) fn judge(&self, route: &NotificationRoute) -> Vec<Condition> {
         let names = [
             "topic policy",
             "topic encryption",
@@ -108,7 +110,7 @@ impl Connection<'_> {
         let s3 = Sender { service: "s3.amazonaws.com", arn: bucket, account: owner };
         let skipped = |why: &'static str| names.map(|name| ours(name, Finding::Skipped(why.to_owned())));
         match route {
-            Route::Topic { arn, topic, subscription } => {
+            NotificationRoute::Topic { arn, topic, subscription } => {
                 let (of_policy, of_key) = of_topic(arn, topic, s3);
                 let account = arn.split(':').nth(4).unwrap_or_default();
                 let [found, filter, delivery] = of_subscription(arn, &queue.arn, subscription);
@@ -118,12 +120,12 @@ impl Connection<'_> {
                 conditions.push(to_queue(Sender { service: "sns.amazonaws.com", arn, account }));
                 conditions
             }
-            Route::Queue(_) => {
+            NotificationRoute::Queue(_) => {
                 let mut conditions = Vec::from(skipped("the bucket notifies the queue without a topic"));
                 conditions.push(to_queue(s3));
                 conditions
             }
-            Route::EventBridge | Route::None => {
+            NotificationRoute::EventBridge | NotificationRoute::None => {
                 let mut conditions = Vec::from(skipped("the bucket notifies no topic"));
                 let why = "it is not known who sends to the queue".to_owned();
                 conditions.push(ours("queue policy", Finding::Skipped(why)));

@@ -10,8 +10,8 @@ use super::{
 };
 use crate::{
     breaker::Stopped,
-    health::{Condition, ConditionReport, ConditionStatus, Report, Status},
-    status::{FailureLine, Snapshot, State, TenantLine},
+    health::{ConditionReport, ConditionStatus, HealthReport, HealthStatus, ReadinessCondition},
+    status::{FailureLine, Snapshot, TenantLine, TenantState},
 };
 
 /// Most open breakers on the page.
@@ -21,7 +21,7 @@ const MOST_BREAKERS: usize = 20;
 pub(super) fn write(sources: &Sources, most_tenants: usize, now: Timestamp) -> String {
     let found = sources.status.snapshot(most_tenants);
     let alive = sources.health.alive();
-    let health = if alive.status == Status::Stalled { alive } else { sources.health.ready() };
+    let health = if alive.status == HealthStatus::Stalled { alive } else { sources.health.ready() };
     let markup = html! {
         (head(sources, health.status, now))
         (tiles(sources, &found))
@@ -37,15 +37,15 @@ pub(super) fn write(sources: &Sources, most_tenants: usize, now: Timestamp) -> S
     markup.into_string()
 }
 
-fn head(sources: &Sources, status: Status, now: Timestamp) -> Markup {
+fn head(sources: &Sources, status: HealthStatus, now: Timestamp) -> Markup {
     let queue = sources.queue_url.rsplit('/').next().unwrap_or_default();
     let uptime = passed(sources.since, now);
     let (class, word) = match status {
-        Status::Ok => ("ok", "ready"),
-        Status::Starting => ("waiting", "starting"),
-        Status::Draining => ("paused", "draining"),
-        Status::Unready => ("refused", "not ready"),
-        Status::Stalled => ("refused", "stalled"),
+        HealthStatus::Ok => ("ok", "ready"),
+        HealthStatus::Starting => ("waiting", "starting"),
+        HealthStatus::Draining => ("paused", "draining"),
+        HealthStatus::Unready => ("refused", "not ready"),
+        HealthStatus::Stalled => ("refused", "stalled"),
     };
     html! {
         header {
@@ -100,7 +100,7 @@ fn tile(name: &str, value: &str, unit: &str, more: Markup) -> Markup {
     }
 }
 
-fn conditions(health: &Report, now: Timestamp) -> Markup {
+fn conditions(health: &HealthReport, now: Timestamp) -> Markup {
     let explained = health.conditions.iter().filter(|condition| condition.explanation.is_some());
     html! {
         section {
@@ -137,7 +137,7 @@ fn conditions(health: &Report, now: Timestamp) -> Markup {
 }
 
 fn is_idle_drain(condition: &ConditionReport) -> bool {
-    condition.condition == Condition::Draining.word() && condition.status == ConditionStatus::Ok
+    condition.condition == ReadinessCondition::Draining.word() && condition.status == ConditionStatus::Ok
 }
 
 fn tenants(found: &Snapshot, now: Timestamp) -> Markup {
@@ -149,9 +149,9 @@ fn tenants(found: &Snapshot, now: Timestamp) -> Markup {
                 p.quiet { "No object of a tenant has arrived since the worker started." }
             } @else {
                 p.chips {
-                    @for state in State::ALL.into_iter().rev() {
+                    @for state in TenantState::ALL.into_iter().rev() {
                         @let number = found.states[state as usize];
-                        @if number > 0 || state == State::Ok {
+                        @if number > 0 || state == TenantState::Ok {
                             (pill(state.word(), &format!("{} {}", count(number as u64), state.word())))
                         }
                     }

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::{
-    health::{Cause, Check, Condition},
-    status::{Failure, Object},
+    health::{Check, CheckFailure, ReadinessCondition},
+    status::{ObjectFailure, ObjectName},
 };
 
 const EVIL: &str = "<script>alert(1)</script>\"'&\r\n\u{1b}";
@@ -56,11 +56,11 @@ async fn the_page_of_a_worker_without_work_shows_no_trouble() {
         ],
     );
     sources.health.succeeded(Check::Lookup);
-    sources.health.switch_off(Condition::Ledger);
+    sources.health.switch_off(ReadinessCondition::Ledger);
     shows(&content(&sources), &["logferry ready", "settle quarantine"]);
     sources.health.expect(Check::Put.on("eu-central-1"));
     for _ in 0..3 {
-        sources.health.failed(Check::Put.on("eu-central-1"), Cause::Unanswered, &"no");
+        sources.health.failed(Check::Put.on("eu-central-1"), CheckFailure::Unanswered, &"no");
         tokio::time::advance(Duration::from_secs(1)).await;
     }
     shows(&content(&sources), &["logferry not ready", "put of eu-central-1 , since 0.0 s"]);
@@ -89,13 +89,13 @@ fn each_tenant_has_its_state_with_reason_and_remedy() {
     };
     let sources = sources(vec![stopped]);
     let status = &sources.status;
-    let object = Object { bucket: "b", key: "k", version: None };
+    let object = ObjectName { bucket: "b", key: "k", version: None };
     status.begin("well", object, Duration::ZERO).end();
     status.accepted("well", 600, 60 << 20);
     status.delivered("well", "cloudwatch", Some(Duration::from_secs(3)));
     let mut waiting = status.begin("broken", object, Duration::from_secs(400));
     waiting.failed_for("role_denied");
-    status.failed(&Failure {
+    status.failed(&ObjectFailure {
         tenant_id: Some("broken"),
         delivery: Some("cloudwatch"),
         key: Some("broken/c/a/p/f"),
@@ -136,11 +136,11 @@ async fn texts_from_outside_stay_texts() {
     sources.queue_url = EVIL.to_owned();
     sources.health.expect(Check::Put.on(EVIL));
     for party in ["a", "b", "c"] {
-        sources.health.failed(Check::Put.on(EVIL).by(party), Cause::Unanswered, &"no");
+        sources.health.failed(Check::Put.on(EVIL).by(party), CheckFailure::Unanswered, &"no");
         tokio::time::advance(Duration::from_secs(1)).await;
     }
-    sources.status.begin(EVIL, Object { bucket: EVIL, key: EVIL, version: None }, Duration::ZERO).end();
-    sources.status.failed(&Failure {
+    sources.status.begin(EVIL, ObjectName { bucket: EVIL, key: EVIL, version: None }, Duration::ZERO).end();
+    sources.status.failed(&ObjectFailure {
         tenant_id: Some(EVIL),
         delivery: Some(EVIL),
         key: Some(EVIL),

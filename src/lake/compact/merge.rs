@@ -17,7 +17,7 @@ use crate::{
     fairness::cpu::without_pause,
     lake::{
         FileSpec,
-        bucket::{CompactAccount, ListedFile},
+        bucket::{CompactAccount, ListedFile, ReadObject},
         manifest::url,
         parts::{MIN_PART, Parts},
     },
@@ -28,6 +28,8 @@ use crate::{
 const GZIP_LEVEL: u32 = 6;
 /// Bytes that are decoded and encoded at once.
 const CHUNK: usize = 1 << 20;
+/// Longest line of NDJSON. The lines of a chunk are in memory as a whole.
+const LONGEST_LINE: usize = 64 << 20;
 /// Bytes of a part: at least this many, and less than twice as many.
 const PART: usize = 2 * MIN_PART;
 /// Bytes of the rows of a row group.
@@ -97,7 +99,8 @@ async fn attempt<A: CompactAccount>(
         if stop.is_cancelled() {
             return Err(CompactError::Interrupted(url(bucket, &source.key)));
         }
-        let Some((_, body)) = get(account, bucket, &source.key, Some(&source.etag)).await? else {
+        let Some(ReadObject { body, .. }) = get(account, bucket, &source.key, Some(&source.etag)).await?
+        else {
             // It was deleted or written anew since it was listed.
             sources.remove(index);
             continue;
@@ -152,28 +155,62 @@ enum Reader {
     Parquet(ParquetReader<Bytes>),
 }
 
-/// Lines of text in gzip.
+/// Lines of JSON in gzip.
 struct Lines {
     decoder: MultiGzDecoder<bytes::buf::Reader<Bytes>>,
+    /// Lines that [`Lines::next`] returned, and what was read behind them.
     buffer: Vec<u8>,
-    /// Whether the last line has no end yet.
-    open: bool,
+    /// Length of the lines that were returned last.
+    returned: usize,
+    /// Number of lines so far.
+    count: u64,
 }
 
 impl Lines {
     fn new(body: Bytes) -> Self {
-        Self { decoder: MultiGzDecoder::new(body.reader()), buffer: vec![0; CHUNK], open: false }
+        Self { decoder: MultiGzDecoder::new(body.reader()), buffer: Vec::new(), returned: 0, count: 0 }
     }
 
-    /// The next bytes of the text, at most [`CHUNK`]. Every line has an end. Empty: this is the end of the text.
-    fn next(&mut self) -> std::io::Result<&[u8]> {
-        let read = self.decoder.read(&mut self.buffer)?;
-        let text = match (read, self.open) {
-            (0, true) => b"\n",
-            _ => &self.buffer[..read],
-        };
-        self.open = text.last().is_some_and(|byte| *byte != b'\n');
-        Ok(text)
+    /// The next lines, of about [`CHUNK`] bytes. Each is a JSON object with a line's end. Empty: this is the end of the text.
+    fn next(&mut self) -> Result<&[u8], String> {
+        self.buffer.drain(..self.returned);
+        self.returned = 0;
+        while self.returned == 0 {
+            let before = self.buffer.len();
+            if before > LONGEST_LINE {
+                return Err(format!("line {} has more than {} MiB", self.count + 1, LONGEST_LINE >> 20));
+            }
+            self.buffer.resize(before + CHUNK, 0);
+            let read = self.decoder.read(&mut self.buffer[before..]).map_err(|error| error.to_string())?;
+            self.buffer.truncate(before + read);
+            if read == 0 {
+                if before > 0 {
+                    self.buffer.push(b'\n');
+                }
+                self.returned = self.buffer.len();
+                break;
+            }
+            let end = self.buffer[before..].iter().rposition(|byte| *byte == b'\n');
+            self.returned = end.map_or(0, |end| before + end + 1);
+        }
+        let lines = &self.buffer[..self.returned];
+        for line in lines.split_inclusive(|byte| *byte == b'\n') {
+            self.count += 1;
+            check_line(line).map_err(|problem| format!("line {} {problem}", self.count))?;
+        }
+        Ok(lines)
+    }
+}
+
+/// Checks that a line is a JSON object.
+fn check_line(line: &[u8]) -> Result<(), String> {
+    let text = std::str::from_utf8(line).map_err(|error| format!("is not UTF-8: {error}"))?;
+    // This type reads values of any depth without recursion.
+    let read = serde_json::from_str::<serde::de::IgnoredAny>(text);
+    match read.map_err(|error| error.to_string()) {
+        Ok(_) if text.trim_start().starts_with('{') => Ok(()),
+        Ok(_) => Err("is not a JSON object".to_owned()),
+        Err(problem) => Err(format!("is not JSON: {problem}")),
     }
 }
 
@@ -181,14 +218,8 @@ impl Lines {
 pub(super) fn records(format: &Format, body: Bytes) -> Result<u64, String> {
     match Reader::new(format, body)? {
         Reader::Ndjson(mut lines) => {
-            let mut records = 0;
-            loop {
-                let text = without_pause(2 * CHUNK, || lines.next()).map_err(|error| error.to_string())?;
-                if text.is_empty() {
-                    return Ok(records);
-                }
-                records += text.iter().filter(|byte| **byte == b'\n').count() as u64;
-            }
+            while !without_pause(2 * CHUNK, || lines.next())?.is_empty() {}
+            Ok(lines.count)
         }
         #[cfg(feature = "parquet")]
         Reader::Parquet(reader) => Ok(reader.rows()),
@@ -254,11 +285,12 @@ impl Encoder {
             (Self::Ndjson(encoder), Reader::Ndjson(lines)) => {
                 let text = match lines.next() {
                     Ok(text) => text,
-                    Err(error) => return Ok(Step::Unreadable(error.to_string())),
+                    Err(problem) => return Ok(Step::Unreadable(problem)),
                 };
                 encoder.write_all(text).expect("a vector takes all bytes");
-                *records += text.iter().filter(|byte| **byte == b'\n').count() as u64;
-                Ok(if text.is_empty() { Step::End } else { Step::More })
+                let step = if text.is_empty() { Step::End } else { Step::More };
+                *records = lines.count;
+                Ok(step)
             }
             #[cfg(feature = "parquet")]
             (Self::Parquet(writer), Reader::Parquet(reader)) => {

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use crate::lake::{
     bucket::ListedFile,
     manifest::{Content, Manifest, State, is_compacted, url},
+    stem::is_ours,
 };
 
 /// Most files that one turn writes. A turn must end long before others take it over.
@@ -25,14 +26,14 @@ pub(super) struct Plan {
     pub(super) groups: Vec<Vec<ListedFile>>,
     /// Files to delete, by the URL of the file that replaced them. With the content that is in it.
     pub(super) replaced: BTreeMap<String, Vec<(ListedFile, Content)>>,
-    /// Keys of abandoned files.
-    pub(super) abandoned: Vec<String>,
+    /// Abandoned files.
+    pub(super) abandoned: Vec<ListedFile>,
     /// URLs of files whose name is of the compaction, and which the manifest does not know.
     pub(super) unknown: Vec<String>,
 }
 
-/// Plans a turn. `listing` is older than `manifest`. Only files with the row's `ending` are merged: if the row had another format
-/// before, the folder has others too. Files that were replaced until `due` are to be deleted. Files in `left` stay
+/// Plans a turn. `listing` is older than `manifest`. Only files that logferry wrote and that have the row's `ending` are merged: if
+/// the row had another format before, the folder has others too, and other programs may write into it. Files that were replaced until `due` are to be deleted. Files in `left` stay
 /// as they are.
 pub(super) fn plan(
     bucket: &str,
@@ -47,7 +48,8 @@ pub(super) fn plan(
     let mut small = Vec::new();
     for file in listing {
         let at = url(bucket, &file.key);
-        let ours = file.key.ends_with(ending);
+        let name = file.key.rsplit('/').next().unwrap_or_default();
+        let ours = is_ours(name, ending);
         match manifest.state(&at) {
             Some(State::Replaced { by, content }) => {
                 let due = manifest.since(&at).is_some_and(|since| since <= due);
@@ -56,10 +58,11 @@ pub(super) fn plan(
                     plan.replaced.entry(by.clone()).or_default().push((file.clone(), content.clone()));
                 }
             }
-            Some(State::Abandoned) => plan.abandoned.push(file.key.clone()),
+            Some(State::Abandoned) => plan.abandoned.push(file.clone()),
             Some(State::Merging { .. }) => {}
-            _ if !ours => {}
-            None if is_compacted(&file.key) => plan.unknown.push(at),
+            _ if !name.ends_with(ending) => {}
+            None if is_compacted(name) => plan.unknown.push(at),
+            None if !ours => {}
             Some(State::Merged) | None => {
                 if file.size < target / 2 && !left.contains(&file.key) {
                     small.push(file.clone());
@@ -95,18 +98,24 @@ mod tests {
     use super::*;
 
     const TARGET: u64 = 100;
+    const HASH: &str = "-0123456789abcdef";
+
+    /// Key of a file of the worker or of the compaction.
+    fn key(name: &str) -> String {
+        if is_compacted(name) { format!("f/{name}") } else { format!("f/{name}{HASH}") }
+    }
 
     fn check(files: &[(&str, u64)], manifest: &Manifest, left: &str, expected: &[&[&str]]) -> Plan {
-        let file = |(name, size): &(&str, u64)| ListedFile {
-            key: format!("f/{name}"),
-            size: *size,
-            etag: "e".to_owned(),
-        };
+        let file =
+            |(name, size): &(&str, u64)| ListedFile { key: key(name), size: *size, etag: "e".to_owned() };
         let listing: Vec<_> = files.iter().map(file).collect();
-        let left = BTreeSet::from([format!("f/{left}")]);
+        let left = BTreeSet::from([key(left)]);
         let plan = plan("b", &listing, manifest, "", Timestamp::UNIX_EPOCH, TARGET, &left);
-        let groups: Vec<Vec<_>> =
-            plan.groups.iter().map(|group| group.iter().map(|file| &file.key[2..]).collect()).collect();
+        let groups: Vec<Vec<_>> = plan
+            .groups
+            .iter()
+            .map(|group| group.iter().map(|file| file.key[2..].trim_end_matches(HASH)).collect())
+            .collect();
         assert_eq!(groups, expected);
         plan
     }
@@ -130,7 +139,7 @@ mod tests {
 
     #[test]
     fn a_turn_merges_a_bounded_number_of_files() {
-        let file = |number| ListedFile { key: format!("f/{number:05}"), size: 0, etag: "e".to_owned() };
+        let file = |number| ListedFile { key: key(&format!("{number:05}")), size: 0, etag: "e".to_owned() };
         let listing: Vec<_> = (0..5000).map(file).collect();
         let nothing = (Manifest::default(), BTreeSet::new());
         let plan = plan("b", &listing, &nothing.0, "", Timestamp::UNIX_EPOCH, TARGET, &nothing.1);
@@ -140,7 +149,7 @@ mod tests {
     #[test]
     fn the_manifest_decides_about_a_file() {
         let mut manifest = Manifest::default();
-        let at = |name: &str| format!("s3://b/f/{name}");
+        let at = |name: &str| url("b", &key(name));
         manifest.begin(at("compacted-0"), "m", Vec::new(), Timestamp::UNIX_EPOCH);
         manifest.abandon(Timestamp::UNIX_EPOCH);
         let content = Content { records: 1, etag: "e".to_owned() };
@@ -149,10 +158,10 @@ mod tests {
         manifest.begin(at("compacted-3"), "m", Vec::new(), Timestamp::UNIX_EPOCH);
         let names = ["a", "b", "compacted-0", "compacted-1", "compacted-2", "compacted-3", "compacted-4"];
         let plan = check(&names.map(|name| (name, 1)), &manifest, "", &[&["b", "compacted-2"]]);
-        let file = |key: &str| ListedFile { key: key.to_owned(), size: 1, etag: "e".to_owned() };
-        let replaced = vec![(file("f/a"), content.clone()), (file("f/compacted-1"), content)];
+        let file = |name: &str| ListedFile { key: key(name), size: 1, etag: "e".to_owned() };
+        let replaced = vec![(file("a"), content.clone()), (file("compacted-1"), content)];
         assert_eq!(plan.replaced, BTreeMap::from([(at("compacted-2"), replaced)]));
-        assert_eq!(plan.abandoned, ["f/compacted-0"]);
+        assert_eq!(plan.abandoned, [file("compacted-0")]);
         assert_eq!(plan.unknown, [at("compacted-4")]);
     }
 }

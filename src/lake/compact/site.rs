@@ -3,12 +3,13 @@
 use std::{pin::pin, time::Duration};
 
 use bytes::Bytes;
+use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::{CompactError, Rules, Setup, folders::Folder, get};
 use crate::lake::{
     FileSpec,
-    bucket::{CompactAccount, ListedFile},
+    bucket::{CompactAccount, ListedFile, ReadObject, Unwanted},
     manifest::{Manifest, url},
 };
 
@@ -26,6 +27,8 @@ pub(super) struct Site<'a, A> {
 /// A manifest, and the eTag of its object. `None`: there is no object.
 pub(super) struct Read {
     pub(super) manifest: Manifest,
+    /// When the object that was read was written, by S3's clock.
+    pub(super) written: Option<Timestamp>,
     pub(super) etag: Option<String>,
 }
 
@@ -58,10 +61,12 @@ impl<A: CompactAccount> Site<'_, A> {
     pub(super) async fn read(&self) -> Result<Read, CompactError> {
         let place = || self.url(&self.folder.manifest);
         let found = get(self.account, &self.rules.bucket, &self.folder.manifest, None).await?;
-        let Some((etag, text)) = found else { return Ok(Read { manifest: Manifest::default(), etag: None }) };
-        let manifest = Manifest::parse(&text);
+        let Some(ReadObject { etag, modified, body }) = found else {
+            return Ok(Read { manifest: Manifest::default(), written: None, etag: None });
+        };
+        let manifest = Manifest::parse(&body);
         let manifest = manifest.map_err(|problem| CompactError::Manifest { place: place(), problem })?;
-        Ok(Read { manifest, etag: Some(etag) })
+        Ok(Read { manifest, written: modified, etag: Some(etag) })
     }
 
     /// Writes the manifest if the object still has `etag`. `None`: another compaction wrote it.
@@ -83,20 +88,28 @@ impl<A: CompactAccount> Site<'_, A> {
         }
         // If the answer to a first attempt was lost, the second one finds what the first one wrote. No other turn writes the same
         // text, because the names of the files in it are unique.
-        if let Ok(Some((etag, found))) = self.account.get(&spec.key, None).await
-            && found == text
+        if let Ok(Some(ReadObject { etag, body, .. })) = self.account.get(&spec.key, None).await
+            && body == text
         {
             return Ok(Some(etag));
         }
         put.map_err(CompactError::of("write", self.url(&spec.key)))
     }
 
-    pub(super) async fn delete(&self, keys: &[String]) -> Result<(), CompactError> {
-        if keys.is_empty() {
-            return Ok(());
+    /// Deletes files, unless they were written again meanwhile. Returns how many were deleted.
+    pub(super) async fn delete(&self, files: &[Unwanted]) -> Result<u64, CompactError> {
+        if files.is_empty() {
+            return Ok(0);
         }
-        let deleted = self.account.delete(keys).await;
-        deleted.map_err(CompactError::of("delete files of", self.url(&self.folder.key)))
+        let stay = self.account.delete(files).await;
+        let stay = stay.map_err(CompactError::of("delete files of", self.url(&self.folder.key)))?;
+        Ok(files.len().saturating_sub(stay.len()) as u64)
+    }
+
+    /// The files of all merges that are under way. Nobody else writes files with their names.
+    pub(super) fn unfinished(&self, manifest: &Manifest) -> Vec<Unwanted> {
+        let keys = manifest.merging().filter_map(|(file, _)| self.key(file));
+        keys.map(|key| Unwanted { key, etag: None }).collect()
     }
 
     /// Does the work of a turn, and renews the time in the manifest meanwhile, so that no other turn takes the folder over. `None`:

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Semaphore;
 
-use self::bucket::{BUCKET, Fault, Handle, Objects, file, lock};
+use self::bucket::{BUCKET, Fault, Handle, Objects, file, lock, records};
 use super::{Report, Setup, compact};
 use crate::{
     lake::{
@@ -25,6 +25,8 @@ use crate::{
 };
 
 const FOLDER: &str = "logs/source=web/dt=2026-01-02/hour=03/";
+/// End of the names of the worker's files, before their ending.
+const HASH: &str = "-0123456789abcdef";
 const KINDS: [&str; 2] = [".ndjson.gz", ".parquet"];
 
 fn delivery(ending: &str) -> Delivery {
@@ -89,7 +91,7 @@ fn read_manifest(bucket: &Mutex<Objects>) -> Manifest {
 /// A folder with a past: a merged file, sources of it of which one came back, and new files.
 async fn lived_in(ending: &str) -> Arc<Mutex<Objects>> {
     let bucket = Arc::<Mutex<Objects>>::default();
-    let key = |name: &str| format!("{FOLDER}{name}{ending}");
+    let key = |name: &str| format!("{FOLDER}{name}{HASH}{ending}");
     for (name, records) in [("a", [1, 2]), ("b", [3, 4])] {
         lock(&bucket).put(&key(name), &records);
     }
@@ -240,7 +242,7 @@ async fn a_paused_run_is_harmless() {
 async fn a_source_that_comes_back_is_deleted_and_not_merged_again() {
     for ending in KINDS {
         let bucket = Arc::<Mutex<Objects>>::default();
-        let key = |name: &str| format!("{FOLDER}{name}{ending}");
+        let key = |name: &str| format!("{FOLDER}{name}{HASH}{ending}");
         lock(&bucket).put(&key("a"), &[1]);
         lock(&bucket).put(&key("b"), &[2]);
         finish(ending, &bucket).await;
@@ -263,7 +265,7 @@ async fn a_source_that_comes_back_is_deleted_and_not_merged_again() {
 async fn a_source_that_comes_back_with_other_records_stays_and_is_told() {
     for ending in KINDS {
         let bucket = Arc::<Mutex<Objects>>::default();
-        let key = |name: &str| format!("{FOLDER}{name}{ending}");
+        let key = |name: &str| format!("{FOLDER}{name}{HASH}{ending}");
         for (name, record) in [("a", 1), ("b", 2), ("c", 3), ("d", 4)] {
             lock(&bucket).put(&key(name), &[record]);
         }
@@ -292,8 +294,34 @@ async fn a_source_that_comes_back_with_other_records_stays_and_is_told() {
             told("d", &["too large", "download it"]);
             assert_eq!(report.failures.len(), 3, "{report:?}");
             let names = names(&bucket);
-            assert!(!names.contains(&format!("b{ending}")), "{names:?}");
+            assert!(!names.contains(&format!("b{HASH}{ending}")), "{names:?}");
             assert_eq!(names.len(), 4, "{names:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_source_that_is_written_again_while_it_is_deleted_stays() {
+    for ending in KINDS {
+        for again in [false, true] {
+            let bucket = Arc::<Mutex<Objects>>::default();
+            let key = |name: &str| format!("{FOLDER}{name}{HASH}{ending}");
+            lock(&bucket).put(&key("a"), &[1]);
+            lock(&bucket).put(&key("b"), &[2]);
+            if again {
+                // It has come back with its records once before, in other bytes.
+                finish(ending, &bucket).await;
+                lock(&bucket).objects.insert(key("a"), file(&key("a"), &[9]));
+            }
+            let more = file(&key("a"), &[1, 5]);
+            lock(&bucket).comes_back = Some((key("a"), more.clone()));
+            let report = finish(ending, &bucket).await;
+            assert_eq!(report.removed, u64::from(!again), "{report:?}");
+            assert!(lock(&bucket).comes_back.is_none(), "nothing was deleted");
+            assert_eq!(lock(&bucket).objects.get(&key("a")), Some(&more), "{report:?}");
+            let report = finish(ending, &bucket).await;
+            assert!(report.failures[0].contains("it has 2 records now"), "{report:?}");
+            assert_eq!((names(&bucket).len(), &*lock(&bucket).violations), (2, &[][..]));
         }
     }
 }
@@ -304,7 +332,7 @@ async fn a_source_that_vanished_is_left_out_whatever_its_read_answers() {
         let bucket = lived_in(ending).await;
         {
             let mut objects = lock(&bucket);
-            (objects.denies, objects.vanishes) = (denies, Some(format!("{FOLDER}cc{ending}")));
+            (objects.denies, objects.vanishes) = (denies, Some(format!("{FOLDER}cc{HASH}{ending}")));
         }
         let report = finish(ending, &bucket).await;
         assert_eq!((report.merged, report.written, &*report.failures), (4, 1, &[][..]), "{ending}, {denies}");
@@ -318,7 +346,7 @@ async fn lines_of_another_format_stay() {
     let bucket = Arc::<Mutex<Objects>>::default();
     let key = |name: &str| format!("{FOLDER}{name}");
     let old = key("compacted-1.ndjson.gz");
-    let source = key("a.ndjson.gz");
+    let source = key(&format!("a{HASH}.ndjson.gz"));
     let body = file(&source, &[1]);
     let content = Content { records: 1, etag: bucket::etag(&body) };
     let mut manifest = Manifest::default();
@@ -328,8 +356,8 @@ async fn lines_of_another_format_stay() {
     lock(&bucket).objects.insert(at, manifest.text().into());
     lock(&bucket).objects.insert(source.clone(), body);
     lock(&bucket).put(&old, &[1]);
-    lock(&bucket).put(&key("b.parquet"), &[2]);
-    lock(&bucket).put(&key("c.parquet"), &[3]);
+    lock(&bucket).put(&key(&format!("b{HASH}.parquet")), &[2]);
+    lock(&bucket).put(&key(&format!("c{HASH}.parquet")), &[3]);
     let keeps = Setup { remove_after: Duration::from_hours(200 * 24), ..setup() };
     let report = run(keeps, ".parquet", &Handle::new(&bucket)).await;
     assert_eq!((report.written, &*report.failures), (1, &[][..]));
@@ -338,18 +366,23 @@ async fn lines_of_another_format_stay() {
     // The next run deletes the file, and leaves the merged one.
     finish(".parquet", &bucket).await;
     let names = names(&bucket);
-    assert!(!names.contains(&"a.ndjson.gz".to_owned()) && names.len() == 2, "{names:?}");
+    assert!(!names.contains(&format!("a{HASH}.ndjson.gz")) && names.len() == 2, "{names:?}");
     assert_eq!(lock(&bucket).violations, [""; 0]);
 }
 
 #[tokio::test]
 async fn a_merge_under_way_is_left_alone_and_an_old_one_is_taken_over() {
-    for (age, busy) in [(59, true), (61, false)] {
+    // The clock of the run that began the merge is right, or ten years ahead. S3's clock is right.
+    let decade = 10 * 365 * 24 * 60;
+    for (age, written, busy) in
+        [(59, 59, true), (61, 61, false), (-decade, 59, true), (-decade, 61, false), (61, 0, false)]
+    {
+        let ago = |minutes| Timestamp::now() - SignedDuration::from_mins(minutes);
         let bucket = lived_in(".parquet").await;
         let mut manifest = read_manifest(&bucket);
         let unfinished = format!("{FOLDER}compacted-0.parquet");
-        let began = Timestamp::now() - SignedDuration::from_mins(age);
-        manifest.begin(url(BUCKET, &unfinished), "m", Vec::new(), began);
+        manifest.begin(url(BUCKET, &unfinished), "m", Vec::new(), ago(age));
+        lock(&bucket).modified = Some(ago(written));
         let key =
             lock(&bucket).objects.keys().find(|key| key.contains("manifests/")).cloned().expect("it exists");
         lock(&bucket).objects.insert(key, manifest.text().into());
@@ -371,14 +404,18 @@ async fn a_merge_under_way_is_left_alone_and_an_old_one_is_taken_over() {
 #[tokio::test]
 async fn an_unreadable_source_stays_and_the_others_are_merged() {
     for ending in KINDS {
-        for broken in ["text", "middle", "end"] {
+        for broken in ["text", "middle", "end", "line"] {
+            if broken == "line" && ending == ".parquet" {
+                continue;
+            }
             let bucket = Arc::<Mutex<Objects>>::default();
-            let key = |name: &str| format!("{FOLDER}{name}{ending}");
+            let key = |name: &str| format!("{FOLDER}{name}{HASH}{ending}");
             let records: Vec<u32> = (100..400).collect();
             let whole = file(&key("b"), &records);
             let mut body = whole.to_vec();
             match broken {
                 "text" => body = b"not a file of the lake".to_vec(),
+                "line" => body = bucket::gzip("{\"message\":\"1\"}\n[1]\n").to_vec(),
                 "middle" => body[whole.len() / 4..whole.len() / 4 + 40].fill(0xff),
                 _ => body.truncate(whole.len() - 9),
             }
@@ -390,7 +427,7 @@ async fn an_unreadable_source_stays_and_the_others_are_merged() {
             let bad = url(BUCKET, &key("b"));
             assert!(matches!(&*report.failures, [only] if only.starts_with(&bad)), "{report:?}");
             let names = names(&bucket);
-            assert!(names.len() == 2 && names.contains(&format!("b{ending}")), "{broken}: {names:?}");
+            assert!(names.len() == 2 && names.contains(&format!("b{HASH}{ending}")), "{broken}: {names:?}");
             // The reader of the test reads what is readable of the broken file.
             let mut objects = lock(&bucket);
             objects.violations.clear();
@@ -401,10 +438,63 @@ async fn an_unreadable_source_stays_and_the_others_are_merged() {
     }
 }
 
+/// Files of other programs, beside enough files of the lake.
+#[tokio::test]
+async fn a_file_that_another_program_wrote_stays() {
+    for ending in KINDS {
+        let bucket = lived_in(ending).await;
+        let mut foreign = Vec::new();
+        for (name, record) in (100..)
+            .zip(["a", "my notes", "caf\u{e9}", "a%3Ab", "a%3Ab-0123456789abcdef", "part-00000-c000.snappy"])
+            .map(|(record, name)| (name, record))
+        {
+            let key = format!("{FOLDER}{name}{ending}");
+            lock(&bucket).put(&key, &[record]);
+            foreign.push(key);
+        }
+        for _ in 0..3 {
+            finish(ending, &bucket).await;
+        }
+        let mut objects = lock(&bucket);
+        assert_eq!(objects.violations, [""; 0], "{ending}");
+        for key in foreign {
+            let body = objects.objects.remove(&key);
+            assert!(body.is_some(), "{key}");
+            let theirs = records(&key, &body.expect("it is there"));
+            objects.records.retain(|record| !theirs.contains(record));
+        }
+        drop(objects);
+        check_end(&bucket, ending);
+    }
+}
+
+/// A line that is none of a lake is in no merged file, wherever it is in its file.
+#[tokio::test]
+async fn a_file_with_a_bad_line_stays() {
+    let long = format!("{{\"message\":\"{}\"}}", "x".repeat(3 << 20));
+    for bad in ["", "text", "[1]", "7", "{\"a\":1} {}", "{\"a\":1", "{\"a\":\"\u{1}\"}"] {
+        for lines in [[bad, "{}", "{}"], ["{}", bad, "{}"], ["{}", &long, bad], [&long, bad, &long]] {
+            let bucket = Arc::<Mutex<Objects>>::default();
+            let key = |name: &str| format!("{FOLDER}{name}{HASH}.ndjson.gz");
+            for (name, record) in [("a", 1), ("c", 2)] {
+                lock(&bucket).put(&key(name), &[record]);
+            }
+            let body = bucket::gzip(&(lines.join("\n") + "\n"));
+            lock(&bucket).objects.insert(key("b"), body.clone());
+            let report = finish(".ndjson.gz", &bucket).await;
+            assert_eq!((report.merged, report.written), (2, 1), "{bad}: {report:?}");
+            let at = 1 + lines.iter().position(|line| *line == bad).expect("it is there");
+            let told = format!("{} stays as it is: line {at} is not", url(BUCKET, &key("b")));
+            assert!(matches!(&*report.failures, [only] if only.starts_with(&told)), "{told}: {report:?}");
+            assert_eq!(lock(&bucket).objects.get(&key("b")), Some(&body));
+        }
+    }
+}
+
 #[tokio::test]
 async fn sources_stay_if_the_merged_file_is_gone() {
     let bucket = Arc::<Mutex<Objects>>::default();
-    let key = |name: &str| format!("{FOLDER}{name}.parquet");
+    let key = |name: &str| format!("{FOLDER}{name}{HASH}.parquet");
     for (name, record) in [("a", 1), ("b", 2)] {
         lock(&bucket).put(&key(name), &[record]);
     }
@@ -472,7 +562,7 @@ async fn only_closed_hours_are_merged() {
     ];
     for (index, folder) in (0..).zip(folders) {
         for (name, record) in [("a", 0), ("b", 1)] {
-            lock(&bucket).put(&format!("logs/{folder}{name}.parquet"), &[2 * index + record]);
+            lock(&bucket).put(&format!("logs/{folder}{name}{HASH}.parquet"), &[2 * index + record]);
         }
     }
     let handle = Handle::new(&bucket);
@@ -511,7 +601,7 @@ async fn large_files_are_written_in_parts() {
         let (body, text) = lines(6000);
         let found = text.lines().map(|line| line["{\"message\":\"".len()..line.len() - 2].to_owned());
         texts.extend(found);
-        lock(&bucket).objects.insert(format!("{FOLDER}{name}.ndjson.gz"), body);
+        lock(&bucket).objects.insert(format!("{FOLDER}{name}{HASH}.ndjson.gz"), body);
     }
     texts.sort();
     lock(&bucket).records = texts;

@@ -14,14 +14,12 @@ use super::{
     plan::{Plan, is_older, plan},
     site::{Read, Site},
 };
-use crate::{
-    digest,
-    lake::{
-        COMPACTED, FileSpec,
-        bucket::{CompactAccount, ListedFile},
-        file::{content_type, ending},
-        manifest::{Content, Manifest, url},
-    },
+use crate::lake::{
+    FileSpec,
+    bucket::{CompactAccount, ListedFile, ReadObject, Unwanted},
+    file::{content_type, ending},
+    manifest::{Content, Manifest, url},
+    stem::compacted_name,
 };
 
 /// Takes turns at the folder until nothing is left to merge. `place` is a permit of [`Setup::turns`].
@@ -96,12 +94,13 @@ impl<A: CompactAccount> Turn<'_, A> {
             return Ok(Next::Done);
         }
         self.remove(&plan).await?;
-        if read.manifest.merging().any(|(_, since)| !is_older(since, setup.takeover, now)) {
+        // The clock of the other run may be wrong.
+        let since = |since: Timestamp| since.min(read.written.unwrap_or(since));
+        if read.manifest.merging().any(|(_, at)| !is_older(since(at), setup.takeover, now)) {
             self.report.busy += 1;
             return Ok(Next::Done);
         }
-        let unfinished: Vec<_> =
-            read.manifest.merging().filter_map(|(file, _)| self.site.key(file)).collect();
+        let unfinished = site.unfinished(&read.manifest);
         if unfinished.is_empty() && plan.groups.is_empty() {
             return Ok(Next::Done);
         }
@@ -173,17 +172,17 @@ impl<A: CompactAccount> Turn<'_, A> {
                 self.site.url(&self.site.folder.manifest)
             ));
         }
-        self.site.delete(&plan.abandoned).await?;
-        self.report.removed += plan.abandoned.len() as u64;
+        let abandoned: Vec<_> = plan.abandoned.iter().map(Unwanted::from).collect();
+        self.report.removed += self.site.delete(&abandoned).await?;
         for (by, files) in &plan.replaced {
             if !self.exists(by).await? {
                 continue;
             }
             let (same, returned): (Vec<_>, Vec<_>) =
                 files.iter().partition(|(file, content)| file.etag == content.etag);
-            let keys: Vec<_> = same.iter().map(|(file, _)| file.key.clone()).collect();
-            self.site.delete(&keys).await?;
-            self.report.removed += keys.len() as u64;
+            let same: Vec<_> = same.iter().map(|(file, _)| Unwanted::from(file)).collect();
+            // A file that a message brings back right now stays. The next turn compares it.
+            self.report.removed += self.site.delete(&same).await?;
             for (file, content) in returned {
                 if self.site.setup.stop.is_cancelled() {
                     break;
@@ -208,7 +207,7 @@ impl<A: CompactAccount> Turn<'_, A> {
         let found = if file.size < self.site.setup.target / 2 {
             let _permit = self.site.setup.merges.acquire().await.expect("it is never closed");
             match get(self.site.account, &self.site.rules.bucket, &file.key, Some(&file.etag)).await? {
-                Some((_, body)) => records(&self.site.rules.format, body),
+                Some(ReadObject { body, .. }) => records(&self.site.rules.format, body),
                 // It was deleted or written again since it was listed. The next run looks at it.
                 None => return Ok(()),
             }
@@ -217,8 +216,7 @@ impl<A: CompactAccount> Turn<'_, A> {
         };
         let found = match found {
             Ok(found) if found == content.records => {
-                self.site.delete(std::slice::from_ref(&file.key)).await?;
-                self.report.removed += 1;
+                self.report.removed += self.site.delete(&[Unwanted::from(file)]).await?;
                 return Ok(());
             }
             Ok(found) => format!("it has {found} records now"),
@@ -266,8 +264,8 @@ impl<A: CompactAccount> Turn<'_, A> {
             for ListedFile { key, etag, .. } in &sources {
                 let _ = write!(text, "\n{key}\n{etag}");
             }
-            let hash = &digest::sha256(text.as_bytes())[..16];
-            let key = format!("{}{COMPACTED}{hash}{}", self.site.folder.key, ending(&self.site.rules.format));
+            let name = compacted_name(&text, ending(&self.site.rules.format));
+            let key = self.site.folder.key.clone() + &name;
             let urls = sources.iter().map(|source| self.site.url(&source.key)).collect();
             manifest.begin(self.site.url(&key), &merge, urls, now);
             (key, sources)
@@ -345,10 +343,10 @@ impl<A: CompactAccount> Turn<'_, A> {
     /// Says in the manifest that this turn's files are abandoned, and deletes those that were written. If that fails, the next
     /// run takes the folder over later.
     async fn give_up(&self, mut read: Read) {
-        let keys: Vec<_> = read.manifest.merging().filter_map(|(file, _)| self.site.key(file)).collect();
+        let unfinished = self.site.unfinished(&read.manifest);
         read.manifest.abandon((self.site.setup.now)());
         if let Ok(Some(_)) = self.site.write(&read.manifest, read.etag.as_deref()).await {
-            let _ = self.site.delete(&keys).await;
+            let _ = self.site.delete(&unfinished).await;
         }
     }
 }

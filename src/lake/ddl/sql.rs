@@ -22,28 +22,31 @@ impl Tables {
             false => format!("  {} AS \"{}\"", column.value, column.name),
         });
         let times: Vec<_> = manifests.partitions.iter().map(|Partition { name, .. }| name).collect();
-        let time_columns: String = times.iter().map(|name| format!(", \"{name}\"")).collect();
-        let same_times: String =
-            times.iter().map(|name| format!("\n  AND m.\"{name}\" = f.\"{name}\"")).collect();
+        let time_columns: String = times.iter().map(|name| format!(", l.\"{name}\"")).collect();
+        let same_times = |one: &str, other: &str, indent: &str| -> String {
+            let same =
+                times.iter().map(|name| format!("\n{indent}AND {one}.\"{name}\" = {other}.\"{name}\""));
+            same.collect()
+        };
         format!(
             "SELECT\n{}\n\
              FROM \"{database}\".\"{}\" f\n\
              LEFT JOIN (\n  \
-               SELECT \"file\"{time_columns},\n    \
-                 bool_or(\"state\" = 'replaced') AS replaced, bool_or(\"state\" = 'merged') AS merged\n  \
-               FROM \"{database}\".\"{}\"\n  \
-               WHERE \"state\" IN ('replaced', 'merged')\n  \
-               GROUP BY \"file\"{time_columns}\n\
+               SELECT l.\"file\"{time_columns}, bool_or(b.\"file\" IS NULL) AS counts\n  \
+               FROM \"{database}\".\"{manifests}\" l\n  \
+               LEFT JOIN \"{database}\".\"{manifests}\" b\n    \
+                 ON b.\"file\" = l.\"by\" AND b.\"state\" = 'merged'{}\n  \
+               WHERE l.\"state\" IN ('replaced', 'merged')\n  \
+               GROUP BY l.\"file\"{time_columns}\n\
              ) m\n  \
-               ON m.\"file\" = f.\"$path\"{same_times}\n\
-             WHERE CASE\n  \
-               WHEN regexp_like(f.\"$path\", '/{}[^/]*$') THEN coalesce(m.merged, false)\n  \
-               ELSE NOT coalesce(m.replaced, false)\n\
-             END",
+               ON m.\"file\" = f.\"$path\"{}\n\
+             WHERE coalesce(m.counts, NOT regexp_like(f.\"$path\", '/{}[^/]*$'))",
             shown.collect::<Vec<_>>().join(",\n"),
             files.name,
-            manifests.name,
+            same_times("b", "l", "    "),
+            same_times("m", "f", "  "),
             crate::lake::COMPACTED,
+            manifests = manifests.name,
         )
     }
 }

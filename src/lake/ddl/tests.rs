@@ -88,7 +88,8 @@ TBLPROPERTIES (
         manifests,
         "CREATE EXTERNAL TABLE IF NOT EXISTS `d`.`t_manifests` (
   `file` string,
-  `state` string
+  `state` string,
+  `by` string
 )
 PARTITIONED BY (
   `dt` string,
@@ -131,19 +132,19 @@ SELECT
   f.\"app\"
 FROM \"d\".\"t_files\" f
 LEFT JOIN (
-  SELECT \"file\", \"dt\", \"hour\",
-    bool_or(\"state\" = 'replaced') AS replaced, bool_or(\"state\" = 'merged') AS merged
-  FROM \"d\".\"t_manifests\"
-  WHERE \"state\" IN ('replaced', 'merged')
-  GROUP BY \"file\", \"dt\", \"hour\"
+  SELECT l.\"file\", l.\"dt\", l.\"hour\", bool_or(b.\"file\" IS NULL) AS counts
+  FROM \"d\".\"t_manifests\" l
+  LEFT JOIN \"d\".\"t_manifests\" b
+    ON b.\"file\" = l.\"by\" AND b.\"state\" = 'merged'
+    AND b.\"dt\" = l.\"dt\"
+    AND b.\"hour\" = l.\"hour\"
+  WHERE l.\"state\" IN ('replaced', 'merged')
+  GROUP BY l.\"file\", l.\"dt\", l.\"hour\"
 ) m
   ON m.\"file\" = f.\"$path\"
   AND m.\"dt\" = f.\"dt\"
   AND m.\"hour\" = f.\"hour\"
-WHERE CASE
-  WHEN regexp_like(f.\"$path\", '/compacted-[^/]*$') THEN coalesce(m.merged, false)
-  ELSE NOT coalesce(m.replaced, false)
-END"
+WHERE coalesce(m.counts, NOT regexp_like(f.\"$path\", '/compacted-[^/]*$'))"
     );
 }
 
@@ -251,6 +252,7 @@ fn what_does_not_fit_is_an_error() {
         &format!("message={{pod}}/{time}"),
         &format!("application={{cluster}}/{time}"),
         "state=YYYY-MM-DD/hour=HH/{file}",
+        "by=YYYY-MM-DD/hour=HH/{file}",
     ] {
         let fields = parquet(layout);
         let fields: Vec<_> = fields.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use serde_json::{Map, Value};
 
 use super::{super::samples::samples, *};
-use crate::records::{Format, More, RecordReader, Step};
+use crate::records::{More, RecordFormat, RecordReader, Step};
 
 /// 2026-11-21T08:00:00.373Z.
 const AT: i64 = 1_795_248_000_373;
@@ -15,9 +15,9 @@ fn named(names: &[&str]) -> Fields {
 }
 
 /// Writes the records of a text, and returns the file's text.
-fn write(text: &[u8], format: &Format, fields: &Fields) -> String {
+fn write(text: &[u8], format: &RecordFormat, fields: &Fields) -> String {
     let mut reader = RecordReader::new(1 << 20, Timestamp::UNIX_EPOCH).of_format(format, AT);
-    let (mut writer, mut file, mut window) = (NdjsonWriter::new(fields.clone()), Vec::new(), text);
+    let (mut writer, mut file, mut window) = (NdjsonWriter::new(fields), Vec::new(), text);
     loop {
         match reader.next(window, More::Ended).expect("the text is good") {
             Step::Record { record, consumed } => {
@@ -42,7 +42,7 @@ fn write(text: &[u8], format: &Format, fields: &Fields) -> String {
 
 fn check(text: impl AsRef<[u8]>, fields: &Fields, expected: &str) {
     let text = text.as_ref();
-    assert_eq!(write(text, &Format::Json, fields), expected, "{}", text.escape_ascii());
+    assert_eq!(write(text, &RecordFormat::Json, fields), expected, "{}", text.escape_ascii());
 }
 
 #[test]
@@ -113,7 +113,7 @@ fn named_members_have_the_record_s_order() {
 fn a_line_of_text_becomes_an_object() {
     let check = |fields: &Fields, expected: &str| {
         let text = b"a \"line\" \\ \x1b[31m\xe9\t\n";
-        assert_eq!(write(text, &Format::Lines(None), fields), expected);
+        assert_eq!(write(text, &RecordFormat::Lines(None), fields), expected);
     };
     let message = "\"message\":\"a \\\"line\\\" \\\\ \\u001b[31m\u{fffd}\\t\"";
     check(&Fields::All, &format!("{{\"timestamp\":\"2026-11-21T08:00:00.373Z\",{message}}}\n"));
@@ -127,12 +127,12 @@ fn records_inside_documents_have_lines_of_their_own() {
     let text =
         br#"{"logStream":"s","logEvents":[{"id":"1","timestamp":5,"message":"m"},{"id":"2","message":"n"}]}"#;
     assert_eq!(
-        write(text, &Format::Subscription, &Fields::All),
+        write(text, &RecordFormat::Subscription, &Fields::All),
         "{\"id\":\"1\",\"timestamp\":5,\"message\":\"m\"}\n{\"id\":\"2\",\"message\":\"n\"}\n"
     );
     let text = br#"{"Records":[{"message":"m","eventTime":"t"},{"eventTime":"t","eventTime":"u"}]}"#;
     assert_eq!(
-        write(text, &Format::CloudTrail, &Fields::All),
+        write(text, &RecordFormat::CloudTrail, &Fields::All),
         "{\"message\":\"m\",\"eventTime\":\"t\"}\n{\"eventTime\":\"u\"}\n"
     );
 }
@@ -141,9 +141,9 @@ fn records_inside_documents_have_lines_of_their_own() {
 fn samples_are_written_as_they_are() {
     for (route, text) in samples() {
         let text = String::from_utf8(text).expect("UTF-8");
-        assert!(write(text.as_bytes(), &Format::Json, &Fields::All) == text, "{}", route.application);
+        assert!(write(text.as_bytes(), &RecordFormat::Json, &Fields::All) == text, "{}", route.application);
         let fields = named(&["message", "stream"]);
-        let written = write(text.as_bytes(), &Format::Json, &fields);
+        let written = write(text.as_bytes(), &RecordFormat::Json, &fields);
         for (line, original) in written.lines().zip(text.lines()) {
             let mut original: Map<String, Value> = serde_json::from_str(original).expect("a record");
             original.retain(|name, _| name == "message" || name == "stream");
@@ -155,10 +155,10 @@ fn samples_are_written_as_they_are() {
 
 #[test]
 fn times_outside_of_the_calendar_do_no_harm() {
-    let mut reader = RecordReader::new(100, Timestamp::UNIX_EPOCH).of_format(&Format::Lines(None), 0);
+    let mut reader = RecordReader::new(100, Timestamp::UNIX_EPOCH).of_format(&RecordFormat::Lines(None), 0);
     let Ok(Step::Record { record, .. }) = reader.next(b"m", More::Ended) else { panic!("a line") };
     for timestamp in [i64::MIN, i64::MAX, -1, 0] {
-        let mut writer = NdjsonWriter::new(Fields::All);
+        let mut writer = NdjsonWriter::new(&Fields::All);
         writer.push(&record, timestamp);
         let file = writer.finish();
         let line: Value = serde_json::from_reader(GzDecoder::new(&file[..])).expect("a line");
@@ -180,7 +180,7 @@ proptest! {
             vec![format!("{{{}}}", members.join(",")); *times]
         }).collect();
         let fields = names.as_ref().map_or(Fields::All, |names| named(names));
-        let written = write(texts.join("\n").as_bytes(), &Format::Json, &fields);
+        let written = write(texts.join("\n").as_bytes(), &RecordFormat::Json, &fields);
         let lines: Vec<_> = written.lines().collect();
         prop_assert_eq!(lines.len(), texts.len());
         for (line, text) in lines.iter().zip(&texts) {
@@ -191,4 +191,52 @@ proptest! {
             prop_assert_eq!(&serde_json::from_str::<Map<String, Value>>(line).expect("a line"), &expected);
         }
     }
+}
+
+#[test]
+fn names_that_no_record_has_are_known() {
+    let check = |text: &str, format: &RecordFormat, names: &[&str], expected: &[(&str, Sight)]| {
+        let mut reader = RecordReader::new(1 << 20, Timestamp::UNIX_EPOCH).of_format(format, AT);
+        let (mut members, mut window) = (Members::new(&named(names)), text.as_bytes());
+        loop {
+            let mut writer = NdjsonWriter::new(&named(names));
+            match reader.next(window, More::Ended).expect("the text is good") {
+                Step::Record { record, consumed } => {
+                    writer.push(&record, AT);
+                    window = &window[consumed..];
+                }
+                Step::End => break,
+                step => window = &window[step.consumed()..],
+            }
+            members.add(writer.members());
+        }
+        let expected: Vec<_> = expected.iter().map(|(name, sight)| (*name, sight)).collect();
+        assert_eq!(members.named().collect::<Vec<_>>(), expected, "{names:?} of {text}");
+    };
+    let (found, missing) = (Sight::Found, Sight::Missing);
+    let similar = |name: &str| Sight::Similar(name.to_owned());
+    let records =
+        r#"{"a":1,"message":"m","timestamp":5}{"LEVEL":1,"message":{"b":2}}{"x\"É":1,"message":"m"}"#;
+    let named = ["message", "Message", "Level", "a", "b", "x\"é"];
+    check(
+        records,
+        &RecordFormat::Json,
+        &named,
+        &[
+            ("Level", similar("LEVEL")),
+            ("Message", similar("message")),
+            ("a", found.clone()),
+            ("b", missing.clone()),
+            ("message", found.clone()),
+            ("x\"é", similar("x\"É")),
+        ],
+    );
+    check("", &RecordFormat::Json, &["a"], &[("a", missing.clone())]);
+    check(
+        "a line\n",
+        &RecordFormat::Lines(None),
+        &["timestamp", "Message", "level"],
+        &[("Message", similar("message")), ("level", missing), ("timestamp", found)],
+    );
+    assert_eq!(Members::new(&Fields::All).named().count(), 0);
 }

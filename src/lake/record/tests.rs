@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
 use super::{super::samples::samples, *};
-use crate::records::{Format, More, RecordReader, Step};
+use crate::records::{More, RecordFormat, RecordReader, Step};
 
 /// 2026-11-21T12:00:00Z: the worker's clock, and the object's time.
 const NOW: Timestamp = Timestamp::constant(1_795_262_400, 0);
@@ -15,7 +15,7 @@ fn route() -> Route {
 }
 
 /// Calls `take` with each record of the text.
-fn each_record(text: &[u8], format: &Format, mut take: impl FnMut(&Record<'_>)) {
+fn each_record(text: &[u8], format: &RecordFormat, mut take: impl FnMut(&Record<'_>)) {
     // The clock is far ahead, so that the object's time alone judges the records' times.
     let clock = NOW.saturating_add(jiff::SignedDuration::from_hours(24 * 365)).expect("a time");
     let mut reader = RecordReader::new(1 << 20, clock).of_format(format, MODIFIED);
@@ -33,7 +33,7 @@ fn each_record(text: &[u8], format: &Format, mut take: impl FnMut(&Record<'_>)) 
     }
 }
 
-fn check_format(text: &str, format: &Format, expected: &[Row<'_>]) {
+fn check_format(text: &str, format: &RecordFormat, expected: &[Row<'_>]) {
     let (mut columns, mut count) = (Columns::new(&route(), MODIFIED), 0);
     each_record(text.as_bytes(), format, |record| {
         let found = columns.of(record);
@@ -46,7 +46,7 @@ fn check_format(text: &str, format: &Format, expected: &[Row<'_>]) {
 
 /// Checks one record, also as it is behind another one that differs in its message alone.
 fn check(text: &str, expected: Row<'_>) {
-    check_format(&format!("{text}\n{text}"), &Format::Json, &[expected, expected]);
+    check_format(&format!("{text}\n{text}"), &RecordFormat::Json, &[expected, expected]);
 }
 
 /// A record with a message and nothing else.
@@ -213,7 +213,7 @@ fn a_time_that_is_not_in_the_column_stays_in_the_rest() {
     let [x, y] = [rest("\"x\""), rest("\"y\"")];
     check_format(
         &texts.join("\n"),
-        &Format::Json,
+        &RecordFormat::Json,
         &[
             Row { timestamp: 1_795_248_000_000, ..NOTHING },
             Row { rest: Some(&x), ..NOTHING },
@@ -227,19 +227,19 @@ fn a_time_that_is_not_in_the_column_stays_in_the_rest() {
 fn records_that_are_no_json_objects_of_their_own_are_their_message() {
     check_format(
         "2026-11-21T08:00:00Z WARN x\n",
-        &Format::Lines(None),
+        &RecordFormat::Lines(None),
         &[Row { message: "2026-11-21T08:00:00Z WARN x", level: Some("warn"), ..NOTHING }],
     );
     let event = r#"{"eventTime":"2026-11-21T08:00:00Z","message":"no","stream":"no"}"#;
     check_format(
         &format!(r#"{{"Records":[{event}]}}"#),
-        &Format::CloudTrail,
+        &RecordFormat::CloudTrail,
         &[Row { timestamp: 1_795_248_000_000, message: event, ..NOTHING }],
     );
     let text = r#"{"logStream":"s","logEvents":[{"id":"1","timestamp":1795248000123,"message":"m"}]}"#;
     check_format(
         text,
-        &Format::Subscription,
+        &RecordFormat::Subscription,
         &[Row { timestamp: 1_795_248_000_123, rest: Some(r#"{"id":"1"}"#), ..NOTHING }],
     );
 }
@@ -265,7 +265,7 @@ fn records_that_alternate_get_their_own_columns() {
             ..NOTHING
         })
         .collect();
-    check_format(&text, &Format::Json, &expected);
+    check_format(&text, &RecordFormat::Json, &expected);
 }
 
 /// Puts a record together from its columns.
@@ -364,7 +364,7 @@ proptest! {
         }
         let text: String = originals.iter().map(|record| format!("{}\n", Value::from(record.clone()))).collect();
         let (mut columns, mut at, mut result) = (Columns::new(&route(), MODIFIED), 0, Ok(()));
-        each_record(text.as_bytes(), &Format::Json, |record| {
+        each_record(text.as_bytes(), &RecordFormat::Json, |record| {
             let found = columns.of(record);
             // What is remembered of earlier records changes nothing.
             let mut fresh = Columns::new(&route(), MODIFIED);
@@ -397,7 +397,7 @@ proptest! {
             .map(|(name, value)| [b"\"", *name, b"\":\"", value, b"\""].concat()).collect();
         let text = [b"{", &members.join(&b","[..])[..], b"}"].concat();
         let mut columns = Columns::new(&route(), MODIFIED);
-        each_record(&text, &Format::Json, |record| {
+        each_record(&text, &RecordFormat::Json, |record| {
             let found = columns.of(record);
             let rest: Map<String, Value> = serde_json::from_str(found.rest.unwrap_or("{}")).expect("an object");
             let namespace = rest.get("namespace").and_then(Value::as_str);
@@ -418,7 +418,7 @@ fn samples_keep_all_their_members_and_have_columns() {
             .collect();
         let (mut columns, mut at) = (Columns::new(&route, MODIFIED), 0);
         let mut levels = 0;
-        each_record(&text, &Format::Json, |record| {
+        each_record(&text, &RecordFormat::Json, |record| {
             let found = columns.of(record);
             check_rebuilt(&originals[at], &found, &route).expect("the members are the same");
             assert_eq!([found.namespace, found.container], [Some(route.application.as_str()); 2]);

@@ -6,6 +6,7 @@ use aws_sdk_s3::{
     types::{Delete, EncodingType, ObjectIdentifier},
 };
 use bytes::{Bytes, BytesMut};
+use jiff::Timestamp;
 
 use super::S3Lake;
 use crate::{
@@ -17,7 +18,7 @@ use crate::{
     event::decode_key,
     lake::{
         FileSpec,
-        bucket::{CompactAccount, CompactStore, LakeRow, ListedFile, Listing},
+        bucket::{CompactAccount, CompactStore, LakeRow, ListedFile, Listing, ReadObject, Unwanted},
     },
     name::MANIFESTS,
     route::Route,
@@ -55,6 +56,16 @@ fn absent<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> bool {
             matches!(code, "NoSuchKey" | "NotFound" | "PreconditionFailed" | "ConditionalRequestConflict")
         }
         None => matches!(status, Some(404 | 412)),
+    }
+}
+
+/// An object of DeleteObjects that S3 did not delete.
+fn undeleted(code: Option<String>, message: Option<String>, key: Option<String>) -> CopyError {
+    let text = Option::unwrap_or_default;
+    let problem = format!("{}: {} ({:?})", text(code.clone()), text(message), text(key));
+    match code.as_deref() {
+        Some("AccessDenied") => CopyError::Denied(problem),
+        _ => CopyError::Unavailable(problem),
     }
 }
 
@@ -100,7 +111,7 @@ impl CompactAccount for S3Lake {
         })
     }
 
-    async fn get(&self, key: &str, etag: Option<&str>) -> Result<Option<(String, Bytes)>, CopyError> {
+    async fn get(&self, key: &str, etag: Option<&str>) -> Result<Option<ReadObject>, CopyError> {
         let get = || {
             self.client
                 .get_object()
@@ -118,6 +129,7 @@ impl CompactAccount for S3Lake {
             Err(error) => return Err(refused(error)),
         };
         let etag = object.e_tag.ok_or_else(|| incomplete("eTag"))?;
+        let modified = object.last_modified.and_then(|at| Timestamp::from_second(at.secs()).ok());
         // Into one buffer: `collect` would hold all bytes twice for a moment.
         let length = object.content_length.and_then(|length| length.try_into().ok()).unwrap_or_default();
         let (mut body, mut stream) = (BytesMut::with_capacity(length), object.body);
@@ -125,7 +137,7 @@ impl CompactAccount for S3Lake {
             let broken = |error| CopyError::Unavailable(format!("the body of {key:?} broke: {error}"));
             body.extend_from_slice(&chunk.map_err(broken)?);
         }
-        Ok(Some((etag, body.freeze())))
+        Ok(Some(ReadObject { etag, modified, body: body.freeze() }))
     }
 
     async fn put_if(
@@ -157,9 +169,13 @@ impl CompactAccount for S3Lake {
         }
     }
 
-    async fn delete(&self, keys: &[String]) -> Result<(), CopyError> {
-        for keys in keys.chunks(MAX_DELETED) {
-            let objects = keys.iter().map(|key| ObjectIdentifier::builder().key(key).build());
+    async fn delete(&self, files: &[Unwanted]) -> Result<Vec<String>, CopyError> {
+        let mut stay = Vec::new();
+        for files in files.chunks(MAX_DELETED) {
+            let object = |file: &Unwanted| {
+                ObjectIdentifier::builder().key(&file.key).set_e_tag(file.etag.clone()).build()
+            };
+            let objects = files.iter().map(object);
             let objects = objects.collect::<Result<Vec<_>, _>>().expect("each has a key");
             let delete =
                 Delete::builder().set_objects(Some(objects)).quiet(true).build().expect("it has objects");
@@ -174,16 +190,15 @@ impl CompactAccount for S3Lake {
                     .send()
             };
             let deleted = self.role.call(call).await.map_err(refused)?;
-            if let Some(error) = deleted.errors.unwrap_or_default().into_iter().next() {
-                let text = |value: Option<String>| value.unwrap_or_default();
-                let problem =
-                    format!("{}: {} ({:?})", text(error.code.clone()), text(error.message), text(error.key));
-                return Err(match error.code.as_deref() {
-                    Some("AccessDenied") => CopyError::Denied(problem),
-                    _ => CopyError::Unavailable(problem),
-                });
+            for error in deleted.errors.unwrap_or_default() {
+                match (error.code.as_deref(), error.key) {
+                    (Some("PreconditionFailed" | "ConditionalRequestConflict"), Some(key)) => stay.push(key),
+                    // With an eTag, an object that does not exist is an error.
+                    (Some("NoSuchKey" | "NotFound"), _) => {}
+                    (_, key) => return Err(undeleted(error.code, error.message, key)),
+                }
             }
         }
-        Ok(())
+        Ok(stay)
     }
 }

@@ -80,7 +80,7 @@ struct State {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Change {
+enum ReachChange {
     None,
     Fails,
     OutOfReach,
@@ -122,20 +122,20 @@ impl Reach {
         }
         let change = self.note(trouble);
         match (change, trouble) {
-            (Change::Fails, Some(error)) => {
+            (ReachChange::Fails, Some(error)) => {
                 tracing::warn!(call, %error, "calls to the ledger fail: messages that need it wait")
             }
-            (Change::OutOfReach, Some(error)) => tracing::error!(
+            (ReachChange::OutOfReach, Some(error)) => tracing::error!(
                 call,
                 %error,
                 "the ledger is out of reach: deliveries go on without it, and repeated attempts may deliver records twice"
             ),
-            (Change::Answers, _) => tracing::info!("calls to the ledger succeed again"),
+            (ReachChange::Answers, _) => tracing::info!("calls to the ledger succeed again"),
             _ => {}
         }
     }
 
-    fn note(&self, trouble: Option<&LedgerError>) -> Change {
+    fn note(&self, trouble: Option<&LedgerError>) -> ReachChange {
         let mut state = self.lock();
         let (now, was_out) = (Instant::now(), state.silence >= self.out_of_reach_after);
         let failures = state.failures;
@@ -157,10 +157,10 @@ impl Reach {
         let is_out = state.silence >= self.out_of_reach_after;
         self.metrics.ledger_out_of_reach.set(i64::from(is_out));
         match (trouble, was_out, is_out) {
-            (_, false, true) => Change::OutOfReach,
-            (Some(_), ..) if failures == 0 => Change::Fails,
-            (None, ..) if failures > 0 => Change::Answers,
-            _ => Change::None,
+            (_, false, true) => ReachChange::OutOfReach,
+            (Some(_), ..) if failures == 0 => ReachChange::Fails,
+            (None, ..) if failures > 0 => ReachChange::Answers,
+            _ => ReachChange::None,
         }
     }
 
@@ -183,18 +183,23 @@ mod tests {
             assert_eq!(reach.note(trouble), expected);
             tokio::time::advance(AFTER / GAPS).await;
         };
-        note(None, Change::None).await;
-        note(Some(&down), Change::Fails).await;
-        note(Some(&down), Change::None).await;
-        note(None, Change::Answers).await;
-        note(None, Change::None).await;
-        for change in
-            [Change::Fails, Change::None, Change::None, Change::None, Change::OutOfReach, Change::None]
-        {
+        note(None, ReachChange::None).await;
+        note(Some(&down), ReachChange::Fails).await;
+        note(Some(&down), ReachChange::None).await;
+        note(None, ReachChange::Answers).await;
+        note(None, ReachChange::None).await;
+        for change in [
+            ReachChange::Fails,
+            ReachChange::None,
+            ReachChange::None,
+            ReachChange::None,
+            ReachChange::OutOfReach,
+            ReachChange::None,
+        ] {
             note(Some(&down), change).await;
         }
-        note(None, Change::Answers).await;
-        note(None, Change::None).await;
+        note(None, ReachChange::Answers).await;
+        note(None, ReachChange::None).await;
     }
 
     #[tokio::test(start_paused = true)]

@@ -39,8 +39,8 @@ fn position(records: u64) -> Position {
     Position { records, events: 0 }
 }
 
-fn at(records: u64) -> Progress {
-    Progress { position: position(records), ..Progress::default() }
+fn at(records: u64) -> DeliveryProgress {
+    DeliveryProgress { position: position(records), ..DeliveryProgress::default() }
 }
 
 #[tokio::test(start_paused = true)]

@@ -29,7 +29,7 @@ pub struct Entry {
     /// Whether every record is accounted for.
     pub done: bool,
     /// The last lease, unless it was given back.
-    pub lease: Option<Lease>,
+    pub lease: Option<EntryLease>,
     /// The delivery's position.
     pub position: Position,
     /// When the table's time to live deletes it.
@@ -40,7 +40,7 @@ pub struct Entry {
 
 /// An attempt's lease on an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Lease {
+pub struct EntryLease {
     /// End of the lease, unless it is renewed.
     pub until: Timestamp,
     /// The attempt that has the lease.
@@ -202,7 +202,7 @@ impl LedgerEntries {
         let owner = item.remove("lease_owner").map(|owner| words(&owner)).unwrap_or_default();
         Ok(Entry {
             done: item.remove("done").is_some(),
-            lease: until.map(|until| Lease { until, owner }),
+            lease: until.map(|until| EntryLease { until, owner }),
             position,
             expires_at,
             others: item.iter().map(|(name, value)| (name.clone(), words(value))).collect(),
@@ -287,7 +287,7 @@ mod tests {
         ]);
         let all = all.expect("the item is an entry");
         let until = Timestamp::from_millisecond(1_800_000_000_500).expect("a time");
-        assert_eq!(all.lease, Some(Lease { until, owner: "o".to_owned() }));
+        assert_eq!(all.lease, Some(EntryLease { until, owner: "o".to_owned() }));
         assert_eq!((all.done, all.position), (true, Position { records: 7, events: 2 }));
         assert_eq!(all.expires_at, Timestamp::from_second(1_800_000_060).ok());
         let others = [("fingerprints", "12:ab"), ("owed", "3 bytes")];

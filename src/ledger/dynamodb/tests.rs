@@ -7,7 +7,7 @@ use logferry_sandbox::{
 use logferry_testbed::provision::{Account, Aws, Provider, ProviderSpec};
 
 use super::*;
-use crate::{ledger::ahead::EventPlace, quarantine::QuarantineReason};
+use crate::{ledger::ahead::EventPosition, quarantine::QuarantineReason};
 
 const LEASE: u64 = 60_000;
 const SKEW: u64 = 5_000;
@@ -30,8 +30,8 @@ pub(super) fn position(records: u64, events: u64) -> Position {
     Position { records, events }
 }
 
-pub(super) fn progress(records: u64, events: u64) -> Progress {
-    Progress { position: position(records, events), ..Progress::default() }
+pub(super) fn progress(records: u64, events: u64) -> DeliveryProgress {
+    DeliveryProgress { position: position(records, events), ..DeliveryProgress::default() }
 }
 
 fn ours(records: u64, events: u64) -> Result<Begun, LedgerError> {
@@ -231,13 +231,13 @@ async fn a_restart_forgets_the_position_and_gives_the_lease_back() {
 }
 
 /// Progress with all fields in use.
-fn full() -> Progress {
+fn full() -> DeliveryProgress {
     let owed = Owed::of(vec![(3, QuarantineReason::Oversize), (4, QuarantineReason::Oversize)]);
     let fingerprints =
         vec![Fingerprint { offset: 9, crc32: 0xcbf4_3926 }, Fingerprint { offset: u64::MAX, crc32: 1 }];
-    let last = EventPlace { timestamp: -5, record: 9, piece: 1 };
+    let last = EventPosition { timestamp: -5, record: 9, piece: 1 };
     let ahead = Some(Ahead { end: position(12, 3), last });
-    Progress { position: position(7, 0), ahead, owed, fingerprints }
+    DeliveryProgress { position: position(7, 0), ahead, owed, fingerprints }
 }
 
 #[tokio::test]
@@ -246,7 +246,7 @@ async fn all_parts_of_the_progress_are_written_together() {
     assert_eq!(world.begin("one", 0).await, ours(0, 0));
     assert_eq!(world.ledger.checkpoint_at(&world.key, "one", &full(), at(0)).await, Ok(()));
     assert_eq!(world.begin("one", 0).await, Ok(Begun::Ours(full())));
-    let further = Progress { position: position(8, 0), ..full() };
+    let further = DeliveryProgress { position: position(8, 0), ..full() };
     assert_eq!(world.ledger.release_at(&world.key, "one", &further, at(0)).await, Ok(()));
     let shown = world.shown().await;
     assert!(shown.contains("ahead=12:3 -5:9:1"), "{shown}");

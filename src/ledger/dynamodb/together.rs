@@ -38,11 +38,11 @@ const PAUSE: Duration = Duration::from_secs(600);
 struct Write {
     key: EntryKey,
     owner: String,
-    change: Change,
+    change: WriteKind,
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Change {
+enum WriteKind {
     /// Creates the entry with a lease.
     Insert,
     /// Gives the lease back, and marks the entry as done.
@@ -78,7 +78,7 @@ impl Together {
     /// # Errors
     /// The call was throttled, or not answered.
     pub(super) async fn insert(&self, key: &EntryKey, owner: &str) -> Written {
-        let write = Write { key: key.clone(), owner: owner.to_owned(), change: Change::Insert };
+        let write = Write { key: key.clone(), owner: owner.to_owned(), change: WriteKind::Insert };
         // Without an answer, an UpdateItem finds out.
         self.inserts.call(write).await.unwrap_or(Ok(false))
     }
@@ -88,7 +88,7 @@ impl Together {
     /// # Errors
     /// As [`Together::insert`].
     pub(super) async fn finish(&self, key: &EntryKey, owner: &str, position: Position) -> Written {
-        let write = Write { key: key.clone(), owner: owner.to_owned(), change: Change::Finish(position) };
+        let write = Write { key: key.clone(), owner: owner.to_owned(), change: WriteKind::Finish(position) };
         self.finishes.call(write).await.unwrap_or(Ok(false))
     }
 }
@@ -147,7 +147,7 @@ impl Calls {
         let table = &self.settings.table;
         let expires_at = seconds(now + self.settings.retention);
         let (statement, parameters) = match change {
-            Change::Insert => (
+            WriteKind::Insert => (
                 format!(
                     "INSERT INTO \"{table}\" VALUE {{'object': ?, 'delivery': ?, 'lease_owner': ?, 'lease_until': ?, \
                      'expires_at': ?}}"
@@ -160,7 +160,7 @@ impl Calls {
                     expires_at,
                 ],
             ),
-            Change::Finish(position) => (
+            WriteKind::Finish(position) => (
                 format!(
                     "UPDATE \"{table}\" SET \"done\" = ? SET \"records\" = ? SET \"events\" = ? SET \"expires_at\" = ? \
                      REMOVE \"lease_owner\" REMOVE \"lease_until\" \

@@ -7,7 +7,7 @@ use std::{
 
 use jiff::Timestamp;
 
-use super::{Listed, ListingError, ObjectListing, Page};
+use super::{ListedObject, ListingError, ObjectListing, Page};
 
 /// The listing. Clones share its objects.
 #[derive(Clone, Debug)]
@@ -18,7 +18,7 @@ pub struct MemoryListing {
 
 #[derive(Debug, Default)]
 struct State {
-    objects: BTreeMap<String, Listed>,
+    objects: BTreeMap<String, ListedObject>,
     prefixes: Vec<String>,
     fails: bool,
 }
@@ -34,7 +34,7 @@ impl MemoryListing {
     /// Adds or replaces an object. Its ETag is made of its size and time.
     pub fn put(&self, key: &str, size: u64, modified: Timestamp) {
         let etag = Some(format!("{size}-{modified}"));
-        let listed = Listed { key: key.to_owned(), size, etag, modified };
+        let listed = ListedObject { key: key.to_owned(), size, etag, modified };
         self.lock().objects.insert(key.to_owned(), listed);
     }
 

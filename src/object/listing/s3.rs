@@ -3,7 +3,7 @@
 use aws_sdk_s3::{Client, error::ProvideErrorMetadata, types::EncodingType};
 use jiff::Timestamp;
 
-use super::{Listed, ListingError, ObjectListing, Page};
+use super::{ListedObject, ListingError, ObjectListing, Page};
 use crate::{aws::describe, event::decode_key, name::bucket::OwnBucket};
 
 /// Lists a bucket. Needs `s3:ListBucket`.
@@ -52,7 +52,7 @@ impl ObjectListing for S3Listing {
                 object.key.ok_or_else(|| self.failed("the answer of S3 has an object without a key"))?;
             let key = if encoded { decode_key(&key).map_err(|problem| self.failed(problem))? } else { key };
             let modified = object.last_modified.and_then(|at| Timestamp::from_nanosecond(at.as_nanos()).ok());
-            objects.push(Listed {
+            objects.push(ListedObject {
                 size: object.size.and_then(|size| size.try_into().ok()).unwrap_or_default(),
                 etag: object.e_tag.map(|etag| etag.trim_matches('"').to_owned()),
                 modified: modified

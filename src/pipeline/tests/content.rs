@@ -372,7 +372,7 @@ mod whole_path {
                 // time.
                 let mut batch = 0..0;
                 for call in world.sinks.calls() {
-                    let Call::Put(_, messages, _) = call else { panic!("the stream is there: {call:?}") };
+                    let SinkCall::Put(_, messages, _) = call else { panic!("the stream is there: {call:?}") };
                     batch.end += messages.len();
                     let mut part = expected[batch.clone()].to_vec();
                     part.sort_by_key(|(at, _)| *at);

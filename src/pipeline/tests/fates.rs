@@ -60,7 +60,7 @@ async fn skipped_parts_are_acknowledged_and_counted() {
         let line = format!("logferry_skipped_total{{reason=\"{}\"}}", expected.reason());
         assert!(world.metrics.render().contains(&line), "{line}");
     }
-    assert_eq!(world.sinks.count(Operation::Put), 0);
+    assert_eq!(world.sinks.count(SinkOperation::Put), 0);
     assert_eq!(world.handle(&json!({"Records": []}).to_string()).await, Verdict::Ack);
     // An object is not a folder marker if it has bytes, if its size is not known, or if its key does not end in a slash.
     for (body, reason) in [
@@ -270,7 +270,7 @@ async fn a_wrong_checksum_is_found_before_the_last_batch_is_put() {
     let mismatch = ObjectError::ChecksumMismatch("CRC64".into());
     world.put(KEY, object(bytes.clone()).breaking(bytes.len(), mismatch));
     assert!(is_retry(&world.handle(&event(&[KEY])).await));
-    assert_eq!(world.sinks.count(Operation::Put), 0);
+    assert_eq!(world.sinks.count(SinkOperation::Put), 0);
     // The next attempt reads the whole object.
     world.put(KEY, object(bytes));
     assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
@@ -289,5 +289,5 @@ async fn rejected_events_are_counted_and_not_retried() {
     assert_eq!(verdict, Verdict::Ack);
     let tally = report.delivered[0].tally;
     assert_eq!((tally.put.too_old, tally.put.accepted, tally.put.too_new), (1, 2, 1));
-    assert_eq!((tally.read, tally.accounted(), world.sinks.count(Operation::Put)), (4, 4, 1));
+    assert_eq!((tally.read, tally.accounted(), world.sinks.count(SinkOperation::Put)), (4, 4, 1));
 }

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    records::Format,
+    records::RecordFormat,
     route::{Rule, RuleValues, Rules},
 };
 
@@ -140,7 +140,7 @@ async fn an_object_of_every_format_goes_on_where_it_stopped() {
             let world = World { ledger: Some(MemoryLedger::new(LEASE)), settings, ..World::new() };
             world.sinks.create(ACME, GROUP, &["web-web-0-2026-11-21"]);
             world.put(KEY, object(gzip(sample.text.as_bytes())));
-            world.sinks.fail(Operation::Put, failing, throttled());
+            world.sinks.fail(SinkOperation::Put, failing, throttled());
             assert!(is_retry(&world.handle(&event(&[KEY])).await), "{} {failing}", sample.name);
             assert_eq!(
                 world.sinks.events(ACME, GROUP),
@@ -169,13 +169,13 @@ async fn records_go_into_the_streams_that_they_come_from() {
         world.sinks.create(ACME, GROUP, &["web/i-0", "web/i-1"]);
         world.put(KEY, object(gzip(sample.text.as_bytes())));
         if let Some(failing) = failing {
-            world.sinks.fail(Operation::Put, failing, throttled());
+            world.sinks.fail(SinkOperation::Put, failing, throttled());
             assert!(is_retry(&world.handle(&event(&[KEY])).await));
         }
         assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
         assert_eq!(sorted(world.sinks.events(ACME, GROUP)), sorted(sample.events.clone()));
         let puts = world.sinks.calls().into_iter().filter_map(|call| match call {
-            Call::Put(stream, messages, _) => Some((stream, messages)),
+            SinkCall::Put(stream, messages, _) => Some((stream, messages)),
             _ => None,
         });
         let mut puts: Vec<_> = puts.collect();
@@ -198,13 +198,13 @@ async fn rules_choose_the_layout_and_the_format() {
             keys: "flows/**/*.log",
             tenant: Some("acme"),
             application: Some("flows"),
-            format: Format::Lines(Some("%s".parse().expect("a format"))),
+            format: RecordFormat::Lines(Some("%s".parse().expect("a format"))),
             ..RuleValues::default()
         },
         RuleValues {
             keys: "json/",
             layout: Some("json/{tenant}/*/{file}"),
-            format: Format::Json,
+            format: RecordFormat::Json,
             ..RuleValues::default()
         },
     ];

@@ -33,7 +33,7 @@ async fn a_second_notification_of_a_finished_object_costs_no_put() {
     assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
     assert_eq!(world.sinks.messages(ACME, GROUP), ["a", "b"]);
     assert_eq!(
-        (world.store.opened().len(), world.sinks.count(Operation::Put)),
+        (world.store.opened().len(), world.sinks.count(SinkOperation::Put)),
         (1, 3),
         "one put finds that the group is missing"
     );
@@ -46,7 +46,7 @@ async fn a_message_goes_on_where_it_stopped() {
     let world = world();
     world.sinks.create(ACME, GROUP, &["web-web-0-2026-11-21"]);
     world.put(KEY, several(5));
-    world.sinks.fail(Operation::Put, 3, throttled());
+    world.sinks.fail(SinkOperation::Put, 3, throttled());
     assert!(is_retry(&world.handle(&event(&[KEY])).await));
     assert_eq!(world.sinks.messages(ACME, GROUP), ["0", "1"]);
     // The lease was given back, so the next attempt begins at once.
@@ -140,7 +140,7 @@ async fn no_piece_of_a_split_record_comes_twice() {
         };
         world.sinks.create(ACME, GROUP, &["web-web-0-2026-11-21"]);
         world.put(KEY, good_object(&["before", &long, "behind"]));
-        world.sinks.fail(Operation::Put, failing, throttled());
+        world.sinks.fail(SinkOperation::Put, failing, throttled());
         assert!(is_retry(&world.handle(&event(&[KEY])).await), "{failing}");
         assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack, "{failing}");
         let found = world.sinks.messages(ACME, GROUP).concat();
@@ -161,7 +161,7 @@ async fn a_worker_that_loses_the_lease_stops() {
     let body = event(&[KEY]);
     let (verdict, ()) = tokio::join!(world.handle(&body), theft);
     assert!(is_retry(&verdict), "{verdict:?}");
-    assert!(world.sinks.count(Operation::Put) <= 5, "{}", world.sinks.count(Operation::Put));
+    assert!(world.sinks.count(SinkOperation::Put) <= 5, "{}", world.sinks.count(SinkOperation::Put));
     shows(&world, "logferry_failures_total{reason=\"lease_lost\"} 1");
 }
 
@@ -200,7 +200,7 @@ async fn a_ledger_that_throttles_repeats_nothing() {
     world.sinks.create(ACME, GROUP, &["web-web-0-2026-11-21"]);
     world.put(KEY, several(20));
     world.sinks.put_time(Duration::from_secs(1));
-    world.sinks.fail(Operation::Put, 15, throttled());
+    world.sinks.fail(SinkOperation::Put, 15, throttled());
     let throttling = async {
         for puts in [3, 9, 15] {
             world.sinks.until_puts(puts).await;
@@ -240,7 +240,7 @@ async fn a_lease_that_cannot_be_renewed_stops_the_delivery() {
     let (verdict, ()) = tokio::join!(world.handle(&body), outage);
     assert!(is_retry(&verdict), "{verdict:?}");
     assert_eq!(
-        world.sinks.count(Operation::Put),
+        world.sinks.count(SinkOperation::Put),
         4,
         "the fourth batch is put while the third is being recorded"
     );
@@ -297,7 +297,7 @@ async fn an_attempt_that_began_without_the_ledger_stops_once_the_ledger_knows_mo
     let world = world();
     world.sinks.create(ACME, GROUP, &["web-web-0-2026-11-21"]);
     world.put(KEY, several(20));
-    world.sinks.fail(Operation::Put, 11, throttled());
+    world.sinks.fail(SinkOperation::Put, 11, throttled());
     assert!(is_retry(&world.handle(&event(&[KEY])).await));
     world.sinks.put_time(Duration::from_secs(1));
     ledger(&world).set_down(true);
@@ -317,7 +317,7 @@ async fn an_object_that_became_shorter_is_poison() {
     let world = world();
     world.sinks.create(ACME, GROUP, &["web-web-0-2026-11-21"]);
     world.put(KEY, several(5));
-    world.sinks.fail(Operation::Put, 4, throttled());
+    world.sinks.fail(SinkOperation::Put, 4, throttled());
     assert!(is_retry(&world.handle(&event(&[KEY])).await));
     // With fingerprints, the change would be found, and the object would be delivered from the start.
     ledger(&world).forget_fingerprints();
@@ -325,6 +325,10 @@ async fn an_object_that_became_shorter_is_poison() {
     let poison = poison(world.handle(&event(&[KEY])).await);
     assert_eq!(poison.reason, "unaccounted");
     shows(&world, "logferry_records_unaccounted_total 1");
+    // The letter is moved back. Nobody knows which records are unaccounted for, so all of the object are put.
+    let before = world.sinks.messages(ACME, GROUP).len();
+    assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
+    assert_eq!(world.sinks.messages(ACME, GROUP).len(), before + 2);
 }
 
 /// The object with one character of one message altered, as by a network. The checksum at the end shows the alteration.

@@ -241,10 +241,10 @@ async fn a_tenant_s_long_messages_go_whole_into_quarantine() {
     assert_eq!((tally.read, tally.put.accepted, tally.quarantined, tally.oversize), (3, 2, 1, 1));
     adds_up(&world, &[("accepted", 2), ("quarantined", 1)]);
     // The object has no other records, so nothing is put.
-    let (puts, key) = (world.sinks.count(Operation::Put), "acme/prod-1/web/web-0/2.json.gz");
+    let (puts, key) = (world.sinks.count(SinkOperation::Put), "acme/prod-1/web/web-0/2.json.gz");
     world.put(key, good_object(&[&long]));
     assert_eq!(world.handle(&event(&[key])).await, Verdict::Ack);
-    assert_eq!((world.sinks.count(Operation::Put), quarantine(&world).keys().len()), (puts, 2));
+    assert_eq!((world.sinks.count(SinkOperation::Put), quarantine(&world).keys().len()), (puts, 2));
 }
 
 #[tokio::test(start_paused = true)]
@@ -270,7 +270,7 @@ async fn records_in_quarantine_are_not_put_there_again() {
         json!({"message": message, "timestamp": format!("2026-11-{:02}T08:00:00Z", day + 10)})
     });
     world.put(KEY, object(gzip(Value::from(records.to_vec()).to_string().as_bytes())));
-    world.sinks.fail(Operation::Put, 2, throttled());
+    world.sinks.fail(SinkOperation::Put, 2, throttled());
     assert!(is_retry(&world.handle(&event(&[KEY])).await));
     assert_eq!(quarantine(&world).calls(), 1);
     assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
@@ -419,7 +419,7 @@ proptest! {
             }).collect();
             world.put(KEY, object(gzip(text.join("\n").as_bytes())));
             for nth in failing {
-                world.sinks.fail(Operation::Put, nth, throttled());
+                world.sinks.fail(SinkOperation::Put, nth, throttled());
             }
             for down in down {
                 quarantine(&world).set_down(down);

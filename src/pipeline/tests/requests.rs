@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::batch::{MAX_MESSAGE_BYTES, RejectedEvents};
+use crate::batch::{EVENT_OVERHEAD, MAX_MESSAGE_BYTES, RejectedEvents};
 
 /// A world where the stream exists, so that no put is repeated after its creation.
 fn world() -> World {
@@ -37,7 +37,7 @@ async fn records_that_alternate_between_days_cost_a_put_for_each_day() {
         world.put(KEY, in_turns(1_000, days));
         assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
         assert_eq!(sorted(&world), (0..1_000).collect::<Vec<_>>());
-        assert_eq!(world.sinks.count(Operation::Put), days);
+        assert_eq!(world.sinks.count(SinkOperation::Put), days);
     }
 }
 
@@ -47,16 +47,19 @@ async fn a_batch_that_fails_half_way_goes_on_where_it_stopped() {
         let world = World { ledger: Some(MemoryLedger::new(LEASE)), ..world() };
         // Two batches, because one holds at most 10,000 events.
         world.put(KEY, in_turns(12_000, 3));
-        world.sinks.fail(Operation::Put, failing, throttled());
+        world.sinks.fail(SinkOperation::Put, failing, throttled());
         assert!(is_retry(&world.handle(&event(&[KEY])).await));
         let (report, verdict) = world.process(&event(&[KEY])).await;
         assert_eq!(verdict, Verdict::Ack);
         assert_eq!(sorted(&world), (0..12_000).collect::<Vec<_>>(), "each record once");
         // Six requests, and the failed one again. The second attempt may need one more: its batches gather several days only
         // after time has gone back once, so the rest of the failed batch may be cut in two before that.
-        let puts = world.sinks.count(Operation::Put);
+        let puts = world.sinks.count(SinkOperation::Put);
         assert!((7..=8).contains(&puts), "{puts} puts after the failure of {failing}");
         assert_eq!(report.delivered[0].tally.accounted(), 12_000);
+        let bytes: usize =
+            world.sinks.messages(ACME, GROUP).iter().map(|message| message.len() + EVENT_OVERHEAD).sum();
+        shows(&world, &format!("logferry_event_bytes_total {bytes}"));
     }
 }
 
@@ -68,13 +71,13 @@ async fn events_that_the_first_requests_rejected_go_into_quarantine_later() {
     world.put(KEY, in_turns(9, 3));
     let too_old = RejectedEvents { too_old_end: Some(2), ..RejectedEvents::default() };
     world.sinks.reject(1, too_old);
-    world.sinks.fail(Operation::Put, 2, throttled());
+    world.sinks.fail(SinkOperation::Put, 2, throttled());
     assert!(is_retry(&world.handle(&event(&[KEY])).await));
     assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
     let quarantine = world.quarantine.as_ref().expect("this world has a quarantine");
     let lines: Vec<_> = quarantine.lines().iter().map(|line| line["record"].clone()).collect();
     assert_eq!(lines, [json!(2), json!(5)], "the first two records of the oldest day");
-    assert_eq!(world.sinks.count(Operation::Put), 4);
+    assert_eq!(world.sinks.count(SinkOperation::Put), 4);
 }
 
 proptest! {
@@ -105,7 +108,7 @@ proptest! {
             (world.settings.max_batch_events, world.settings.max_record) = (most, 2 << 20);
             world.put(KEY, object(gzip(records.as_bytes())));
             for nth in &failing {
-                world.sinks.fail(Operation::Put, *nth, throttled());
+                world.sinks.fail(SinkOperation::Put, *nth, throttled());
             }
             let body = event(&[KEY]);
             let mut receives = 0;
@@ -137,7 +140,7 @@ async fn refused_events_are_found_and_the_others_arrive() {
             let is_good = |number: &usize| !bad.contains(&number.to_string().as_str());
             let others: Vec<usize> = (0..1_000).filter(is_good).collect();
             assert_eq!(sorted(&world), others, "each record once");
-            let puts = world.sinks.count(Operation::Put);
+            let puts = world.sinks.count(SinkOperation::Put);
             assert!(puts <= 30 + days, "{puts} puts for {bad:?} of {days} days");
             let Some(quarantine) = &world.quarantine else {
                 let cause = poison(verdict);
@@ -148,7 +151,7 @@ async fn refused_events_are_found_and_the_others_arrive() {
                 // After a quarantine is configured, a redrive handles only the refused records again.
                 let world = World { quarantine: Some(MemoryQuarantine::default()), ..world };
                 assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
-                assert_eq!(world.sinks.count(Operation::Put), puts);
+                assert_eq!(world.sinks.count(SinkOperation::Put), puts);
                 let quarantine = world.quarantine.as_ref().expect("this world has a quarantine");
                 assert_eq!(quarantine.lines().len(), bad.len());
                 continue;
@@ -229,7 +232,7 @@ async fn no_event_is_to_blame_if_everything_is_refused() {
         assert!(is_retry(&verdict), "{verdict:?}");
         assert_eq!(report.failures[0].failure.reason(), "batch_refused");
         assert!(world.quarantine.as_ref().is_some_and(|quarantine| quarantine.lines().is_empty()));
-        let puts = world.sinks.count(Operation::Put);
+        let puts = world.sinks.count(SinkOperation::Put);
         assert!(puts <= 16, "{puts} puts for {records} records");
         world.sinks.mend_group(GROUP);
         assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);

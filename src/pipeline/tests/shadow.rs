@@ -6,7 +6,7 @@ use crate::{
     credentials::AssumeError,
     object::ObjectError,
     shadow::Count,
-    status::{State, register},
+    status::{TenantState, register},
 };
 
 const MINUTE: i64 = 60_000;
@@ -225,7 +225,7 @@ async fn a_tenant_in_shadow_mode_shows_as_such() {
         world.put(key, recent(&["a", "b"]));
         world.handle(&event(&[key])).await;
     }
-    assert_eq!(state("acme"), (State::Refused, Some("role_denied")));
+    assert_eq!(state("acme"), (TenantState::Refused, Some("role_denied")));
     let text = shown();
     for alerted in ["oldest_waiting_seconds", "waiting_objects", "last_success_timestamp_seconds"] {
         assert!(!text.contains(&format!("tenant_{alerted}{{tenant=\"acme\"")), "{alerted} in {text}");
@@ -235,13 +235,13 @@ async fn a_tenant_in_shadow_mode_shows_as_such() {
 
     world.sinks.mend_role(&role("222222222222"));
     assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
-    assert_eq!(state("acme"), (State::Shadow, None));
-    assert_eq!(state("globex"), (State::Ok, None));
+    assert_eq!(state("acme"), (TenantState::Shadow, None));
+    assert_eq!(state("globex"), (TenantState::Ok, None));
     let text = shown();
     for line in ["tenant_shadow_events_total{tenant=\"acme\"} 2", "tenant_events_total{tenant=\"acme\"} 0"] {
         assert!(text.contains(line), "{line} in {text}");
     }
     world.tenant("acme", [("cloudwatch", row(ACME))]);
     assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
-    assert_eq!(state("acme"), (State::Ok, None));
+    assert_eq!(state("acme"), (TenantState::Ok, None));
 }

@@ -1,7 +1,7 @@
 //! What the pipeline tells `status` about each tenant.
 
 use super::*;
-use crate::status::{State, TenantLine};
+use crate::status::{TenantLine, TenantState};
 
 const LATER: Duration = Duration::from_secs(100);
 
@@ -11,7 +11,7 @@ impl World {
         tenants.into_iter().find(|line| *line.tenant_id == *tenant_id)
     }
 
-    fn state(&self, tenant_id: &str) -> (State, Option<&'static str>, usize) {
+    fn state(&self, tenant_id: &str) -> (TenantState, Option<&'static str>, usize) {
         let line = self.line(tenant_id).expect("the tenant is known");
         (line.state, line.advice.map(|advice| advice.reason), line.waiting)
     }
@@ -28,7 +28,7 @@ async fn a_denied_group_shows_until_the_object_is_delivered() {
     world.put(KEY, good_object(&["a", "b"]));
     world.sinks.fail_group(GROUP, SinkError::Denied("no".into()));
     let delay = world.handle_aged(&event(&[KEY]), LATER).await.retry_after().expect("a retry");
-    assert_eq!(world.state("acme"), (State::Refused, Some("group_denied"), 1));
+    assert_eq!(world.state("acme"), (TenantState::Refused, Some("group_denied"), 1));
     let line = world.line("acme").expect("the tenant is known");
     assert_eq!((line.oldest_waiting, line.last_success), (Some(LATER), None));
     assert_eq!(line.delivery.as_deref(), Some("cloudwatch"));
@@ -39,7 +39,7 @@ async fn a_denied_group_shows_until_the_object_is_delivered() {
     assert_eq!(oldest, Some((LATER + delay).as_secs()));
     world.sinks.mend_group(GROUP);
     assert_eq!(world.handle_aged(&event(&[KEY]), LATER + delay).await, Verdict::Ack);
-    assert_eq!(world.state("acme"), (State::Ok, None, 0));
+    assert_eq!(world.state("acme"), (TenantState::Ok, None, 0));
     assert!(world.line("acme").expect("the tenant is known").last_success.is_some());
     let snapshot = world.status.snapshot(0);
     assert_eq!((snapshot.in_work, snapshot.throughput.objects), (0, 1));
@@ -85,14 +85,14 @@ async fn a_dead_letter_waits_for_nothing_but_shows_its_reason() {
     let settings = Row::from([("paused".to_owned(), Attribute::Bool(true))]);
     world.tenant("acme", [("cloudwatch", row(ACME)), ("settings", settings)]);
     poison(world.handle(&event(&[KEY])).await);
-    assert_eq!(world.state("acme"), (State::Paused, Some("tenant_paused"), 0));
+    assert_eq!(world.state("acme"), (TenantState::Paused, Some("tenant_paused"), 0));
     world.tenant("acme", [("cloudwatch", with(row(ACME), "target_region", text("nowhere")))]);
     poison(world.handle(&event(&[KEY])).await);
-    assert_eq!(world.state("acme"), (State::Refused, Some("bad_tenant_row"), 0));
+    assert_eq!(world.state("acme"), (TenantState::Refused, Some("bad_tenant_row"), 0));
     // Somebody disables the row. A tenant without an enabled row has no failures.
     world.tenant("acme", [("cloudwatch", with(row(ACME), "enabled", Attribute::Bool(false)))]);
     assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
-    assert_eq!(world.state("acme"), (State::Ok, None, 0));
+    assert_eq!(world.state("acme"), (TenantState::Ok, None, 0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -126,12 +126,12 @@ async fn the_trouble_of_a_bad_row_ends_when_the_row_is_good_or_gone() {
         };
         set(before);
         poison(world.handle(&event(&[KEY])).await);
-        assert_eq!(world.state("acme"), (State::Refused, Some("bad_tenant_row"), 0), "{what}");
+        assert_eq!(world.state("acme"), (TenantState::Refused, Some("bad_tenant_row"), 0), "{what}");
         let last = world.line("acme").and_then(|line| line.last_success);
         set(after);
         world.handle(&event(&[KEY])).await;
         let line = world.line("acme").expect("the tenant is known");
-        let expected = if ends { State::Ok } else { State::Refused };
+        let expected = if ends { TenantState::Ok } else { TenantState::Refused };
         assert_eq!((line.state, line.last_success > last), (expected, ends), "{what}");
     }
 }
@@ -141,7 +141,7 @@ async fn events_of_a_failed_delivery_count_as_well() {
     let mut world = World::new();
     world.settings.max_batch_events = 2;
     world.put(KEY, good_object(&["a"; 20]));
-    world.sinks.fail(Operation::Put, 5, throttled());
+    world.sinks.fail(SinkOperation::Put, 5, throttled());
     assert!(is_retry(&world.handle(&event(&[KEY])).await));
     let text = crate::metrics::rendered(|registry| crate::status::register(&world.status, registry));
     let all = world.metrics.render();
@@ -157,7 +157,7 @@ async fn events_of_a_failed_delivery_count_as_well() {
         count(&all, "logferry_event_bytes_total")
     );
     assert_eq!(count(&text, "logferry_tenant_failures_total{tenant=\"acme\",reason=\"throttled\"}"), 1);
-    assert_eq!(world.state("acme"), (State::Waiting, Some("throttled"), 1));
+    assert_eq!(world.state("acme"), (TenantState::Waiting, Some("throttled"), 1));
 }
 
 #[tokio::test(start_paused = true)]
@@ -168,11 +168,11 @@ async fn records_of_earlier_attempts_are_no_success_if_every_other_event_is_reje
     world.sinks.create(ACME, GROUP, &["web-web-0-2026-11-21"]);
     world.put(KEY, good_object(&["a", "b", "c"]));
     world.sinks.reject_before(i64::MAX);
-    world.sinks.fail(Operation::Put, 2, throttled());
+    world.sinks.fail(SinkOperation::Put, 2, throttled());
     assert!(is_retry(&world.handle(&event(&[KEY])).await));
     assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
     shows(&world, "logferry_records_total{outcome=\"resumed\"} 1");
-    assert_eq!(world.state("acme"), (State::Refused, Some("rejected"), 0));
+    assert_eq!(world.state("acme"), (TenantState::Refused, Some("rejected"), 0));
     assert_eq!(world.line("acme").and_then(|line| line.last_success), None);
     let text = &world.status.snapshot(0).failures[0].text;
     assert!(text.contains("in this attempt: 2 too old"), "{text}");
@@ -194,12 +194,12 @@ async fn an_object_of_which_no_event_is_stored_is_no_success() {
     };
     world.put(KEY, object(gzip(&array(&["", ""]))));
     assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
-    assert_eq!(page(&world), (State::Ok, false, 0, 0), "empty messages change nothing");
+    assert_eq!(page(&world), (TenantState::Ok, false, 0, 0), "empty messages change nothing");
 
     world.put(KEY, good_object(&["old", "older"]));
     world.sinks.reject_before(i64::MAX);
     assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
-    assert_eq!(page(&world), (State::Refused, false, 1, 0));
+    assert_eq!(page(&world), (TenantState::Refused, false, 1, 0));
     let snapshot = world.status.snapshot(0);
     assert_eq!(snapshot.throughput.objects, 0);
     assert!(
@@ -211,12 +211,12 @@ async fn an_object_of_which_no_event_is_stored_is_no_success() {
 
     world.put(KEY, object(gzip(b"")));
     assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
-    assert_eq!(page(&world), (State::Refused, false, 1, 0), "an object without records mends nothing");
+    assert_eq!(page(&world), (TenantState::Refused, false, 1, 0), "an object without records mends nothing");
 
     world.put(KEY, good_object(&["a", "b"]));
     world.sinks.reject_before(0);
     assert_eq!(world.handle(&event(&[KEY])).await, Verdict::Ack);
-    assert_eq!(page(&world), (State::Ok, true, 1, 1), "one stored event is a success");
+    assert_eq!(page(&world), (TenantState::Ok, true, 1, 1), "one stored event is a success");
 }
 
 /// The age that the metrics show, in hours since the records of [`array`], or `None`.

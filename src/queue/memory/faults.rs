@@ -2,16 +2,16 @@
 
 use std::{collections::HashMap, ops::RangeInclusive, time::Duration};
 
-use super::{MemoryQueue, Operation, QueueError};
+use super::{MemoryQueue, QueueError, QueueOperation};
 
 /// The faults that a test asked for. Calls are counted from 1 for each operation.
 #[derive(Debug, Default)]
 pub(super) struct Faults {
-    counts: HashMap<Operation, usize>,
-    failing_calls: Vec<(Operation, RangeInclusive<usize>)>,
-    lost_answers: Vec<(Operation, RangeInclusive<usize>)>,
-    slow_calls: Vec<(Operation, RangeInclusive<usize>, Duration)>,
-    failing_entries: Vec<(Operation, String, usize)>,
+    counts: HashMap<QueueOperation, usize>,
+    failing_calls: Vec<(QueueOperation, RangeInclusive<usize>)>,
+    lost_answers: Vec<(QueueOperation, RangeInclusive<usize>)>,
+    slow_calls: Vec<(QueueOperation, RangeInclusive<usize>, Duration)>,
+    failing_entries: Vec<(QueueOperation, String, usize)>,
 }
 
 /// Faults of one call.
@@ -27,11 +27,11 @@ pub(super) struct Plan {
 
 impl Faults {
     /// Counts a call and returns its faults.
-    pub(super) fn next(&mut self, operation: Operation) -> Plan {
+    pub(super) fn next(&mut self, operation: QueueOperation) -> Plan {
         let count = self.counts.entry(operation).or_default();
         *count += 1;
         let count = *count;
-        let hits = |faults: &[(Operation, RangeInclusive<usize>)], problem: &str| {
+        let hits = |faults: &[(QueueOperation, RangeInclusive<usize>)], problem: &str| {
             let hit = faults.iter().any(|(which, calls)| *which == operation && calls.contains(&count));
             if hit { Err(QueueError::Unavailable(problem.to_owned())) } else { Ok(()) }
         };
@@ -48,7 +48,7 @@ impl Faults {
     ///
     /// # Errors
     /// The test asked for this entry to fail.
-    pub(super) fn entry(&mut self, operation: Operation, body: &str) -> Result<(), QueueError> {
+    pub(super) fn entry(&mut self, operation: QueueOperation, body: &str) -> Result<(), QueueError> {
         let fault = self
             .failing_entries
             .iter_mut()
@@ -65,23 +65,23 @@ impl Faults {
 
 impl MemoryQueue {
     /// Makes whole calls of an operation fail.
-    pub fn fail_calls(&self, operation: Operation, calls: RangeInclusive<usize>) {
+    pub fn fail_calls(&self, operation: QueueOperation, calls: RangeInclusive<usize>) {
         self.lock().faults.failing_calls.push((operation, calls));
     }
 
     /// Loses the answers to batch calls, which still take effect.
-    pub fn lose_answers(&self, operation: Operation, calls: RangeInclusive<usize>) {
+    pub fn lose_answers(&self, operation: QueueOperation, calls: RangeInclusive<usize>) {
         self.lock().faults.lost_answers.push((operation, calls));
     }
 
     /// Makes calls take `time`. A slow receive takes messages at its beginning and returns them at its end; every other
     /// slow call takes effect at its end.
-    pub fn slow_calls(&self, operation: Operation, calls: RangeInclusive<usize>, time: Duration) {
+    pub fn slow_calls(&self, operation: QueueOperation, calls: RangeInclusive<usize>, time: Duration) {
         self.lock().faults.slow_calls.push((operation, calls, time));
     }
 
     /// Makes the next `times` entries for one message fail. The other entries of these calls succeed.
-    pub fn fail_entry(&self, operation: Operation, body: &str, times: usize) {
+    pub fn fail_entry(&self, operation: QueueOperation, body: &str, times: usize) {
         self.lock().faults.failing_entries.push((operation, body.to_owned(), times));
     }
 }

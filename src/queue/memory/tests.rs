@@ -128,8 +128,8 @@ async fn without_the_permission_to_send_nothing_is_sent() {
 #[tokio::test(start_paused = true)]
 async fn calls_and_entries_fail_as_requested() {
     let queue = MemoryQueue::new(TIMEOUT);
-    queue.fail_calls(Operation::Receive, 1..=2);
-    queue.fail_entry(Operation::Delete, "b", 1);
+    queue.fail_calls(QueueOperation::Receive, 1..=2);
+    queue.fail_entry(QueueOperation::Delete, "b", 1);
     queue.send_all(["a", "b"]);
     for _ in 0..2 {
         assert!(queue.receive(1, WAIT).await.is_err());

@@ -7,7 +7,7 @@ use super::*;
 
 /// Reads `text` of a format that is to be recognised.
 fn recognised(text: &[u8], chunk: usize) -> Read {
-    read_by(RecordReader::new(1 << 20, NOW).of_format(&Format::Auto, OBJECT), text, chunk)
+    read_by(RecordReader::new(1 << 20, NOW).of_format(&RecordFormat::Auto, OBJECT), text, chunk)
 }
 
 fn check(text: &str, expected: &[(&str, Option<i64>)]) {
@@ -77,7 +77,7 @@ fn documents_of_subscriptions_are_read_one_after_another() {
     }
     check(&format!("{control}{b}"), &[("<skipped>", None), ("c", AT.1)]);
     // Each record knows its stream.
-    let mut reader = RecordReader::new(1 << 20, NOW).of_format(&Format::Auto, OBJECT);
+    let mut reader = RecordReader::new(1 << 20, NOW).of_format(&RecordFormat::Auto, OBJECT);
     let (text, mut streams) = ([a, b].concat(), Vec::new());
     let mut window = text.as_bytes();
     while let Step::Record { record, consumed } = reader.next(window, More::Ended).expect("it is good") {
@@ -169,7 +169,7 @@ fn documents_that_break_off_give_the_records_before() {
 fn a_record_of_a_document_that_is_too_long_is_stepped_over() {
     let text = format!(r#"{{"Records":[{{"a":1}},{{"a":"{}"}},{{"b":2}}]}}"#, "]}\\\"".repeat(300));
     for chunk in [1, 50, text.len()] {
-        let reader = RecordReader::new(1000, NOW).of_format(&Format::CloudTrail, OBJECT);
+        let reader = RecordReader::new(1000, NOW).of_format(&RecordFormat::CloudTrail, OBJECT);
         let (records, error) = read_by(reader, text.as_bytes(), chunk);
         assert!(error.is_none(), "{error:?}");
         let place = too_long(1000, 1208, 20);
@@ -189,7 +189,7 @@ fn content_that_cannot_be_read_is_named() {
         (b"\x1f\x8b\x08\0\0", "gzip data inside of compressed data"),
     ] {
         check_error(bytes, 0, name);
-        for format in [Format::Json, Format::CloudTrail] {
+        for format in [RecordFormat::Json, RecordFormat::CloudTrail] {
             let (_, error) = read_by(RecordReader::new(1000, NOW).of_format(&format, OBJECT), bytes, 3);
             assert!(
                 matches!(error, Some(RecordError { problem: RecordProblem::Unsupported(_), .. })),
@@ -203,9 +203,9 @@ fn content_that_cannot_be_read_is_named() {
 fn a_configured_format_takes_the_place_of_recognition() {
     let trail = r#"{"Records":[{"message":"m","time":"2026-11-21T08:00:01Z"}]}"#;
     let read = |format| read_by(RecordReader::new(1000, NOW).of_format(&format, OBJECT), trail.as_bytes(), 5);
-    let (records, error) = read(Format::EventBridge);
+    let (records, error) = read(RecordFormat::EventBridge);
     assert_eq!((records, error), (vec![(trail.to_owned(), None)], None));
-    let (records, error) = read(Format::CloudTrail);
+    let (records, error) = read(RecordFormat::CloudTrail);
     assert_eq!((records.len(), error), (1, None));
 }
 
@@ -221,7 +221,7 @@ fn text_is_read_line_by_line() {
 #[test]
 fn lines_of_text_are_mended() {
     let one = |text: &[u8]| {
-        let mut reader = RecordReader::new(1000, NOW).of_format(&Format::Lines(None), OBJECT);
+        let mut reader = RecordReader::new(1000, NOW).of_format(&RecordFormat::Lines(None), OBJECT);
         match reader.next(text, More::Ended) {
             Ok(Step::Record { record, .. }) => {
                 assert_eq!(record.message.len(), record.message.unescape().len());
@@ -261,8 +261,9 @@ fn lines_that_look_like_records_are_not_read_as_text() {
     for binary in [&b"\x7fELF\x02\x01"[..], b"text\0text", b"\xcf\xf0\xe8\xe2\xe5\xf2"] {
         check_error(binary, 0, "binary data");
     }
-    let read =
-        |text: &[u8]| read_by(RecordReader::new(1000, NOW).of_format(&Format::Lines(None), OBJECT), text, 3);
+    let read = |text: &[u8]| {
+        read_by(RecordReader::new(1000, NOW).of_format(&RecordFormat::Lines(None), OBJECT), text, 3)
+    };
     assert_eq!(read(b"{\"message\":\n[x]").0.len(), 2);
     assert_eq!(read(b"\xcf\xf0\n").1, None);
     for binary in [&b"a\0"[..], b"{\"a\":1}\0"] {
@@ -281,7 +282,7 @@ fn the_lines_of_flow_logs_have_the_time_of_their_end() {
     check(&format!("{head}\r\n{a}\r\n{b}"), &expected);
     check(&format!("{head}\n"), &expected[..1]);
     // A configured format needs no known names.
-    let reader = RecordReader::new(1000, NOW).of_format(&Format::FlowLogs, OBJECT);
+    let reader = RecordReader::new(1000, NOW).of_format(&RecordFormat::FlowLogs, OBJECT);
     let (records, _) = read_by(reader, b"\nend new-field\n1795248001 x\n", 4);
     let records: Vec<_> = records.iter().map(|(message, at)| (message.as_str(), *at)).collect();
     assert_eq!(records, [("", None), ("<skipped>", None), ("1795248001 x", AT.1)]);
@@ -295,7 +296,7 @@ fn the_first_line_is_a_record_unless_it_has_names_of_fields() {
         [[flow, flow], [r#"{"message":"end"}"#, "b"], ["Hello end", "end"], ["eni-1 vpc-1", "end start"]]
     {
         for chunk in [1, 7, 1000] {
-            let reader = RecordReader::new(1000, NOW).of_format(&Format::FlowLogs, OBJECT);
+            let reader = RecordReader::new(1000, NOW).of_format(&RecordFormat::FlowLogs, OBJECT);
             let (records, error) = read_by(reader, lines.join("\n").as_bytes(), chunk);
             let records: Vec<_> = records.iter().map(|(message, at)| (message.as_str(), *at)).collect();
             assert_eq!((records, error), (lines.map(|line| (line, Some(OBJECT))).to_vec(), None));
@@ -306,7 +307,7 @@ fn the_first_line_is_a_record_unless_it_has_names_of_fields() {
 /// Without the list there is no record, so a wrong format of a rule would lose the whole object.
 #[test]
 fn a_document_without_its_list_is_an_error() {
-    let check = |format: &Format, text: &str, records: usize, list: &str| {
+    let check = |format: &RecordFormat, text: &str, records: usize, list: &str| {
         for chunk in [1, 5, 1000] {
             let reader = RecordReader::new(1000, NOW).of_format(format, OBJECT);
             let (found, error) = read_by(reader, text.as_bytes(), chunk);
@@ -316,8 +317,10 @@ fn a_document_without_its_list_is_an_error() {
             assert_eq!((found.len(), error.index), (records, records as u64), "{text}");
         }
     };
-    let lists =
-        [(Format::CloudTrail, "Records", "logEvents"), (Format::Subscription, "logEvents", "Records")];
+    let lists = [
+        (RecordFormat::CloudTrail, "Records", "logEvents"),
+        (RecordFormat::Subscription, "logEvents", "Records"),
+    ];
     for (format, list, other) in lists {
         for text in ["{}", r#"{"message":"m"}"#, "{\"message\":\"m\"}\n{\"message\":\"n\"}\n"] {
             check(&format, text, 0, list);
@@ -330,7 +333,7 @@ fn a_document_without_its_list_is_an_error() {
         // Documents before it are read.
         let good = format!("{{\"{list}\":[{{\"message\":\"m\"}}]}}");
         check(&format, &format!("{good}{{\"a\":1}}{good}"), 1, list);
-        check(&Format::Auto, &format!("{good}\n{{}}\n"), 1, list);
+        check(&RecordFormat::Auto, &format!("{good}\n{{}}\n"), 1, list);
     }
 }
 
@@ -345,7 +348,7 @@ fn directives_at_the_beginning_are_no_lines() {
 
 #[test]
 fn the_time_of_a_line_is_found_by_its_format() {
-    let format = Format::Lines(Some("%Y-%m-%dT%H:%M:%S".parse().expect("a format")));
+    let format = RecordFormat::Lines(Some("%Y-%m-%dT%H:%M:%S".parse().expect("a format")));
     let text = "head\nERROR 2026-11-21T08:00:01 failed\n\tat Main\n2036-11-21T08:00:01 not credible\n2026-11-21T08:00:02 on\n";
     for chunk in [1, 9, 1000] {
         let (records, error) =
@@ -371,7 +374,8 @@ fn a_line_of_text_that_is_too_long_is_stepped_over() {
     let place = |bytes, start| too_long(MAX, bytes, start);
     let check = |text: &str, expected: &[&str]| {
         for chunk in 1..=text.len() {
-            for reader in [of_lines(MAX), RecordReader::new(MAX, NOW).of_format(&Format::Lines(None), OBJECT)]
+            for reader in
+                [of_lines(MAX), RecordReader::new(MAX, NOW).of_format(&RecordFormat::Lines(None), OBJECT)]
             {
                 let (records, error) = read_by(reader, text.as_bytes(), chunk);
                 let records: Vec<_> = records.iter().map(|(message, _)| message.as_str()).collect();

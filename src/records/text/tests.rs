@@ -1,10 +1,10 @@
 use super::super::{More, RecordReader, Step};
-use crate::records::Format;
+use crate::records::RecordFormat;
 
 use jiff::Timestamp;
 
 /// Calls `check` with the only record of the text.
-fn with_record(text: &str, format: &Format, check: impl Fn(&super::super::Record<'_>)) {
+fn with_record(text: &str, format: &RecordFormat, check: impl Fn(&super::super::Record<'_>)) {
     let now = Timestamp::constant(1_795_262_400, 0);
     let mut reader = RecordReader::new(1 << 20, now).of_format(format, 0);
     let mut window = text.as_bytes();
@@ -17,7 +17,7 @@ fn with_record(text: &str, format: &Format, check: impl Fn(&super::super::Record
 }
 
 fn check(text: &str, expected: Option<([&str; 3], bool)>) {
-    with_record(text, &Format::Json, |record| {
+    with_record(text, &RecordFormat::Json, |record| {
         let found = record.text.expect("JSON");
         assert_eq!(found.bytes(), text.as_bytes());
         assert!(!found.is_message());
@@ -65,14 +65,14 @@ fn unusual_records_have_no_pieces() {
 #[test]
 fn a_record_inside_a_document_has_its_own_text() {
     let text = r#"{"messageType":"DATA_MESSAGE","logEvents":[{"id":"1","timestamp":5,"message":"m"}]}"#;
-    with_record(text, &Format::Subscription, |record| {
+    with_record(text, &RecordFormat::Subscription, |record| {
         assert_eq!(record.text.expect("JSON").bytes(), br#"{"id":"1","timestamp":5,"message":"m"}"#);
     });
     let text = r#"{"Records":[{"eventTime":"t","message":"m"}]}"#;
-    with_record(text, &Format::CloudTrail, |record| {
+    with_record(text, &RecordFormat::CloudTrail, |record| {
         let found = record.text.expect("JSON");
         assert_eq!(found.bytes(), br#"{"eventTime":"t","message":"m"}"#);
         assert!(found.is_message() && found.pieces().is_none());
     });
-    with_record("a line\n", &Format::Lines(None), |record| assert!(record.text.is_none()));
+    with_record("a line\n", &RecordFormat::Lines(None), |record| assert!(record.text.is_none()));
 }

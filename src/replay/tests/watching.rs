@@ -3,7 +3,7 @@
 use jiff::SignedDuration;
 
 use super::*;
-use crate::replay::watch::{WatchError, Watched, Watching, name, watch};
+use crate::replay::watch::{WatchError, WatchOutcome, Watching, name, watch};
 
 const EVERY: Duration = Duration::from_secs(60);
 
@@ -21,7 +21,7 @@ struct Stage {
     order: Order,
     listing: MemoryListing,
     answers: Arc<Answers>,
-    places: MemoryPlaces,
+    places: MemoryWatchPlaces,
     max_age: Duration,
 }
 
@@ -32,7 +32,7 @@ impl Stage {
             order: order(),
             listing,
             answers,
-            places: MemoryPlaces::default(),
+            places: MemoryWatchPlaces::default(),
             max_age: Duration::from_hours(72),
         }
     }
@@ -41,7 +41,7 @@ impl Stage {
         self.places.place(&name(&self.order)).await.expect("memory answers")
     }
 
-    async fn try_scans(&self, scans: u32, since: Option<Timestamp>) -> Result<Watched, WatchError> {
+    async fn try_scans(&self, scans: u32, since: Option<Timestamp>) -> Result<WatchOutcome, WatchError> {
         let destination: Arc<dyn Destination> = Arc::clone(&self.answers) as _;
         let (stop, watching) = (CancellationToken::new(), watching(since, self.max_age));
         let stopping = stop.clone();
@@ -54,7 +54,7 @@ impl Stage {
         watched
     }
 
-    async fn scans(&self, scans: u32, since: Option<Timestamp>) -> Watched {
+    async fn scans(&self, scans: u32, since: Option<Timestamp>) -> WatchOutcome {
         let watched = self.try_scans(scans, since).await.expect("the watch begins");
         assert_eq!(watched.scans, u64::from(scans));
         watched

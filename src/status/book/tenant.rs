@@ -5,30 +5,30 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::{Series, TenantLine, since};
-use crate::status::{Advice, State};
+use crate::status::{Advice, TenantState};
 
 /// In milliseconds. A tenant whose oldest object has waited longer than this is in trouble, even if no attempt has failed.
 const LONG_WAIT: i64 = 60_000;
 
 #[derive(Debug, Default)]
-pub(super) struct Tenant {
+pub(super) struct TenantHistory {
     pub(super) last_success: Option<Timestamp>,
-    pub(super) waiting: Vec<Entry>,
+    pub(super) waiting: Vec<WaitingObject>,
     pub(super) troubles: Vec<Trouble>,
     /// The counters of its own series. They are kept while the tenant has no series, and continue when it has one again.
     pub(super) series: Option<Box<Series>>,
     pub(super) is_named: bool,
     /// Whether all enabled deliveries are in shadow mode.
     pub(super) in_shadow: bool,
-    /// Recent billed bytes, plus one for each delivery. `Book::tidy` subtracts a sixteenth every half minute, so half is left
-    /// after about 5 min.
+    /// Recent billed bytes, plus one for each delivery. `StatusBook::tidy` subtracts a sixteenth every half minute, so half is
+    /// left after about 5 min.
     pub(super) volume: u64,
     pub(super) last_seen: i64,
 }
 
 /// An object that waits.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Entry {
+pub(super) struct WaitingObject {
     pub(super) object: u64,
     /// First receipt of its message.
     pub(super) since: i64,
@@ -51,7 +51,7 @@ pub(super) struct Trouble {
     pub(super) stops_until: i64,
 }
 
-impl Tenant {
+impl TenantHistory {
     pub(super) fn counters<'a>(&'a mut self, other: &'a mut Series) -> &'a mut Series {
         match &mut self.series {
             Some(series) if self.is_named => series,
@@ -79,18 +79,18 @@ impl Tenant {
     }
 
     /// The waiting object that failed, and has waited for longest.
-    fn oldest_failed(&self, now: i64) -> Option<&Entry> {
+    fn oldest_failed(&self, now: i64) -> Option<&WaitingObject> {
         let failed = self.waiting.iter().filter(|entry| entry.until > now && entry.advice.is_some());
         failed.min_by_key(|entry| entry.since)
     }
 
-    pub(super) fn state(&self, now: i64) -> State {
+    pub(super) fn state(&self, now: i64) -> TenantState {
         match (self.worst(now), self.oldest_failed(now)) {
             (Some(trouble), _) => trouble.advice.state,
             // A success of other objects has ended the trouble, but this object still waits.
-            (None, Some(_)) => State::Waiting,
-            (None, None) if self.in_shadow => State::Shadow,
-            (None, None) => State::Ok,
+            (None, Some(_)) => TenantState::Waiting,
+            (None, None) if self.in_shadow => TenantState::Shadow,
+            (None, None) => TenantState::Ok,
         }
     }
 
@@ -101,7 +101,7 @@ impl Tenant {
         troubled.max(long)
     }
 
-    pub(super) fn line(&self, name: &Arc<str>, state: State, now: i64) -> TenantLine {
+    pub(super) fn line(&self, name: &Arc<str>, state: TenantState, now: i64) -> TenantLine {
         let (waiting, oldest) = self.waiting(now);
         let worst = self.worst(now);
         TenantLine {

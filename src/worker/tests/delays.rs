@@ -13,7 +13,7 @@ async fn waiting(delay: Duration) -> Waiting {
     let queue = Arc::new(queue());
     queue.send("m");
     let message = queue.receive(1, SECOND).await.expect("the receive succeeds").remove(0);
-    let leases = Leases::new(Arc::clone(&queue), VISIBILITY, Metrics::default());
+    let leases = MessageLeases::new(Arc::clone(&queue), VISIBILITY, Metrics::default());
     let WorkerSettings { max_hidden, backoff, .. } = settings();
     let settler = Settler::start(
         Arc::clone(&queue),

@@ -1,7 +1,7 @@
 //! Tests of draining: nothing more is received, running work may finish, and the other messages return to the queue.
 
 use super::*;
-use crate::health::Status;
+use crate::health::HealthStatus;
 
 /// Acknowledges each message after `time`.
 fn work(time: Duration) -> impl Fn(Arc<Message>) -> Handling + Send + Sync + 'static {
@@ -82,7 +82,7 @@ async fn messages_whose_work_does_not_finish_are_visible_at_once() {
 #[tokio::test(start_paused = true)]
 async fn messages_of_the_last_receive_are_returned() {
     let queue = queue();
-    queue.slow_calls(Operation::Receive, 1..=1, Duration::from_millis(500));
+    queue.slow_calls(QueueOperation::Receive, 1..=1, Duration::from_millis(500));
     queue.send_all(["a", "b", "c"]);
     let log = Log::default();
     let running = start(queue, noting(&log, |_| async { Verdict::Ack }));
@@ -108,7 +108,7 @@ async fn a_long_poll_without_messages_does_not_delay_shutdown() {
 #[tokio::test(start_paused = true)]
 async fn a_pause_after_a_failed_receive_does_not_delay_shutdown() {
     let queue = queue();
-    queue.fail_calls(Operation::Receive, 1..=1000);
+    queue.fail_calls(QueueOperation::Receive, 1..=1000);
     let running = start(queue, work(SECOND));
     running.queue.until(|queue| receives(queue).len() == 7).await;
     let begin = Instant::now();
@@ -125,11 +125,11 @@ async fn readiness_fails_as_soon_as_draining_begins() {
         let running = start(queue, work(10 * SECOND));
         until_in_flight(&running, i64::try_from(messages).expect("the queue has four messages at most"))
             .await;
-        assert_eq!(running.health.ready().status, Status::Ok);
+        assert_eq!(running.health.ready().status, HealthStatus::Ok);
         running.stop.cancel();
         tokio::time::sleep(Duration::from_millis(50)).await;
         let (ready, alive) = (running.health.ready().status, running.health.alive().status);
-        assert_eq!((ready, alive), (Status::Draining, Status::Draining), "{messages} messages");
+        assert_eq!((ready, alive), (HealthStatus::Draining, HealthStatus::Draining), "{messages} messages");
         assert!(!running.task.is_finished());
         running.stop().await;
     }
@@ -166,7 +166,7 @@ async fn an_extension_in_flight_does_not_hide_a_returned_message() {
     queue.send("m");
     // The order to stop comes at 1 s, the lease is extended at 15 s, the work is cancelled at 18 s, and the extension
     // is answered at 20 s.
-    queue.slow_calls(Operation::ChangeVisibility, 1..=1, 5 * SECOND);
+    queue.slow_calls(QueueOperation::ChangeVisibility, 1..=1, 5 * SECOND);
     let running = start(queue, work(1000 * SECOND));
     until_in_flight(&running, 1).await;
     tokio::time::sleep(SECOND).await;

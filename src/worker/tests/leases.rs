@@ -75,7 +75,7 @@ async fn an_extension_that_hangs_harms_no_other_message() {
     let queue = MemoryQueue::new(10 * SECOND);
     queue.send_all(["hangs", "works", "waits"]);
     // One of the first extensions, at 5 s, is answered only after the test. All other calls are answered at once.
-    queue.slow_calls(Operation::ChangeVisibility, 1..=1, 1000 * SECOND);
+    queue.slow_calls(QueueOperation::ChangeVisibility, 1..=1, 1000 * SECOND);
     let (log, begin) = (Log::default(), Instant::now());
     let settings = WorkerSettings { visibility_timeout: 10 * SECOND, ..settings() };
     let handle = |message: Arc<Message>| async move {
@@ -108,8 +108,8 @@ async fn an_extension_that_hangs_harms_no_other_message() {
 async fn a_failed_extension_is_tried_again_in_time() {
     let queue = queue();
     queue.send_all(["a", "b"]);
-    queue.fail_calls(Operation::ChangeVisibility, 1..=1);
-    queue.fail_entry(Operation::ChangeVisibility, "b", 1);
+    queue.fail_calls(QueueOperation::ChangeVisibility, 1..=1);
+    queue.fail_entry(QueueOperation::ChangeVisibility, "b", 1);
     let log = Log::default();
     let running = start(queue, work(&log, 2 * VISIBILITY, Verdict::Ack));
     running.queue.until(empty).await;
@@ -177,7 +177,7 @@ async fn an_extension_in_flight_does_not_overwrite_the_delay_of_a_retry() {
     let queue = queue();
     queue.send("m");
     // The first extension is slow, as if the SDK retried it, and the verdict comes meanwhile.
-    queue.slow_calls(Operation::ChangeVisibility, 1..=1, 5 * SECOND);
+    queue.slow_calls(QueueOperation::ChangeVisibility, 1..=1, 5 * SECOND);
     let delay = 2 * VISIBILITY;
     let (log, begin) = (Log::default(), Instant::now());
     let running = start(queue, work(&log, VISIBILITY / 2 + 2 * SECOND, retry_after(delay)));

@@ -107,7 +107,7 @@ async fn without_the_permission_to_send_a_message_is_hidden() {
 async fn a_message_that_could_not_be_sent_is_hidden_and_a_sent_one_is_deleted() {
     let queue = queue();
     queue.send_all(["sent", "unsent"]);
-    queue.fail_entry(Operation::SendAnew, "unsent", 1);
+    queue.fail_entry(QueueOperation::SendAnew, "unsent", 1);
     let delay = 2 * MINUTE;
     let running = start(queue, until_attempt(&Log::default(), 2, retry_after(delay)));
     running.queue.until(|queue| answers(queue).len() == 3).await;
@@ -127,7 +127,7 @@ async fn a_message_that_could_not_be_sent_is_hidden_and_a_sent_one_is_deleted() 
 async fn lost_answers_of_sends_do_not_multiply_messages() {
     let queue = queue();
     queue.send_all(numbered(20));
-    queue.lose_answers(Operation::SendAnew, 1..=usize::MAX);
+    queue.lose_answers(QueueOperation::SendAnew, 1..=usize::MAX);
     let begin = Instant::now();
     let running = start(queue, move |_| {
         std::future::ready(if begin.elapsed() < HOUR { retry_after(2 * MINUTE) } else { Verdict::Ack })
@@ -143,7 +143,7 @@ async fn lost_answers_of_sends_do_not_multiply_messages() {
 async fn a_minute_after_a_failed_send_messages_are_sent_anew_again() {
     let queue = queue();
     queue.send("m");
-    queue.lose_answers(Operation::SendAnew, 1..=1);
+    queue.lose_answers(QueueOperation::SendAnew, 1..=1);
     let (log, begin) = (Log::default(), Instant::now());
     let running = start(queue, until_attempt(&log, 4, retry_after(10 * MINUTE)));
     running.queue.until(|queue| sends(queue) == 2).await;
@@ -186,7 +186,7 @@ async fn no_message_is_lost_at_the_end_of_the_retention() {
 async fn an_unknown_retention_counts_as_the_shortest_one() {
     let queue = queue().with_retention(MINUTE);
     queue.send("m");
-    queue.fail_calls(Operation::Retention, 1..=8);
+    queue.fail_calls(QueueOperation::Retention, 1..=8);
     let begin = Instant::now();
     let running = start(queue, move |_| {
         std::future::ready(if begin.elapsed() < HOUR { retry_after(15 * MINUTE) } else { Verdict::Ack })
@@ -230,7 +230,7 @@ async fn poison_without_a_dead_letter_queue_is_hidden_even_if_the_retention_is_u
     for verdict in [Verdict::Poison, Verdict::Overdue] {
         let queue = queue().without_dead_letters();
         queue.send("m");
-        queue.fail_calls(Operation::Retention, 1..=usize::MAX);
+        queue.fail_calls(QueueOperation::Retention, 1..=usize::MAX);
         let log = Log::default();
         let begin = Instant::now();
         let running = start(queue, until_attempt(&log, 5, verdict(bad_key_after(15 * MINUTE))));
@@ -291,7 +291,7 @@ async fn a_failed_delete_is_tried_again_and_then_remembered() {
         for verdict in [Verdict::Ack, bad_key(), retry_after(10 * MINUTE)] {
             let queue = queue();
             queue.send("m");
-            queue.fail_calls(Operation::Delete, 1..=failing);
+            queue.fail_calls(QueueOperation::Delete, 1..=failing);
             let (log, begin) = (Log::default(), Instant::now());
             let running = start(queue, until_attempt(&log, 2, verdict.clone()));
             running.queue.until(empty).await;
@@ -314,7 +314,7 @@ async fn the_bytes_of_bodies_that_wait_for_a_slow_queue_are_bounded() {
     let queue = queue();
     let large = "x".repeat(1 << 20);
     queue.send_all(numbered(60).map(|number| format!("{number} {large}")));
-    queue.slow_calls(Operation::Delete, 1..=1000, 10 * SECOND);
+    queue.slow_calls(QueueOperation::Delete, 1..=1000, 10 * SECOND);
     let WorkerSettings { concurrency, .. } = settings();
     let running = start(queue, |_| std::future::ready(Verdict::Ack));
     running.queue.until(|queue| queue.left().len() < 60).await;
@@ -330,7 +330,7 @@ async fn a_slow_dead_letter_queue_does_not_delay_other_messages() {
     let queue = queue();
     queue.send_all(numbered(400).map(|number| format!("poison {number}")));
     queue.send("good");
-    queue.slow_calls(Operation::SendDeadLetter, 1..=100_000, 6 * SECOND);
+    queue.slow_calls(QueueOperation::SendDeadLetter, 1..=100_000, 6 * SECOND);
     let begin = Instant::now();
     let running = start(queue, |message| {
         std::future::ready(if message.body == "good" { Verdict::Ack } else { bad_key() })

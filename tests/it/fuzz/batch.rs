@@ -6,7 +6,7 @@ use logferry::{
     batch::{
         Batch, BatchHead, BatchTally, Buffers, ClosedBatch, Part, RejectedEvents, Rejection, Rejections,
     },
-    records::{Message, More, RecordReader, Step},
+    records::{EscapedMessage, More, RecordReader, Step},
 };
 use serde::Deserialize;
 
@@ -90,7 +90,7 @@ impl<'a> Lane<'a> {
         Self { names, open, spare, given, bytes: 0, span: None, days: HashSet::new(), gathers_days: false }
     }
 
-    fn add(&mut self, event: Given, message: &Message<'_>, choices: &mut Choices<'_>) {
+    fn add(&mut self, event: Given, message: &EscapedMessage<'_>, choices: &mut Choices<'_>) {
         let counted = event.text.len() + OVERHEAD;
         let (at, day) = (event.timestamp, event.timestamp.div_euclid(DAY));
         let (earliest, latest) = self.span.unwrap_or((at, at));

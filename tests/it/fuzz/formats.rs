@@ -2,7 +2,7 @@
 //! and lines are those of a plain reader.
 
 use jiff::Timestamp;
-use logferry::records::{Format, More, RecordReader};
+use logferry::records::{More, RecordFormat, RecordReader};
 
 use super::records::{NO_RECORD, NOW, Read, read_by};
 
@@ -15,17 +15,17 @@ const UNLIMITED: usize = 1 << 20;
 pub(crate) fn check(data: &[u8]) {
     let [chunks, choice, text @ ..] = data else { return };
     let formats = [
-        Format::Auto,
-        Format::Json,
-        Format::CloudTrail,
-        Format::Subscription,
-        Format::EventBridge,
-        Format::FlowLogs,
-        Format::Lines(None),
-        Format::Lines(Some("%Y-%m-%dT%H:%M:%S".parse().expect("a format"))),
+        RecordFormat::Auto,
+        RecordFormat::Json,
+        RecordFormat::CloudTrail,
+        RecordFormat::Subscription,
+        RecordFormat::EventBridge,
+        RecordFormat::FlowLogs,
+        RecordFormat::Lines(None),
+        RecordFormat::Lines(Some("%Y-%m-%dT%H:%M:%S".parse().expect("a format"))),
     ];
     let max_record = [UNLIMITED, UNLIMITED, 64, 20][usize::from(choice >> 3) % 4];
-    let read = |format: &Format, chunk: usize, behind: More| {
+    let read = |format: &RecordFormat, chunk: usize, behind: More| {
         let reader = RecordReader::new(max_record, NOW).of_format(format, OBJECT);
         read_by(reader, text, std::iter::repeat(chunk), behind).0
     };
@@ -38,18 +38,18 @@ pub(crate) fn check(data: &[u8]) {
     assert!(whole.records.starts_with(&broken_off.records), "{whole:?} {broken_off:?}");
     assert!(whole.records.len() - broken_off.records.len() <= 1, "{whole:?} {broken_off:?}");
     match format {
-        Format::Auto => {
+        RecordFormat::Auto => {
             is_one_of(&whole, formats[1..].iter().map(|format| read(format, text.len().max(1), More::Ended)))
         }
-        Format::Lines(time) => as_plain_lines(text, max_record, time.is_some(), &whole),
+        RecordFormat::Lines(time) => as_plain_lines(text, max_record, time.is_some(), &whole),
         // The events of these are parts of the text.
-        Format::CloudTrail | Format::EventBridge => {
+        RecordFormat::CloudTrail | RecordFormat::EventBridge => {
             let text = String::from_utf8_lossy(text);
             for (event, _) in whole.records.iter().filter(|(event, _)| !event.starts_with(NO_RECORD)) {
                 assert!(event.contains('\u{fffd}') || text.contains(event.as_str()), "{event}");
             }
         }
-        Format::Json | Format::Subscription | Format::FlowLogs => {}
+        RecordFormat::Json | RecordFormat::Subscription | RecordFormat::FlowLogs => {}
     }
 }
 

@@ -20,7 +20,7 @@ pub(super) fn check(mut reader: RecordReader, now: Timestamp, text: &[u8]) {
     let modified = now.as_millisecond();
     let mut columns = Columns::new(&route, modified);
     let message = Fields::Named(vec!["message".to_owned()]);
-    let mut files = [NdjsonWriter::new(Fields::All), NdjsonWriter::new(message.clone())];
+    let mut files = [NdjsonWriter::new(&Fields::All), NdjsonWriter::new(&message)];
     let (mut window, mut alone) = (text, [Vec::new(), Vec::new()]);
     while let Ok(step) = reader.next(window, More::Ended) {
         if let Step::Record { record, .. } = &step {
@@ -36,7 +36,7 @@ pub(super) fn check(mut reader: RecordReader, now: Timestamp, text: &[u8]) {
             let timestamp = found.timestamp;
             for (number, fields) in [Fields::All, message.clone()].into_iter().enumerate() {
                 files[number].push(record, timestamp);
-                let mut file = NdjsonWriter::new(fields);
+                let mut file = NdjsonWriter::new(&fields);
                 file.push(record, timestamp);
                 alone[number].extend(unzip(&file.finish()));
             }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use logferry::records::{Message, More, RecordReader, Step, Unreadable};
+use logferry::records::{EscapedMessage, More, RecordReader, Step, Unreadable};
 use serde_json::{Deserializer, value::RawValue};
 
 use super::{choices::Choices, lake};
@@ -143,8 +143,8 @@ pub(super) fn read_by(
 }
 
 /// The message's text, after checks that it is legal JSON, has the reported length, and equals the sum of its pieces.
-fn unescape(message: &Message<'_>) -> String {
-    let plain = |message: &Message<'_>| -> String {
+fn unescape(message: &EscapedMessage<'_>) -> String {
+    let plain = |message: &EscapedMessage<'_>| -> String {
         let text: String = serde_json::from_slice(&[b"\"", message.escaped(), b"\""].concat())
             .expect("a message is legal JSON");
         assert_eq!((text.len(), text.is_empty()), (message.len(), message.is_empty()));

@@ -34,10 +34,15 @@ pub(super) fn check_put(headers: &HeaderMap, etag: Option<&str>) -> Result<(), A
         Some("*") | None => {}
         Some(_) => return Err(AwsError::not_implemented("s3", "a write with an ETag in If-None-Match")),
     }
-    match (text("if-match"), etag) {
-        (Some(_), None) => Err(AwsError::new(404, "NoSuchKey", "The specified key does not exist.")),
-        (Some(tags), Some(etag)) if !names(tags, etag) => Err(failed("If-Match")),
-        _ => Ok(()),
+    text("if-match").map_or(Ok(()), |tags| check_match(tags, etag))
+}
+
+/// Checks `If-Match` of a write or a delete against the existing object.
+pub(super) fn check_match(tags: &str, etag: Option<&str>) -> Result<(), AwsError> {
+    match etag {
+        None => Err(AwsError::new(404, "NoSuchKey", "The specified key does not exist.")),
+        Some(etag) if !names(tags, etag) => Err(failed("If-Match")),
+        Some(_) => Ok(()),
     }
 }
 

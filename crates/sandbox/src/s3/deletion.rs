@@ -1,6 +1,7 @@
 //! Deletes objects and versions.
 //!
-//! Conditional deletes are not implemented, and deletes cause no events.
+//! A delete may have the condition that the current object has an ETag, as in general purpose buckets. Conditions of a delete of a
+//! version are not implemented, and deletes cause no events.
 
 use http::StatusCode;
 use roxmltree::{Document, Node};
@@ -10,6 +11,7 @@ use super::{
     bucket::Bucket,
     check_owner,
     checksum::{self, Checksum},
+    conditions,
     notification::malformed,
     object::{check_content_md5, check_key, check_version_id, object_arn},
     open, target,
@@ -27,6 +29,8 @@ const MAX_OBJECTS: usize = 1_000;
 struct Named {
     key: String,
     version_id: Option<String>,
+    /// The object is deleted only if it has this ETag; `*`: only if there is one.
+    etag: Option<String>,
 }
 
 /// What a deletion did.
@@ -39,7 +43,7 @@ struct Deleted {
 
 impl S3 {
     pub(super) fn delete_object(&self, cloud: &Cloud, call: &Call) -> Answer {
-        let condition = call.headers.keys().find(|name| name.as_str().contains("if-match"));
+        let condition = call.headers.keys().find(|name| name.as_str().contains("if-match-"));
         if let Some(condition) = condition {
             return Err(AwsError::not_implemented("s3", &format!("DeleteObject with {condition}")));
         }
@@ -47,7 +51,9 @@ impl S3 {
         let mut buckets = self.buckets();
         let bucket = open(&mut buckets, call, &name)?;
         check_owner(call, "x-amz-expected-bucket-owner", bucket)?;
-        let deleted = delete(cloud, call, bucket, &key, call.query_value("versionId"))?;
+        let version_id = call.query_value("versionId").map(str::to_owned);
+        let etag = call.header("if-match").map(str::to_owned);
+        let deleted = delete(cloud, call, bucket, &Named { key, version_id, etag })?;
         let mut reply = Reply { status: StatusCode::NO_CONTENT, ..Reply::empty() };
         if deleted.is_marker {
             reply = reply.with_header("x-amz-delete-marker", "true");
@@ -72,8 +78,9 @@ impl S3 {
         let bucket = open(&mut buckets, call, &name)?;
         check_owner(call, "x-amz-expected-bucket-owner", bucket)?;
         let mut out = format!("{XML_HEAD}<DeleteResult xmlns=\"{NAMESPACE}\">");
-        for Named { key, version_id } in &named {
-            let done = check_key(key).and_then(|()| delete(cloud, call, bucket, key, version_id.as_deref()));
+        for named in &named {
+            let Named { key, version_id, .. } = named;
+            let done = check_key(key).and_then(|()| delete(cloud, call, bucket, named));
             let mut about = element("Key", key);
             about.extend(version_id.iter().map(|id| element("VersionId", id)));
             match done {
@@ -115,31 +122,37 @@ fn named_objects(body: &str) -> Result<(Vec<Named>, bool), AwsError> {
 }
 
 fn named_object(node: Node<'_, '_>) -> Result<Named, AwsError> {
-    let (mut key, mut version_id) = (None, None);
+    let (mut key, mut version_id, mut etag) = (None, None, None);
     for child in node.children().filter(Node::is_element) {
         let text = child.text().unwrap_or_default().to_owned();
         match child.tag_name().name() {
             "Key" => key = Some(text).filter(|key| !key.is_empty()),
             "VersionId" => version_id = Some(text),
+            "ETag" => etag = Some(text),
             other => return Err(AwsError::not_implemented("s3", &format!("DeleteObjects with {other}"))),
         }
     }
-    Ok(Named { key: key.ok_or_else(malformed)?, version_id })
+    Ok(Named { key: key.ok_or_else(malformed)?, version_id, etag })
 }
 
 /// Deletes a version, or without a version id the object: in a bucket with versions a delete marker then hides them.
 ///
-/// A delete of what does not exist succeeds, as in S3.
+/// A delete of what does not exist succeeds, as in S3, unless it has a condition.
 fn delete(
     cloud: &Cloud,
     call: &Call,
     bucket: &mut Bucket,
-    key: &str,
-    version_id: Option<&str>,
+    Named { key, version_id, etag }: &Named,
 ) -> Result<Deleted, AwsError> {
     let arn = object_arn(bucket, key);
     let Some(id) = version_id else {
         authorize(cloud, call, bucket, "s3:DeleteObject", &arn, &[])?;
+        if let Some(etag) = etag {
+            if etag != "*" {
+                authorize(cloud, call, bucket, "s3:GetObject", &arn, &[])?;
+            }
+            conditions::check_match(etag, bucket.current_etag(key))?;
+        }
         if bucket.versioned {
             let marker = bucket.add(key, None);
             return Ok(Deleted { version_id: Some(marker.id), is_marker: true });
@@ -147,6 +160,9 @@ fn delete(
         bucket.keys.remove(key);
         return Ok(Deleted { version_id: None, is_marker: false });
     };
+    if etag.is_some() {
+        return Err(AwsError::not_implemented("s3", "a conditional delete of a version"));
+    }
     authorize(cloud, call, bucket, "s3:DeleteObjectVersion", &arn, &[])?;
     check_version_id(id)?;
     let version = bucket.version(key, id);

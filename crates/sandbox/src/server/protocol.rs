@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::call::AwsError;
 use crate::encoding::{element, escape, form_pairs};
-use crate::sigv4::Refusal;
+use crate::sigv4::SignatureError;
 use crate::sqs::errors::query_code;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -218,40 +218,40 @@ fn query_error(error: &AwsError) -> String {
 }
 
 /// Error of the service's protocol for a refused signature.
-pub(crate) fn refusal(protocol: Protocol, refusal: Refusal) -> AwsError {
+pub(crate) fn refusal(protocol: Protocol, refusal: SignatureError) -> AwsError {
     let (json, query, s3) = match refusal {
-        Refusal::Missing => (
+        SignatureError::Missing => (
             (403, "MissingAuthenticationToken", "Missing Authentication Token"),
             (403, "MissingAuthenticationToken", "Request is missing Authentication Token"),
             (403, "AccessDenied", "Access Denied"),
         ),
-        Refusal::UnknownKey => (
+        SignatureError::UnknownKey => (
             (400, "UnrecognizedClientException", "The security token included in the request is invalid."),
             (403, "InvalidClientTokenId", "The security token included in the request is invalid."),
             (403, "InvalidAccessKeyId", "The AWS Access Key Id you provided does not exist in our records."),
         ),
-        Refusal::Mismatch | Refusal::PayloadMismatch | Refusal::NoPayloadHash => {
+        SignatureError::Mismatch | SignatureError::PayloadMismatch | SignatureError::NoPayloadHash => {
             let message = "The request signature we calculated does not match the signature you provided. Check your AWS \
                            Secret Access Key and signing method. Consult the service documentation for details.";
             let s3 = match refusal {
-                Refusal::PayloadMismatch => {
+                SignatureError::PayloadMismatch => {
                     let message =
                         "The provided 'x-amz-content-sha256' header does not match what was computed.";
                     (400, "XAmzContentSHA256Mismatch", message)
                 }
-                Refusal::NoPayloadHash => {
+                SignatureError::NoPayloadHash => {
                     (400, "InvalidRequest", "Missing required header for this request: x-amz-content-sha256")
                 }
                 _ => (403, "SignatureDoesNotMatch", message),
             };
             ((400, "InvalidSignatureException", message), (403, "SignatureDoesNotMatch", message), s3)
         }
-        Refusal::Expired => (
+        SignatureError::Expired => (
             (400, "ExpiredTokenException", "The security token included in the request is expired"),
             (403, "ExpiredToken", "The security token included in the request is expired"),
             (400, "ExpiredToken", "The provided token has expired."),
         ),
-        Refusal::Skewed => (
+        SignatureError::Skewed => (
             (
                 400,
                 "InvalidSignatureException",

@@ -61,14 +61,14 @@ impl Tracked {
 #[derive(Debug)]
 struct Entry {
     tracked: Tracked,
-    place: Place,
+    state: MessageState,
     received_at: Instant,
     generation: u32,
     receives_here: u32,
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Place {
+enum MessageState {
     Ready(Instant),
     Delayed(Instant),
     InFlight(Instant),
@@ -147,10 +147,11 @@ impl Backlog {
         let number = self.next;
         self.next += 1;
         self.ages.insert((tracked.message.sent_at, number));
-        let place = if delay.is_zero() { Place::Ready(now) } else { Place::Delayed(now + delay) };
-        let entry = Entry { tracked, place, received_at: now, generation: 0, receives_here: 0 };
+        let state =
+            if delay.is_zero() { MessageState::Ready(now) } else { MessageState::Delayed(now + delay) };
+        let entry = Entry { tracked, state, received_at: now, generation: 0, receives_here: 0 };
         self.entries.insert(number, entry);
-        self.index(place, number, true);
+        self.index(state, number, true);
     }
 
     /// Deletes messages older than `retention`, and makes messages visible whose time has come.
@@ -162,7 +163,7 @@ impl Backlog {
             self.expired += 1;
         }
         for due in [&self.delayed, &self.in_flight].map(|timers| first_due(timers, now)).concat() {
-            self.place(due.1, Place::Ready(due.0));
+            self.set_state(due.1, MessageState::Ready(due.0));
         }
     }
 
@@ -197,13 +198,13 @@ impl Backlog {
             entry.tracked.first_received_millis.get_or_insert(now_millis);
             let (tracked, generation) = (entry.tracked.clone(), entry.generation);
             taken.received.push((tracked, self.handle(number, generation)));
-            self.place(number, Place::InFlight(now + visibility));
+            self.set_state(number, MessageState::InFlight(now + visibility));
             again.push(number);
         }
         self.most_in_flight = self.most_in_flight.max(self.in_flight.len());
         if visibility.is_zero() {
             for number in again {
-                self.place(number, Place::Ready(now));
+                self.set_state(number, MessageState::Ready(now));
             }
         }
         taken.earlier_timer = match (timer_before, self.in_flight.first()) {
@@ -233,14 +234,18 @@ impl Backlog {
     ) -> Result<(), NotChanged> {
         let (number, generation) = self.read_handle(handle).ok_or(NotChanged::BadHandle)?;
         let entry = self.entries.get(&number).ok_or(NotChanged::Gone)?;
-        if entry.generation != generation || !matches!(entry.place, Place::InFlight(_)) {
+        if entry.generation != generation || !matches!(entry.state, MessageState::InFlight(_)) {
             return Err(NotChanged::NotInFlight);
         }
         if now + visibility > entry.received_at + MAX_VISIBILITY {
             return Err(NotChanged::TooLong);
         }
-        let place = if visibility.is_zero() { Place::Ready(now) } else { Place::InFlight(now + visibility) };
-        self.place(number, place);
+        let state = if visibility.is_zero() {
+            MessageState::Ready(now)
+        } else {
+            MessageState::InFlight(now + visibility)
+        };
+        self.set_state(number, state);
         Ok(())
     }
 
@@ -262,23 +267,23 @@ impl Backlog {
 
     fn remove(&mut self, number: u64) -> Option<Tracked> {
         let entry = self.entries.remove(&number)?;
-        self.index(entry.place, number, false);
+        self.index(entry.state, number, false);
         self.ages.remove(&(entry.tracked.message.sent_at, number));
         Some(entry.tracked)
     }
 
-    fn place(&mut self, number: u64, place: Place) {
+    fn set_state(&mut self, number: u64, state: MessageState) {
         let entry = self.entries.get_mut(&number).expect("indexed messages exist");
-        let before = std::mem::replace(&mut entry.place, place);
+        let before = std::mem::replace(&mut entry.state, state);
         self.index(before, number, false);
-        self.index(place, number, true);
+        self.index(state, number, true);
     }
 
-    fn index(&mut self, place: Place, number: u64, present: bool) {
-        let (index, at) = match place {
-            Place::Ready(at) => (&mut self.ready, at),
-            Place::Delayed(at) => (&mut self.delayed, at),
-            Place::InFlight(at) => (&mut self.in_flight, at),
+    fn index(&mut self, state: MessageState, number: u64, present: bool) {
+        let (index, at) = match state {
+            MessageState::Ready(at) => (&mut self.ready, at),
+            MessageState::Delayed(at) => (&mut self.delayed, at),
+            MessageState::InFlight(at) => (&mut self.in_flight, at),
         };
         if present {
             index.insert((at, number));

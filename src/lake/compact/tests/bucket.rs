@@ -9,6 +9,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use flate2::{read::MultiGzDecoder, write::GzEncoder};
+use jiff::Timestamp;
 use tokio::sync::Semaphore;
 
 use crate::{
@@ -16,7 +17,7 @@ use crate::{
     digest,
     lake::{
         FileSpec, LakeAccount, Part, Upload,
-        bucket::{CompactAccount, ListedFile, Listing},
+        bucket::{CompactAccount, ListedFile, Listing, ReadObject, Unwanted},
         manifest::{Manifest, url},
         parquet::{Compression, ParquetReader, ParquetWriter},
         parts::MIN_PART,
@@ -51,6 +52,10 @@ pub(super) struct Objects {
     decoded: HashMap<String, Vec<String>>,
     /// A read of an object that does not exist is denied.
     pub(super) denies: bool,
+    /// An object that is written right before it is deleted.
+    pub(super) comes_back: Option<(String, Bytes)>,
+    /// When all objects were written.
+    pub(super) modified: Option<Timestamp>,
     /// An object that listings of its folder still have: it is deleted right after them.
     pub(super) vanishes: Option<String>,
 }
@@ -219,10 +224,14 @@ pub(super) fn file(key: &str, records: &[u32]) -> Bytes {
         }
         return writer.finish().expect("a file").into();
     }
-    let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::fast());
     let lines: Vec<_> = records.iter().map(|record| format!("{{\"message\":\"{record}\"}}")).collect();
     // The last line has no end: some programs write files like this.
-    encoder.write_all(lines.join("\n").as_bytes()).expect("a vector takes all");
+    gzip(&lines.join("\n"))
+}
+
+pub(super) fn gzip(text: &str) -> Bytes {
+    let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(text.as_bytes()).expect("a vector takes all");
     encoder.finish().expect("a vector takes all").into()
 }
 
@@ -242,8 +251,9 @@ pub(super) fn records(key: &str, body: &Bytes) -> Vec<String> {
         return found;
     }
     for line in text.lines() {
-        let line: serde_json::Value = serde_json::from_str(line).expect("a line of JSON");
-        found.push(line["message"].as_str().expect("a message").to_owned());
+        let line = serde_json::from_str::<serde_json::Value>(line).ok();
+        // A file with another line is not of this lake.
+        found.extend(line.and_then(|line| Some(line["message"].as_str()?.to_owned())));
     }
     found
 }
@@ -332,7 +342,7 @@ impl CompactAccount for Handle {
         .await
     }
 
-    async fn get(&self, key: &str, tag: Option<&str>) -> Result<Option<(String, Bytes)>, CopyError> {
+    async fn get(&self, key: &str, tag: Option<&str>) -> Result<Option<ReadObject>, CopyError> {
         self.call(|shared| {
             let Some(body) = shared.objects.get(key).cloned() else {
                 return if shared.denies {
@@ -342,7 +352,8 @@ impl CompactAccount for Handle {
                 };
             };
             let found = etag(&body);
-            Ok((tag.is_none_or(|tag| tag == found)).then_some((found, body)))
+            let modified = shared.modified;
+            Ok((tag.is_none_or(|tag| tag == found)).then_some(ReadObject { etag: found, modified, body }))
         })
         .await?
     }
@@ -364,7 +375,23 @@ impl CompactAccount for Handle {
         .await
     }
 
-    async fn delete(&self, keys: &[String]) -> Result<(), CopyError> {
-        self.call(|shared| keys.iter().for_each(|key| drop(shared.objects.remove(key)))).await
+    async fn delete(&self, files: &[Unwanted]) -> Result<Vec<String>, CopyError> {
+        self.call(|shared| {
+            if let Some((key, body)) =
+                shared.comes_back.take_if(|(key, _)| files.iter().any(|file| file.key == *key))
+            {
+                shared.objects.insert(key, body);
+            }
+            let mut stay = Vec::new();
+            for Unwanted { key, etag: wanted } in files {
+                let found = shared.objects.get(key).map(|body| etag(body));
+                match (wanted, found) {
+                    (Some(wanted), Some(found)) if *wanted != found => stay.push(key.clone()),
+                    _ => drop(shared.objects.remove(key)),
+                }
+            }
+            stay
+        })
+        .await
     }
 }

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use tokio::{task::JoinSet, time::sleep};
 
 use super::{
-    FOLDER,
+    FOLDER, HASH,
     bucket::{BUCKET, Handle, Objects, file, lock, records},
     run, setup,
 };
@@ -60,7 +60,7 @@ async fn read(bucket: &Mutex<Objects>, lists_first: bool, apart: Duration) -> Ve
 /// The number of readers that see a record not once. Readers begin every few seconds, beside four runs, and files come in between.
 async fn wrong_readers(lists_first: bool, apart: Duration) -> usize {
     let bucket = Arc::<Mutex<Objects>>::default();
-    let key = |name: &str| format!("{FOLDER}{name}.ndjson.gz");
+    let key = |name: &str| format!("{FOLDER}{name}{HASH}.ndjson.gz");
     for (name, record) in [("a", 1), ("b", 2), ("c", 3)] {
         lock(&bucket).put(&key(name), &[record]);
     }
@@ -86,7 +86,7 @@ async fn wrong_readers(lists_first: bool, apart: Duration) -> usize {
         }
     };
     let (found, ()) = tokio::join!(readers, runs);
-    assert!(!super::names(&bucket).contains(&"a.ndjson.gz".to_owned()), "nothing was deleted");
+    assert!(!super::names(&bucket).contains(&format!("a{HASH}.ndjson.gz")), "nothing was deleted");
     found.iter().filter(|found| **found != ["1", "2", "3"]).count()
 }
 
@@ -106,7 +106,7 @@ async fn readers_may_be_as_slow_as_the_options_say() {
 async fn a_run_leaves_its_own_sources_to_a_later_one() {
     let bucket = Arc::<Mutex<Objects>>::default();
     for (name, record) in [("a", 1), ("b", 2)] {
-        lock(&bucket).put(&format!("{FOLDER}{name}.parquet"), &[record]);
+        lock(&bucket).put(&format!("{FOLDER}{name}{HASH}.parquet"), &[record]);
     }
     for (minutes, merged, removed) in [(0, 2, 0), (58, 0, 0), (2, 0, 2), (60, 0, 0)] {
         sleep(Duration::from_mins(minutes)).await;
@@ -121,7 +121,7 @@ async fn folders_that_settle_keep_no_place() {
     let bucket = Arc::<Mutex<Objects>>::default();
     for pod in 0..130 {
         for (name, record) in [("a", 0), ("b", 1)] {
-            let key = format!("logs/source=web-{pod}/dt=2026-01-02/hour=03/{name}.ndjson.gz");
+            let key = format!("logs/source=web-{pod}/dt=2026-01-02/hour=03/{name}{HASH}.ndjson.gz");
             lock(&bucket).put(&key, &[2 * pod + record]);
         }
     }
@@ -137,7 +137,7 @@ async fn folders_that_settle_keep_no_place() {
 async fn a_turn_that_takes_hours_is_not_taken_over() {
     let bucket = Arc::<Mutex<Objects>>::default();
     for record in 0..40 {
-        lock(&bucket).put(&format!("{FOLDER}{record}.ndjson.gz"), &[record]);
+        lock(&bucket).put(&format!("{FOLDER}{record}{HASH}.ndjson.gz"), &[record]);
     }
     let slow = Handle::new(&bucket).slow(Duration::from_mins(5));
     let other = async {
@@ -163,7 +163,7 @@ async fn a_turn_that_takes_hours_is_not_taken_over() {
 async fn a_turn_that_was_taken_over_ends_at_its_next_renewal() {
     let bucket = Arc::<Mutex<Objects>>::default();
     for record in 0..100 {
-        lock(&bucket).put(&format!("{FOLDER}{record}.ndjson.gz"), &[record]);
+        lock(&bucket).put(&format!("{FOLDER}{record}{HASH}.ndjson.gz"), &[record]);
     }
     let slow = Handle::new(&bucket).slow(Duration::from_mins(1));
     let other = async {

@@ -9,7 +9,7 @@ use super::super::{
     tests::{World, position, progress, settings},
 };
 use super::*;
-use crate::ledger::{Begun, Ledger, Progress};
+use crate::ledger::{Begun, DeliveryProgress, Ledger};
 
 const BATCH: &str = "BatchExecuteStatement";
 
@@ -18,7 +18,7 @@ fn key(number: u32) -> EntryKey {
 }
 
 fn new() -> Result<Begun, LedgerError> {
-    Ok(Begun::Ours(Progress::default()))
+    Ok(Begun::Ours(DeliveryProgress::default()))
 }
 
 /// Claims the entries 0 to 19 at once, then finishes them at once.
@@ -26,7 +26,7 @@ async fn claim_and_finish_twenty(ledger: &DynamoDbLedger) {
     let keys: Vec<_> = (0..20).map(key).collect();
     let begun = join_all(keys.iter().map(|key| ledger.begin(key, &key.object))).await;
     assert!(begun.iter().all(|begun| *begun == new()), "{begun:?}");
-    let nothing = Progress::default();
+    let nothing = DeliveryProgress::default();
     let finish = |key| ledger.finish(key, &key.object, &nothing, position(7, 0));
     let finished = join_all(keys.iter().map(finish)).await;
     assert!(finished.iter().all(Result::is_ok), "{finished:?}");

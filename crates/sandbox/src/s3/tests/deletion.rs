@@ -82,7 +82,7 @@ async fn a_bad_list_of_objects_deletes_nothing() {
     assert_eq!(code("<Delete><Object/></Delete>".to_owned()).await, "MalformedXML");
     assert_eq!(code("<Delete><Key>k</Key></Delete>".to_owned()).await, "MalformedXML");
     assert_eq!(code("<Delete>".to_owned()).await, "MalformedXML");
-    let conditional = "<Delete><Object><Key>k</Key><ETag>0</ETag></Object></Delete>";
+    let conditional = "<Delete><Object><Key>k</Key><Size>0</Size></Object></Delete>";
     assert_eq!(code(conditional.to_owned()).await, "NotImplemented");
     let bare = Request::new("DeleteObjects", "/staging").body(listing(true, &[("k", None)]));
     assert_eq!(bare.code(&cloud).await, "InvalidRequest");
@@ -92,4 +92,44 @@ async fn a_bad_list_of_objects_deletes_nothing() {
     let most: Vec<_> = std::iter::repeat_n(("k", None), 1_000).collect();
     delete(root(PROVIDER), "/staging", listing(true, &most)).ok(&cloud).await;
     assert_eq!(Request::new("HeadObject", "/staging/k").code(&cloud).await, "NoSuchKey");
+}
+
+#[tokio::test]
+async fn an_object_is_deleted_only_if_it_has_the_etag() {
+    for versions in [false, true] {
+        let cloud = with_bucket("staging").await;
+        if versions {
+            enable_versions(&cloud, "staging").await;
+        }
+        let put = async |key: &str, body: &str| {
+            let put =
+                Request::new("PutObject", &format!("/staging/{key}")).body(body.to_owned()).ok(&cloud).await;
+            put.header("etag").to_owned()
+        };
+        let old = put("k", "one").await;
+        let new = put("k", "two").await;
+        let many = async |caller: Call, objects: &[(&str, &str)]| {
+            let objects = objects.iter().map(|(key, etag)| {
+                format!("<Object>{}{}</Object>", element("Key", key), element("ETag", etag))
+            });
+            let body = format!("<Delete xmlns=\"{NAMESPACE}\">{}</Delete>", objects.collect::<String>());
+            delete(caller, "/staging", body).ok(&cloud).await
+        };
+        let answer = many(root(PROVIDER), &[("k", &old), ("never", &old), ("never", "*")]).await;
+        assert_eq!(answer.elements("Code"), ["PreconditionFailed", "NoSuchKey", "NoSuchKey"]);
+        let one = |etag: &str| Request::new("DeleteObject", "/staging/k").header("if-match", etag);
+        assert_eq!(one(&old).code(&cloud).await, "PreconditionFailed");
+        let only_delete = json!({"Version": "2012-10-17", "Statement": [
+            {"Effect": "Allow", "Action": "s3:DeleteObject", "Resource": "arn:aws:s3:::staging/*"},
+        ]});
+        let caller = role_session(&cloud, PROVIDER, "tidier", &only_delete).await;
+        let answer = many(caller, &[("k", &new)]).await;
+        assert_eq!(answer.elements("Code"), ["AccessDenied"], "an ETag needs s3:GetObject");
+        let answer = many(root(PROVIDER), &[("k", &new)]).await;
+        assert_eq!(answer.elements("Deleted").len(), 1, "{}", answer.text());
+        assert_eq!(one(&new).code(&cloud).await, "NoSuchKey");
+        let new = put("k", "three").await;
+        one(&new).ok(&cloud).await;
+        assert_eq!(Request::new("HeadObject", "/staging/k").code(&cloud).await, "NoSuchKey");
+    }
 }

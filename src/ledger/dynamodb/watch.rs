@@ -17,7 +17,7 @@ use crate::{
     digest,
     ledger::{
         LedgerError,
-        place::{Places, Watch},
+        watch::{Watch, WatchPlaces},
     },
 };
 
@@ -28,7 +28,7 @@ fn key(watch: &Watch) -> EntryKey {
     EntryKey { object: OBJECT.to_owned(), delivery: digest::sha256(watch.0.as_bytes()) }
 }
 
-impl Places for DynamoDbLedger {
+impl WatchPlaces for DynamoDbLedger {
     async fn place(&self, watch: &Watch) -> Result<Option<Timestamp>, LedgerError> {
         let key = key(watch);
         let update = self.update(&key).update_expression("SET watch = :watch");

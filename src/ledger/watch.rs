@@ -14,8 +14,8 @@ use super::LedgerError;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Watch(pub String);
 
-/// Keeps places. A place is a LastModified: every object that is older has been dealt with.
-pub trait Places: Send + Sync + 'static {
+/// Stores the place of each watch. A place is a LastModified: every object that is older has been dealt with.
+pub trait WatchPlaces: Send + Sync + 'static {
     /// Reads the place. `None` if the watch never had one.
     ///
     /// # Errors
@@ -29,11 +29,11 @@ pub trait Places: Send + Sync + 'static {
     fn advance(&self, watch: &Watch, to: Timestamp) -> impl Future<Output = Result<(), LedgerError>> + Send;
 }
 
-/// Places in memory, for tests. Clones share them.
+/// The places of watches in memory, for tests. Clones share them.
 #[derive(Clone, Debug, Default)]
-pub struct MemoryPlaces(Arc<Mutex<HashMap<Watch, Timestamp>>>);
+pub struct MemoryWatchPlaces(Arc<Mutex<HashMap<Watch, Timestamp>>>);
 
-impl Places for MemoryPlaces {
+impl WatchPlaces for MemoryWatchPlaces {
     async fn place(&self, watch: &Watch) -> Result<Option<Timestamp>, LedgerError> {
         Ok(self.0.lock().unwrap_or_else(PoisonError::into_inner).get(watch).copied())
     }

@@ -1,0 +1,54 @@
+//! The parts of commands that only the feature `tools` has. Building them makes no call to AWS yet.
+
+use anyhow::Context;
+
+use super::{addressing, central_role, commands::no_ledger, load_sdk, rows, session_settings};
+use crate::{
+    config::Config,
+    copy::s3::S3Copier,
+    credentials::customers::{self, Customers},
+    shadow::{cloudwatch::LogReader, dynamodb::DynamoDbCounts},
+    tenant::table::TenantRows,
+};
+
+/// What `logferry shadow compare` reads.
+#[derive(Debug)]
+pub struct ShadowSources {
+    /// The tenant table.
+    pub rows: TenantRows,
+    /// What shadow mode counted.
+    pub counts: DynamoDbCounts,
+    /// The customers' log groups.
+    pub groups: LogReader,
+}
+
+/// What `logferry shadow compare` reads, with at most `rate` calls of FilterLogEvents per second.
+///
+/// # Errors
+/// There is no Region, or the configuration has no table, no ledger or no central role: a [`Problem`] if the ledger is
+/// missing.
+pub async fn shadow_sources(config: &Config, rate: u16) -> anyhow::Result<ShadowSources> {
+    let ledger = config.ledger.table.clone().ok_or_else(no_ledger)?;
+    let base = load_sdk(config, "shadow", &["tenants.table", "ledger.table"]).await?;
+    let table = config.tenants.table.clone().context("tenants.table is required")?;
+    let central = central_role(config, &base)?;
+    let customers = Customers::new(&base, &central, session_settings(config), customers::Metrics::default());
+    let client = aws_sdk_dynamodb::Client::from_conf(base.dynamodb().build());
+    Ok(ShadowSources {
+        rows: rows(config, &base, table),
+        counts: DynamoDbCounts::new(client, ledger, config.shadow.retention),
+        groups: LogReader::new(&base, customers, rate),
+    })
+}
+
+/// The tenant table and the customers' buckets, for `logferry compact`.
+///
+/// # Errors
+/// There is no Region, or the configuration has no table or no central role.
+pub async fn compaction(config: &Config) -> anyhow::Result<(TenantRows, S3Copier)> {
+    let base = load_sdk(config, "compact", &["tenants.table"]).await?;
+    let table = config.tenants.table.clone().context("tenants.table is required")?;
+    let central = central_role(config, &base)?;
+    let customers = Customers::new(&base, &central, session_settings(config), customers::Metrics::default());
+    Ok((rows(config, &base, table), S3Copier::new(&base, addressing(config), customers, central)))
+}
