@@ -92,3 +92,10 @@ proptest! {
         prop_assert_eq!(clean_len(&token), read);
     }
 }
+
+#[test]
+fn the_longest_name_is_found_in_its_longest_form() {
+    let name = "timestamp_end";
+    let escaped: String = name.bytes().map(|byte| format!("\\u{byte:04x}")).collect();
+    assert_eq!(plain(escaped.as_bytes()), name.as_bytes());
+}
