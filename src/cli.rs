@@ -194,10 +194,10 @@ fn by_environment() -> Result<Command, String> {
         Ok("manual") => Ok(Command::Manual(manual::ManualArgs::default())),
         #[cfg(feature = "lambda")]
         Ok("lambda") => Ok(Command::Lambda),
-        Ok(other) => Err(match left_out(other) {
-            Some(problem) => format!("EXECUTION_MODE is {other:?}, but {problem}"),
+        Ok(mode) => Err(match left_out(mode).filter(|_| matches!(mode, "lambda" | "manual")) {
+            Some(problem) => format!("EXECUTION_MODE is {mode:?}, but {problem}"),
             None => format!(
-                "EXECUTION_MODE is {other:?}; without a command, it must be \"sqs\", \"lambda\" or \"manual\""
+                "EXECUTION_MODE is {mode:?}; without a command, it must be \"sqs\", \"lambda\" or \"manual\""
             ),
         }),
         Err(_) => Err("no command, and EXECUTION_MODE is not set; try `logferry --help`".to_owned()),

@@ -66,13 +66,12 @@ closed hour of a lake (a row of type s3 with format = \"ndjson\" or \"parquet\")
 hour at least --remove-after later deletes the small files, so run this command every hour. A file of half of --target-size or more
 stays as it is. Rows keep their columns and their contents; their order is that of the files' keys.
 
-Queries must follow the manifests, as the view of `logferry lake ddl` does: a file counts if a line of its folder's manifest says that
-it is merged; it does not count if a line says that it is replaced by a merged file; without such a line, it counts if its name does
-not begin with compacted-. Then they
-see every record exactly once, also if a run is killed, unless they are slower than --settle and --remove-after allow. The next run
-finishes what a killed run left. Runs at the same time are harmless: one leaves the folders of the other alone. A file that a message
-brings back later is known, and deleted by the next run that looks at its hour. If it has another number of records then, it stays and
-does not count, and the result names it.
+Queries must follow the manifests, as the view of `logferry lake ddl` does: a file counts if a line of its folder's manifest
+says that it is merged; it does not count if a line says that it is replaced by a merged file; without such a line, it counts if
+its name does not begin with compacted-. Then they see every record exactly once, also if a run is killed, unless they are
+slower than --settle and --remove-after allow. The next run finishes what a killed run left. Runs at the same time are harmless:
+one leaves the folders of the other alone. A file that a message brings back later is known, and deleted by the next run that
+looks at its hour. If it has another number of records then, it stays and does not count, and the result names it.
 
 A merged file gets the row's Object Lock, from the moment of the merge on. In a bucket with versions, deleted files stay as
 older versions, until their lock ends and a lifecycle rule removes them. Parts of files that a killed run left need a lifecycle rule

@@ -320,7 +320,6 @@ impl<A: LakeAccount, L: Ledger> LakeLane<A, L> {
         while !self.open.is_empty() {
             self.finish(0).await?;
         }
-        self.tell(ObjectShare::succeeded);
         self.share = None;
         self.account.count(self.tally.written, self.tally.bytes).await?;
         match self.first_unkept.take() {
@@ -409,15 +408,15 @@ impl<A: LakeAccount, L: Ledger> LakeLane<A, L> {
         let began = Instant::now();
         if self.open[largest].encoded() >= MIN_PART {
             let written = self.open[largest].write_part(&self.account).await;
-            written.inspect_err(|_| self.tell(ObjectShare::failed))?;
+            written.inspect_err(|_| self.tell_failure())?;
             self.putting += began.elapsed();
         }
         Ok(())
     }
 
-    /// Tells the object's share how the bucket does.
-    fn tell(&self, outcome: impl FnOnce(&ObjectShare)) {
-        self.share.as_ref().map(outcome);
+    /// Tells the object's share that the bucket failed.
+    fn tell_failure(&self) {
+        self.share.as_ref().map(ObjectShare::failed);
     }
 
     async fn finish(&mut self, index: usize) -> Result<(), LaneError> {
@@ -430,7 +429,7 @@ impl<A: LakeAccount, L: Ledger> LakeLane<A, L> {
         }
         let bytes = file.finish(&self.account, &self.claim).await.map_err(|error| match error {
             FileError::Bucket(error) => {
-                self.tell(ObjectShare::failed);
+                self.tell_failure();
                 LaneError::Bucket(error)
             }
             FileError::Ledger(error) => LaneError::Ledger(error),

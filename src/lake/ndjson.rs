@@ -36,6 +36,10 @@ pub enum Sight {
     Found,
 }
 
+fn lower_case(text: &str) -> impl Iterator<Item = char> {
+    text.chars().flat_map(char::to_lowercase)
+}
+
 impl Members {
     /// The members of a row, before the first record.
     pub fn new(fields: &Fields) -> Self {
@@ -65,9 +69,8 @@ impl Members {
             name.contains('\\').then(|| serde_json::from_str::<String>(&format!("\"{name}\"")).ok());
         let name = unescaped.as_ref().map_or(Some(name), Option::as_deref);
         let Some(name) = name else { return false };
-        let lower = |text: &str| text.to_lowercase();
         for (wanted, sight) in named.iter_mut().filter(|(_, sight)| **sight == Sight::Missing) {
-            if lower(wanted) == lower(name) {
+            if lower_case(wanted).eq(lower_case(name)) {
                 *sight = Sight::Similar(name.to_owned());
             }
         }

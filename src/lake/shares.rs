@@ -1,19 +1,25 @@
 //! Memory for lanes that need more than their object's place in the `room`: for long files, many hours, or long records.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
-use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore, SemaphorePermit};
+use tokio::{
+    sync::{OnceCell, OwnedSemaphorePermit, Semaphore, SemaphorePermit},
+    time::Instant,
+};
 
 /// Most objects of a worker whose lanes are large at once. More would not be faster, because encoding needs the processor.
 const LARGE_OBJECTS: usize = 4;
 /// Most of these objects that belong to one tenant. An object whose bucket hangs keeps its share until the write times out.
 const OF_ONE_TENANT: usize = 2;
-/// Most of these objects that belong to tenants whose bucket failed last. The other shares stay free for the other tenants,
-/// however many buckets hang.
+/// Most of these objects that belong to tenants whose buckets failed lately. The other shares are for the other tenants, however
+/// many buckets hang.
 const OF_FAILING_TENANTS: usize = 2;
+/// How long a failure of a bucket counts. Longer than the time between two attempts at objects whose bucket hangs.
+const FAILURE_COUNTS: Duration = Duration::from_secs(300);
 
 /// Memory of a lane that is not large, in bytes: two files with the buffers of their encoders, and 1 MiB of rows or encoded
 /// bytes.
@@ -43,8 +49,8 @@ pub struct LakeShares {
     lanes: Arc<Semaphore>,
     /// The shares that each tenant may still take. Tenants without a share are removed.
     tenants: Arc<Mutex<HashMap<String, Arc<Semaphore>>>>,
-    /// Tenants whose bucket failed when a large lane wrote to it last.
-    failing: Arc<Mutex<HashSet<String>>>,
+    /// Tenants whose bucket failed when a large lane wrote to it, and the time of the latest failure.
+    failing: Arc<Mutex<HashMap<String, Instant>>>,
     /// The shares that these tenants may still take together.
     of_failing: Arc<Semaphore>,
     long_record: Arc<Semaphore>,
@@ -72,14 +78,7 @@ impl ObjectShare {
     /// Says that the tenant's bucket failed. Does nothing if no lane of the object is large.
     pub(super) fn failed(&self) {
         if self.share.initialized() {
-            self.shares.failing().insert(self.tenant_id.to_string());
-        }
-    }
-
-    /// Says that the tenant's bucket took all files of a lane. Does nothing if no lane of the object is large.
-    pub(super) fn succeeded(&self) {
-        if self.share.initialized() {
-            self.shares.failing().remove(&*self.tenant_id);
+            self.shares.failing().insert(self.tenant_id.to_string(), Instant::now());
         }
     }
 
@@ -131,7 +130,7 @@ impl LakeShares {
         };
         // Waiting for the tenant's own objects takes nothing from other tenants.
         let of_tenant = of_tenant.acquire_owned().await.expect(OPEN);
-        let is_failing = self.failing().contains(tenant_id);
+        let is_failing = self.failing().contains_key(tenant_id);
         let of_failing = match is_failing {
             true => Some(Arc::clone(&self.of_failing).acquire_owned().await.expect(OPEN)),
             false => None,
@@ -140,14 +139,17 @@ impl LakeShares {
         Share { _of_tenant: of_tenant, _of_failing: of_failing, _of_all: of_all }
     }
 
-    fn failing(&self) -> MutexGuard<'_, HashSet<String>> {
-        self.failing.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The tenants whose buckets failed lately.
+    fn failing(&self) -> MutexGuard<'_, HashMap<String, Instant>> {
+        let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
+        failing.retain(|_, failed| failed.elapsed() < FAILURE_COUNTS);
+        failing
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeSet, time::Duration};
+    use std::collections::BTreeSet;
 
     use tokio::time::timeout;
 
@@ -198,11 +200,11 @@ mod tests {
         for object in [&healthy, &second] {
             timeout(moment, object.enlarge()).await.expect("the rest is for others");
         }
-        a.succeeded();
-        drop((a, healthy));
-        let again = ["a", "a"].map(object);
-        for object in &again {
-            timeout(moment, object.enlarge()).await.expect("the bucket works again");
+        drop((a, b, c, healthy));
+        tokio::time::advance(FAILURE_COUNTS).await;
+        let later = ["a", "b", "c"].map(object);
+        for object in &later {
+            timeout(moment, object.enlarge()).await.expect("the failures are long ago");
         }
     }
 }

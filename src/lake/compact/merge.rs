@@ -218,7 +218,7 @@ fn check_line(line: &[u8]) -> Result<(), String> {
 pub(super) fn records(format: &Format, body: Bytes) -> Result<u64, String> {
     match Reader::new(format, body)? {
         Reader::Ndjson(mut lines) => {
-            while !without_pause(2 * CHUNK, || lines.next())?.is_empty() {}
+            while !without_pause(lines.buffer.len() + 2 * CHUNK, || lines.next())?.is_empty() {}
             Ok(lines.count)
         }
         #[cfg(feature = "parquet")]
