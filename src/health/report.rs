@@ -13,7 +13,7 @@ pub struct HealthReport {
     /// What is wrong with the receive loop; `None` unless it stands still.
     #[serde(flatten)]
     pub stalled: Option<Explanation>,
-    /// Every condition, in the order of [`ReadinessCondition::ALL`](super::Condition::ALL).
+    /// Every condition, in the order of [`ReadinessCondition::ALL`](super::ReadinessCondition::ALL).
     pub conditions: Vec<ConditionReport>,
 }
 
@@ -36,7 +36,7 @@ pub enum HealthStatus {
 /// What is known of one condition.
 #[derive(Clone, Debug, Serialize)]
 pub struct ConditionReport {
-    /// Its name: [`ReadinessCondition::word`](super::Condition::word).
+    /// Its name: [`ReadinessCondition::word`](super::ReadinessCondition::word).
     pub condition: &'static str,
     /// Its state.
     pub status: ConditionStatus,
