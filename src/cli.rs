@@ -396,8 +396,12 @@ fn run_async<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result
     runtime()?.block_on(work)
 }
 
+/// Stack of the runtime's threads in bytes. The work on a message is nested deeply, and its frames are large without optimisation:
+/// 2 MiB, tokio's default, overflowed in the profile `dev`. A thread uses only as much memory as it has touched.
+const STACK: usize = 8 << 20;
+
 fn runtime() -> std::io::Result<Runtime> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()
+    tokio::runtime::Builder::new_multi_thread().enable_all().thread_stack_size(STACK).build()
 }
 
 /// The exit code of a command. Prints its error.
