@@ -37,9 +37,14 @@ async fn readiness_says(worker: &Worker, condition: &str, words: &[&str]) -> Str
         if degraded && all { Ok(()) } else { Err(format!("{status} {body:?}")) }
     })
     .await;
-    let mut lines = worker.log_lines();
-    lines.retain(|line| line["condition"] == condition && line["level"] == "WARN");
-    lines.iter().map(|line| line["error"].to_string()).collect()
+    // The log's lines are written a moment later.
+    eventually("the log says why", async || {
+        let mut lines = worker.log_lines();
+        lines.retain(|line| line["condition"] == condition && line["level"] == "WARN");
+        let told: String = lines.iter().map(|line| line["error"].to_string()).collect();
+        if told.is_empty() { Err(format!("no line about {condition}")) } else { Ok(told) }
+    })
+    .await
 }
 
 /// Checks that the log's text contains all these words.
