@@ -33,7 +33,7 @@ pub use self::lambda::lambda;
 pub use self::memory::{MemoryBound, memory_bound, memory_limit};
 use self::{
     apart::apart,
-    clients::{load_sdk, s3_client, short_sqs_client, sqs_client},
+    clients::{load_sdk, s3_client, s3_store, short_sqs_client, sqs_client},
     endpoint::Listeners,
     parts::Parts,
     readiness::Readiness,

@@ -1,8 +1,9 @@
-//! What all adapters share: the [`Base`] of their clients, whose calls [`Calls`] counts; texts for the SDK's errors; and the
-//! meaning of errors that several calls or services share.
+//! What all adapters share: the [`Base`] of their clients, whose calls [`Calls`] counts; [`direct`] calls without the SDK's
+//! orchestrator; texts for the SDK's errors; and the meaning of errors that several calls or services share.
 
 mod base;
 mod calls;
+pub mod direct;
 mod subject;
 
 use std::error::Error;

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use aws_config::{AppName, BehaviorVersion, Region, SdkConfig, retry::RetryConfig, timeout::TimeoutConfig};
-use aws_sdk_s3::config::{ResponseChecksumValidation, retry::RetryPartition};
+use aws_sdk_s3::config::retry::RetryPartition;
 
 use super::{outbound, profile};
 use crate::{
     aws::Base,
     config::{Config, Problem},
+    object::s3::S3Store,
 };
 
 /// Longest time to connect: the SDK's default, repeated here because our timeout configuration replaces it.
@@ -77,10 +78,14 @@ fn timeouts(attempt: Duration) -> TimeoutConfig {
 }
 
 pub(super) fn s3_client(config: &Config, base: &Base) -> aws_sdk_s3::Client {
-    let builder = base
-        .s3()
-        .force_path_style(config.aws.s3_use_path_style)
-        // `S3Store` checks checksums itself, because it resumes broken connections.
-        .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
-    aws_sdk_s3::Client::from_conf(builder.build())
+    aws_sdk_s3::Client::from_conf(s3_config(config, base).build())
+}
+
+/// The staging bucket's objects.
+pub(super) fn s3_store(config: &Config, base: &Base) -> S3Store {
+    S3Store::new(s3_config(config, base), base.calls())
+}
+
+fn s3_config(config: &Config, base: &Base) -> aws_sdk_s3::config::Builder {
+    base.s3().force_path_style(config.aws.s3_use_path_style)
 }

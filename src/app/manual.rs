@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use anyhow::Context;
 
 use super::{
-    clients::{load_sdk, s3_client},
+    clients::{load_sdk, s3_store},
     parts::{Parts, claim_settings},
     pipeline_settings, rows,
 };
@@ -22,7 +22,7 @@ use crate::{
         dry_run::{GivenTenants, Lines},
         files::WithoutCopies,
     },
-    object::{ObjectStore, file::FileStore, s3::S3Store},
+    object::{ObjectStore, file::FileStore},
     pipeline::{self, Buckets, Pipeline, PipelineSettings, Ports},
     quarantine::Quarantine,
     sink::LogSinks,
@@ -96,7 +96,7 @@ pub(super) fn stored(
             return Ok(boxed(Ports { claims: without_ledger(config), ..ports }, change(settings)));
         }
     };
-    let store = S3Store::new(s3_client(config, base));
+    let store = s3_store(config, base);
     let settings = change(pipeline_settings(config)?);
     if tenants.rows.is_empty() {
         let table = config.tenants.table.clone().context("tenants.table is required")?;

@@ -1,7 +1,7 @@
 //! How much memory a worker can take.
 
 use crate::{
-    config::Config, delivery::MAX_STREAMS, lake, room, sink::cloudwatch::SERVED_LATELY, status,
+    config::Config, delivery::MAX_STREAMS, lake, room, status,
     worker::settle::bodies_bound,
 };
 
@@ -37,8 +37,7 @@ pub fn memory_bound(config: &Config) -> MemoryBound {
     let counts = 2 * 1024 * KIB;
     let caches = config.credentials.cache_capacity * 8 * KIB
         + config.tenants.cache_capacity * KIB
-        + MAX_STREAMS * KIB
-        + SERVED_LATELY.get() as u64 * 20 * KIB;
+        + MAX_STREAMS * KIB;
     MemoryBound {
         ordinary: slots * (steps + read_ahead + 2 * 1536 * KIB),
         worst: slots

@@ -7,7 +7,7 @@ use anyhow::Context;
 use super::{
     addressing, central_role, ledger, longest_receive, memory_bound,
     metrics::Metrics,
-    pipeline_settings, quarantine, readiness, rows, s3_client, session_settings, shadow_counts,
+    pipeline_settings, quarantine, readiness, rows, s3_store, session_settings, shadow_counts,
     source_buckets,
     watched::{Watched, WatchedStore},
 };
@@ -110,7 +110,7 @@ impl Parts {
         );
         let copier = S3Copier::new(base, addressing(config), customers.clone(), central.clone());
         let ports = Ports {
-            store: WatchedStore::new(S3Store::new(s3_client(config, base)), staging, key_rules, &health),
+            store: WatchedStore::new(s3_store(config, base), staging, key_rules, &health),
             directory: tenants.clone(),
             sinks: ShadowSinks::new(sinks, counts.clone()),
             copier: ShadowCopier::new(copier, counts),

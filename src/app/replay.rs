@@ -5,7 +5,7 @@ use std::{num::NonZeroUsize, sync::Arc};
 use anyhow::Context;
 
 use super::{
-    clients::{load_sdk, s3_client, short_sqs_client},
+    clients::{load_sdk, s3_client, s3_store, short_sqs_client},
     ledger,
     manual::{Mode, stored},
 };
@@ -16,7 +16,7 @@ use crate::{
     ledger::dynamodb::DynamoDbLedger,
     manual::dry_run::{GivenTenants, Lines},
     name::bucket::OwnBucket,
-    object::{listing::s3::S3Listing, s3::S3Store},
+    object::listing::s3::S3Listing,
     pipeline::PipelineSettings,
     queue::sqs::SqsQueue,
     replay::{Destination, Direct, sending::MessageSender},
@@ -78,7 +78,7 @@ impl<'a> Supplier<'a> {
         let url = self.config.queue.url.clone().context("queue.url is required")?;
         let region = self.base.sdk().region().context("there is no Region")?;
         Ok(Arc::new(MessageSender {
-            store: S3Store::new(s3_client(self.config, &self.base)),
+            store: s3_store(self.config, &self.base),
             owner: self.bucket.owner.clone(),
             region: region.to_string(),
             outbox: SqsQueue::asking(short_sqs_client(&self.base, 1), url),

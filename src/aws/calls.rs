@@ -53,6 +53,9 @@ use crate::{
 /// Upper bounds of the histogram, in seconds. Most calls take milliseconds; the longest are copies in S3, which take minutes.
 const SECONDS: [f64; 9] = [0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0];
 
+/// Headers that name the SDK and this program. The first one is not signed.
+pub(super) const USER_AGENTS: [&str; 2] = ["user-agent", "x-amz-user-agent"];
+
 /// Outcome of a call that its caller dropped before its end.
 const DROPPED: &str = "dropped";
 
@@ -96,6 +99,13 @@ impl Calls {
         add(registry, "aws_attempts", "Requests sent to AWS, retries included", &self.attempts);
     }
 
+    /// Begins a call that is sent without the SDK.
+    pub(super) fn direct(&self, operation: &Metadata) -> OngoingCall {
+        let call = OngoingCall::new(self, operation.clone(), None);
+        call.sent();
+        call
+    }
+
     /// Calls `give` with the headers for a service. Returns false if there are none yet.
     fn with_agent(&self, service: &str, give: impl FnOnce(&Agent)) -> bool {
         let agents = self.agents.read().unwrap_or_else(PoisonError::into_inner);
@@ -106,7 +116,7 @@ impl Calls {
     /// Keeps the headers of the first call to a service.
     fn keep_agent(&self, service: &str, context: &BeforeTransmitInterceptorContextRef<'_>) {
         let header = |name| Some((name, context.request().headers().get(name)?.to_owned()));
-        if let (Some(one), Some(other)) = (header("user-agent"), header("x-amz-user-agent")) {
+        if let (Some(one), Some(other)) = (header(USER_AGENTS[0]), header(USER_AGENTS[1])) {
             let agent = Agent { service: service.to_owned(), headers: [one, other] };
             let mut agents = self.agents.write().unwrap_or_else(PoisonError::into_inner);
             // Several first calls may be on their way.
@@ -158,7 +168,7 @@ struct Ended {
 
 /// A call in progress. Its span ends with it.
 #[derive(Debug)]
-struct OngoingCall {
+pub(super) struct OngoingCall {
     calls: Calls,
     operation: Operation,
     began: Instant,
@@ -173,7 +183,30 @@ impl Storable for OngoingCall {
 }
 
 impl OngoingCall {
-    fn end(&self, outcome: &'static str) {
+    fn new(calls: &Calls, operation: Metadata, span: Option<Span>) -> Self {
+        Self {
+            calls: calls.clone(),
+            operation: Operation(operation),
+            began: Instant::now(),
+            was_sent: AtomicBool::new(false),
+            has_ended: AtomicBool::new(false),
+            span,
+        }
+    }
+
+    /// Counts an attempt.
+    fn sent(&self) {
+        self.was_sent.store(true, Ordering::Relaxed);
+        self.calls.attempts.get_or_create(&self.operation).inc();
+    }
+
+    /// Ends the call without a count: the SDK repeats it, and counts it.
+    pub(super) fn is_the_sdk_s(&self) {
+        self.has_ended.store(true, Ordering::Relaxed);
+    }
+
+    /// Ends the call and counts it.
+    pub(super) fn end(&self, outcome: &'static str) {
         self.has_ended.store(true, Ordering::Relaxed);
         let ended = Ended { operation: self.operation.clone(), outcome };
         self.calls.durations.get_or_create(&ended).observe(self.began.elapsed().as_secs_f64());
@@ -217,14 +250,7 @@ impl Intercept for Calls {
             let disabled = disable_interceptor::<UserAgentInterceptor>("the headers are known");
             config.interceptor_state().store_put(disabled);
         }
-        config.interceptor_state().store_put(OngoingCall {
-            calls: self.clone(),
-            operation: Operation(operation),
-            began: Instant::now(),
-            was_sent: AtomicBool::new(false),
-            has_ended: AtomicBool::new(false),
-            span,
-        });
+        config.interceptor_state().store_put(OngoingCall::new(self, operation, span));
         Ok(())
     }
 
@@ -258,8 +284,7 @@ impl Intercept for Calls {
             if !self.with_agent(service, |_| ()) {
                 self.keep_agent(service, context);
             }
-            call.was_sent.store(true, Ordering::Relaxed);
-            self.attempts.get_or_create(&call.operation).inc();
+            call.sent();
         }
         Ok(())
     }

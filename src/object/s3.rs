@@ -1,21 +1,29 @@
 //! The staging bucket on S3.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use aws_sdk_s3::{
     Client,
-    config::http::HttpResponse,
+    config::{self, ResponseChecksumValidation, StalledStreamProtectionConfig, http::HttpResponse},
     error::{ProvideErrorMetadata, SdkError},
-    operation::{get_object::GetObjectOutput, head_object::HeadObjectError},
-    primitives::ByteStream,
+    operation::{
+        get_object::{GetObjectInput, GetObjectOutput},
+        head_object::HeadObjectError,
+    },
+    primitives::{ByteStream, DateTime, DateTimeFormat as Format, SdkBody},
 };
 use aws_smithy_checksums::{ChecksumAlgorithm, http::HttpChecksum};
+use aws_smithy_runtime_api::client::orchestrator::Metadata;
 use bytes::Bytes;
 use jiff::Timestamp;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::{ObjectBody, ObjectError, ObjectHead, ObjectStore};
 use crate::{
-    aws::{S3Refusal, chain, describe},
+    aws::{
+        Calls, S3Refusal, chain, describe,
+        direct::{Direct, DirectRequest, Final, Place},
+    },
     credentials::identity::IdentityError,
     event::ObjectRef,
 };
@@ -27,17 +35,32 @@ const MAX_RESUMES: u32 = 3;
 /// many times while the object waits for a slow customer.
 const PROGRESS: u64 = 8 << 20;
 
+/// Longest time without a byte of a response. After that the connection counts as broken. The SDK's own default, which is switched
+/// off, is the same.
+const LONGEST_STALL: Duration = Duration::from_secs(5);
+
 /// Reads objects from S3.
 #[derive(Clone, Debug)]
 pub struct S3Store {
     client: Client,
+    /// Opens objects without the SDK's orchestrator.
+    direct: Direct,
 }
 
 impl S3Store {
-    /// Reads with `client`. The client should have `ResponseChecksumValidation::WhenRequired`, because [`S3Body`]
-    /// checks the checksums.
-    pub fn new(client: Client) -> Self {
-        Self { client }
+    /// Reads with a client of this configuration. `calls` counts the calls of `config`'s client; those that are made without the
+    /// client count there too.
+    pub fn new(config: config::Builder, calls: &Calls) -> Self {
+        let direct = Direct::new(calls, Metadata::new("GetObject", "S3"), |input, _| {
+            let input = input.downcast_ref::<GetObjectInput>()?;
+            Some(Place { route: input.bucket()?.to_owned(), path: encoded(input.key()?) })
+        });
+        let config = config
+            // `S3Body` checks checksums and stalled connections itself, because it resumes broken connections.
+            .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
+            .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
+            .interceptor(direct.clone());
+        Self { client: Client::from_conf(config.build()), direct }
     }
 }
 
@@ -141,6 +164,59 @@ impl Request {
     }
 }
 
+impl S3Store {
+    /// Sends a request for a whole object in an attempt without the SDK's orchestrator. `None`: the SDK must make the call.
+    async fn open_directly(&self, request: &Request) -> Option<GetObjectOutput> {
+        let route = self.direct.route(&request.bucket)?;
+        let credentials = route.credentials().await?;
+        let Request { key, version_id, if_match, owner, .. } = request;
+        let mut headers = vec![("x-amz-checksum-mode", "ENABLED".to_owned())];
+        headers.extend(if_match.clone().map(|etag| ("if-match", etag)));
+        headers.extend(owner.clone().map(|owner| ("x-amz-expected-bucket-owner", owner)));
+        let version = version_id.as_ref().map(|id| format!("versionId={}&", utf8_percent_encode(id, RESERVED)));
+        let request = DirectRequest {
+            method: "GET",
+            path: &encoded(key),
+            query: &format!("{}x-id=GetObject", version.unwrap_or_default()),
+            headers,
+            payload_sha256: SHA256_OF_NOTHING,
+            body: SdkBody::empty(),
+        };
+        self.direct.send(&route, request, &credentials, async |answer| output(answer).map(Final::Success)).await
+    }
+}
+
+/// Reads the answer to a GetObject for a whole object. `None`: it is another answer than 200.
+fn output(response: HttpResponse) -> Option<GetObjectOutput> {
+    if response.status().as_u16() != 200 {
+        return None;
+    }
+    let header = |name| response.headers().get(name).map(str::to_owned);
+    let modified = header("last-modified").and_then(|at| DateTime::from_str(&at, Format::HttpDate).ok());
+    let output = GetObjectOutput::builder()
+        .set_content_length(header("content-length").and_then(|length| length.parse().ok()))
+        .set_last_modified(modified)
+        .set_e_tag(header("etag"))
+        .set_version_id(header("x-amz-version-id"))
+        .set_checksum_crc64_nvme(header("x-amz-checksum-crc64nvme"))
+        .set_checksum_crc32(header("x-amz-checksum-crc32"))
+        .set_checksum_crc32_c(header("x-amz-checksum-crc32c"))
+        .set_checksum_sha1(header("x-amz-checksum-sha1"))
+        .set_checksum_sha256(header("x-amz-checksum-sha256"));
+    Some(output.body(ByteStream::new(response.into_body())).build())
+}
+
+/// Percent-encodes a key, as S3's signatures require: all bytes but letters, digits, `-`, `.`, `_`, `~` and `/`.
+fn encoded(key: &str) -> String {
+    const IN_KEYS: &AsciiSet = &RESERVED.remove(b'/');
+    utf8_percent_encode(key, IN_KEYS).to_string()
+}
+
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// Source: FIPS 180-4; the SHA-256 of no bytes.
+const SHA256_OF_NOTHING: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
 impl ObjectStore for S3Store {
     type Body = S3Body;
 
@@ -150,7 +226,10 @@ impl ObjectStore for S3Store {
         owner: Option<&str>,
     ) -> Result<(Timestamp, S3Body), ObjectError> {
         let mut request = Request::of(object, owner);
-        let output = request.send(&self.client, 0).await?;
+        let output = match self.open_directly(&request).await {
+            Some(output) => output,
+            None => request.send(&self.client, 0).await?,
+        };
         let checksum = ChecksumSoFar::of(&output);
         let modified = output.last_modified.and_then(|at| Timestamp::from_second(at.secs()).ok());
         request.if_match = output.e_tag.clone().or(request.if_match);
@@ -219,7 +298,11 @@ impl ObjectBody for S3Body {
 
     async fn chunk(&mut self) -> Result<Option<Bytes>, ObjectError> {
         loop {
-            match self.stream.next().await {
+            let next = match tokio::time::timeout(LONGEST_STALL, self.stream.next()).await {
+                Ok(next) => next.map(|read| read.map_err(|error| chain(&error))),
+                Err(_) => Some(Err(format!("no byte came within {} s", LONGEST_STALL.as_secs()))),
+            };
+            match next {
                 Some(Ok(bytes)) => {
                     self.read += bytes.len() as u64;
                     if let Some(checksum) = &mut self.checksum {
@@ -230,8 +313,7 @@ impl ObjectBody for S3Body {
                 None => return self.ended(),
                 // An error after the last byte does not matter.
                 Some(Err(_)) if self.len.is_some_and(|len| self.read >= len) => return self.ended(),
-                Some(Err(error)) => {
-                    let problem = chain(&error);
+                Some(Err(problem)) => {
                     if self.read - self.resumed_at >= PROGRESS {
                         self.resumes = 0;
                     }

@@ -1,10 +1,6 @@
 //! Customers' CloudWatch Logs through the AWS SDK, each in the customer's own role.
 
-use std::{
-    io::Write,
-    num::NonZeroUsize,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{io::Write, sync::Arc};
 
 use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_runtime::auth::PayloadSigningOverride;
@@ -20,11 +16,10 @@ use aws_sdk_cloudwatchlogs::{
     types::RejectedLogEventsInfo,
 };
 use aws_smithy_runtime::client::identity::IdentityCache;
-use aws_smithy_runtime_api::client::interceptors::dyn_dispatch_hint;
-use aws_smithy_types::body::SdkBody;
+use aws_smithy_runtime_api::client::{interceptors::dyn_dispatch_hint, orchestrator::Metadata};
+use aws_smithy_types::{body::SdkBody, byte_stream::ByteStream};
 use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
-use lru::LruCache;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -32,7 +27,11 @@ use super::{
     group_breaker::{Action, GroupBreakers, GroupKey, GroupPermit},
 };
 use crate::{
-    aws::{Base, describe, find_cause, refuses_session},
+    aws::{
+        Base, describe,
+        direct::{Direct, DirectRequest, Final, Place},
+        find_cause, refuses_session,
+    },
     batch::RejectedEvents,
     credentials::{
         AssumeError, assumed::AssumedRole, customers::Customers, identity::IdentityError,
@@ -57,33 +56,21 @@ pub enum RequestCompression {
 /// Opens customers' CloudWatch Logs.
 #[derive(Clone, Debug)]
 pub struct CloudWatchSinks {
-    base: Base,
-    /// One client for all customers but those that were served lately: a client takes some 20 KiB.
+    /// One client for all customers: a client takes some 20 KiB.
     client: Client,
-    lately: Arc<Mutex<LruCache<(u64, String), Served>>>,
+    /// Puts batches without the SDK's orchestrator.
+    direct: Direct,
     customers: Customers,
     groups: Arc<GroupBreakers>,
     compression: RequestCompression,
-}
-
-/// Most sessions, by Region, that were served lately. Their clients take 2.5 MiB.
-pub const SERVED_LATELY: NonZeroUsize = NonZeroUsize::new(128).expect("not zero");
-
-/// A session that was served lately.
-#[derive(Clone, Debug)]
-enum Served {
-    /// Once.
-    Once,
-    /// More often, so that a client of its own is worth its memory: with it, each call takes less time.
-    Often(Client),
 }
 
 /// One customer's CloudWatch Logs.
 #[derive(Clone, Debug)]
 pub struct CloudWatchSink {
     client: Client,
-    /// What differs from the shared client: Region, credentials, retries. `None` if the client is the customer's own.
-    customer: Option<config::Builder>,
+    direct: Direct,
+    region: String,
     role: AssumedRole,
     group: GroupPermit,
     account: Arc<str>,
@@ -100,33 +87,14 @@ impl CloudWatchSinks {
     ) -> Self {
         // The shared client has no credentials, so that a call without a customer's credentials fails instead of writing
         // into our own account.
-        let base = base.without_credentials();
-        let client = Client::from_conf(base.logs().build());
-        let lately = Arc::new(Mutex::new(LruCache::new(SERVED_LATELY)));
-        Self { base, client, lately, customers, groups: Arc::new(groups), compression }
-    }
-
-    /// The client of a session that was served lately, and that of all others with what `customize` adds for each call.
-    fn client_of(
-        &self,
-        role: &AssumedRole,
-        region: &str,
-        customize: impl Fn(config::Builder) -> config::Builder,
-    ) -> (Client, Option<config::Builder>) {
-        let mut lately = self.lately.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (role.number(), region.to_owned());
-        match lately.get(&key) {
-            Some(Served::Often(client)) => (client.clone(), None),
-            Some(Served::Once) => {
-                let client = Client::from_conf(customize(self.base.logs()).build());
-                lately.put(key, Served::Often(client.clone()));
-                (client, None)
-            }
-            None => {
-                lately.put(key, Served::Once);
-                (self.client.clone(), Some(customize(config::Builder::default())))
-            }
-        }
+        let operation = Metadata::new("PutLogEvents", "CloudWatch Logs");
+        let direct = Direct::new(base.calls(), operation, |_, config| {
+            let region = config.load::<Region>()?.to_string();
+            Some(Place { route: region, path: String::new() })
+        });
+        let client = base.without_credentials().logs().interceptor(direct.clone()).build();
+        let (client, groups) = (Client::from_conf(client), Arc::new(groups));
+        Self { client, direct, customers, groups, compression }
     }
 }
 
@@ -186,21 +154,10 @@ impl LogSinks for CloudWatchSinks {
             role.enter_anew().await.map_err(SinkError::Session)?;
         }
         let account = destination.role.account();
-        // Each account and Region has retry tokens of its own, so that a throttled customer does not use up the tokens of
-        // others.
-        let partition = RetryPartition::new(format!("{account}/{region}"));
-        let (client, customer) = self.client_of(&role, region, |config| {
-            config
-                .region(Region::new(region.clone()))
-                // The sink has a handle on the role while calls are made.
-                .credentials_provider(SharedCredentialsProvider::new(role.downgrade()))
-                // `AssumedRole` caches its session; a second cache would hide a renewal.
-                .identity_cache(IdentityCache::no_cache())
-                .retry_partition(partition.clone())
-        });
         Ok(CloudWatchSink {
-            client,
-            customer,
+            client: self.client.clone(),
+            direct: self.direct.clone(),
+            region: region.clone(),
             role,
             group,
             account: account.into(),
@@ -212,6 +169,14 @@ impl LogSinks for CloudWatchSinks {
 impl LogSink for CloudWatchSink {
     async fn put_log_events(&self, body: Bytes, lease: &Lease) -> Result<PutAnswer, SinkError> {
         let body = SealedBody::new(body, self.compression);
+        if let Some(outcome) = self.put_directly(&body, lease).await {
+            match &outcome {
+                Ok(_) => self.group.succeeded(),
+                Err(SinkError::Denied(problem)) => self.group.denied(Action::PutLogEvents, problem),
+                Err(_) => {}
+            }
+            return outcome;
+        }
         let outcome = self.role.call(|| self.put_once(body.clone(), lease)).await;
         match &outcome {
             Ok(_) => self.group.succeeded(),
@@ -276,12 +241,19 @@ impl LogSink for CloudWatchSink {
 type PutError = SdkError<PutLogEventsError, HttpResponse>;
 
 impl CloudWatchSink {
-    /// Makes a call one of the customer's.
+    /// Makes a call one of the customer's: adds the customer's Region, credentials and retry tokens.
     fn own<T, E, B>(&self, call: CustomizableOperation<T, E, B>) -> CustomizableOperation<T, E, B> {
-        match &self.customer {
-            Some(customer) => call.config_override(customer.clone()),
-            None => call,
-        }
+        // Each account and Region has retry tokens of its own, so that a throttled customer does not use up the tokens of
+        // others.
+        let partition = RetryPartition::new(format!("{}/{}", self.account, self.region));
+        let customer = config::Builder::default()
+            .region(Region::new(self.region.clone()))
+            // The sink has a handle on the role while calls are made.
+            .credentials_provider(SharedCredentialsProvider::new(self.role.downgrade()))
+            // `AssumedRole` caches its session; a second cache would hide a renewal.
+            .identity_cache(IdentityCache::no_cache())
+            .retry_partition(partition);
+        call.config_override(customer)
     }
 
     /// Reports a denial by the customer's policies to the group's breaker. Refused signatures and sessions do not count.
@@ -292,6 +264,34 @@ impl CloudWatchSink {
         if matches!(error.code(), Some("AccessDeniedException" | "AccessDenied")) {
             self.group.denied(action, &describe(error));
         }
+    }
+
+    /// Sends the body unchanged, in an attempt without the SDK's orchestrator. `None`: the SDK must make the call.
+    async fn put_directly(&self, body: &SealedBody, lease: &Lease) -> Option<Result<PutAnswer, SinkError>> {
+        let route = self.direct.route(&self.region)?;
+        let credentials = match self.role.credentials().await {
+            Ok(credentials) => credentials,
+            Err(refused) => return Some(Err(SinkError::Session(refused))),
+        };
+        if let Err(ended) = lease.check() {
+            return Some(Err(SinkError::LeaseEnded(ended)));
+        }
+        let mut headers = vec![
+            ("content-type", "application/x-amz-json-1.1".to_owned()),
+            ("x-amz-target", "Logs_20140328.PutLogEvents".to_owned()),
+        ];
+        if self.compression == RequestCompression::Gzip {
+            headers.push(("content-encoding", "gzip".to_owned()));
+        }
+        let request = DirectRequest {
+            method: "POST",
+            path: "",
+            query: "",
+            headers,
+            payload_sha256: &body.sha256,
+            body: SdkBody::from(body.body.clone()),
+        };
+        self.direct.send(&route, request, &credentials, final_answer).await
     }
 
     /// Sends the body unchanged.
@@ -377,6 +377,71 @@ impl Intercept for Fence {
         _config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
         Ok(self.0.check()?)
+    }
+}
+
+/// Codes of refusals that no retry and no new session changes.
+const FINAL: [&str; 5] = [
+    "AccessDeniedException",
+    "DataAlreadyAcceptedException",
+    "InvalidParameterException",
+    "InvalidSequenceTokenException",
+    "ResourceNotFoundException",
+];
+
+/// Reads an answer to PutLogEvents that the SDK need not judge: the batch is accepted, or the refusal is one of [`FINAL`].
+async fn final_answer(response: HttpResponse) -> Option<Final<Result<PutAnswer, SinkError>>> {
+    let status = response.status().as_u16();
+    let body = ByteStream::new(response.into_body()).collect().await.ok()?.into_bytes();
+    if status == 200 {
+        return Some(Final::Success(Ok(serde_json::from_slice::<Accepted>(&body).ok()?.into())));
+    }
+    let Refusal { kind, message, expected } = serde_json::from_slice(&body).ok()?;
+    // A namespace and a number sign may stand before the code.
+    let code = kind.rsplit('#').next().filter(|code| FINAL.contains(code))?;
+    Some(Final::Refusal(Err(match code {
+        "DataAlreadyAcceptedException" => SinkError::DataAlreadyAccepted { expected },
+        "InvalidSequenceTokenException" => SinkError::InvalidSequenceToken { expected },
+        _ => classify(Some(code), Some(status), format!("{code}: {message}")),
+    })))
+}
+
+/// The answer to an accepted request.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Accepted {
+    next_sequence_token: Option<String>,
+    rejected_log_events_info: Option<Rejected>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Rejected {
+    too_new_log_event_start_index: Option<i32>,
+    too_old_log_event_end_index: Option<i32>,
+    expired_log_event_end_index: Option<i32>,
+}
+
+#[derive(Deserialize)]
+struct Refusal {
+    #[serde(rename = "__type")]
+    kind: String,
+    #[serde(alias = "Message", default)]
+    message: String,
+    #[serde(rename = "expectedSequenceToken")]
+    expected: Option<String>,
+}
+
+impl From<Accepted> for PutAnswer {
+    fn from(Accepted { next_sequence_token, rejected_log_events_info }: Accepted) -> Self {
+        let info = rejected_log_events_info.map(|info| {
+            RejectedLogEventsInfo::builder()
+                .set_too_new_log_event_start_index(info.too_new_log_event_start_index)
+                .set_too_old_log_event_end_index(info.too_old_log_event_end_index)
+                .set_expired_log_event_end_index(info.expired_log_event_end_index)
+                .build()
+        });
+        Self { rejected: info.as_ref().map(rejected).unwrap_or_default(), next_sequence_token }
     }
 }
 

@@ -189,7 +189,8 @@ fn child(new: impl FnOnce() -> Span) -> Span {
     if is_sampled_now() { new() } else { Span::current() }
 }
 
-fn is_sampled_now() -> bool {
+/// Whether the current message's trace is sampled.
+pub fn is_sampled_now() -> bool {
     Context::map_current(|context| context.span().span_context().is_sampled())
 }
 
