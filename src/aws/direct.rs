@@ -10,6 +10,8 @@
 //! a service that throttles or fails, and its errors tell what failed. Calls in sampled traces are always the SDK's.
 
 mod signature;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use std::{
     collections::HashMap,
@@ -272,12 +274,16 @@ impl Route {
         headers.push((USER_AGENTS[1], self.agents[1].clone()));
         let scope = signature::Scope { region: &self.region, service: &self.service, at: now };
         signature::sign(&scope, credentials, method, &path, query, &mut headers, payload_sha256);
+        let length = body.content_length().filter(|length| *length > 0);
         let mut signed = HttpRequest::new(body);
         let question = if query.is_empty() { "" } else { "?" };
         signed.set_method(method).ok()?;
         signed.set_uri(format!("{}{path}{question}{query}", self.origin)).ok()?;
         let fields = signed.headers_mut();
         fields.try_insert(USER_AGENTS[0], self.agents[0].clone()).ok()?;
+        if let Some(length) = length {
+            fields.try_insert("content-length", length.to_string()).ok()?;
+        }
         for (name, value) in headers.into_iter().filter(|(name, _)| *name != "host") {
             fields.try_insert(name, value).ok()?;
         }

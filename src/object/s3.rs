@@ -173,7 +173,8 @@ impl S3Store {
         let mut headers = vec![("x-amz-checksum-mode", "ENABLED".to_owned())];
         headers.extend(if_match.clone().map(|etag| ("if-match", etag)));
         headers.extend(owner.clone().map(|owner| ("x-amz-expected-bucket-owner", owner)));
-        let version = version_id.as_ref().map(|id| format!("versionId={}&", utf8_percent_encode(id, RESERVED)));
+        let version =
+            version_id.as_ref().map(|id| format!("versionId={}&", utf8_percent_encode(id, RESERVED)));
         let request = DirectRequest {
             method: "GET",
             path: &encoded(key),
@@ -182,7 +183,9 @@ impl S3Store {
             payload_sha256: SHA256_OF_NOTHING,
             body: SdkBody::empty(),
         };
-        self.direct.send(&route, request, &credentials, async |answer| output(answer).map(Final::Success)).await
+        self.direct
+            .send(&route, request, &credentials, async |answer| output(answer).map(Final::Success))
+            .await
     }
 }
 
@@ -378,8 +381,17 @@ fn classify(code: Option<&str>, status: Option<u16>, problem: String) -> ObjectE
 #[cfg(test)]
 mod tests {
     use aws_sdk_s3::operation::get_object::builders::GetObjectOutputBuilder;
+    use logferry_sandbox::{
+        Sandbox,
+        faults::{Effect, ErrorAnswer, Fault},
+    };
+    use logferry_testbed::provision::Aws;
 
     use super::*;
+    use crate::aws::{
+        Base,
+        direct::testing::{Recording, Sent},
+    };
 
     #[test]
     fn each_error_code_gives_its_error() {
@@ -444,5 +456,113 @@ mod tests {
         }
         assert!(running(|output| output.checksum_crc32("y/Q5Jg==-3")).is_none(), "a composite checksum");
         assert!(running(|output| output).is_none());
+    }
+
+    /// A staging bucket.
+    struct World {
+        sandbox: Sandbox,
+        recording: Recording,
+        base: Base,
+    }
+
+    const BUCKET: &str = "staging";
+
+    impl World {
+        async fn new() -> Self {
+            let sandbox = Sandbox::start().await.expect("loopback has a free port");
+            let aws = Aws::new(&sandbox.endpoint(), "us-east-1").account("111111111111");
+            let (recording, base) = Recording::of(&aws.sdk_config());
+            let world = Self { sandbox, recording, base };
+            world.client().create_bucket().bucket(BUCKET).send().await.expect("the bucket can be created");
+            world
+        }
+
+        fn config(&self) -> config::Builder {
+            self.base.s3().force_path_style(true)
+        }
+
+        fn client(&self) -> Client {
+            Client::from_conf(self.config().build())
+        }
+
+        /// A store that has made no call yet.
+        fn store(&self) -> S3Store {
+            S3Store::new(self.config(), self.base.calls())
+        }
+
+        async fn put(&self, key: &str) -> ObjectRef {
+            let body = ByteStream::from_static(b"bytes");
+            let put = self.client().put_object().bucket(BUCKET).key(key).body(body).send().await;
+            let etag = put.expect("the object can be stored").e_tag;
+            let etag = etag.map(|etag| etag.trim_matches('"').to_owned());
+            ObjectRef { bucket: BUCKET.into(), key: key.into(), etag, ..ObjectRef::default() }
+        }
+
+        /// The object's bytes, and the requests for them.
+        async fn get(
+            &self,
+            store: &S3Store,
+            object: &ObjectRef,
+        ) -> (Result<Vec<u8>, ObjectError>, Vec<Sent>) {
+            self.recording.take("");
+            let bytes = async {
+                let (_, mut body) = store.open(object, Some("111111111111")).await?;
+                let mut bytes = Vec::new();
+                while let Some(chunk) = body.chunk().await? {
+                    bytes.extend_from_slice(&chunk);
+                }
+                assert_eq!(body.content_length(), Some(bytes.len() as u64));
+                assert_eq!(body.exact().1, object.etag.as_deref());
+                Ok(bytes)
+            };
+            (bytes.await, self.recording.take("x-id=GetObject"))
+        }
+    }
+
+    fn are_direct(sent: &[Sent]) -> Vec<bool> {
+        sent.iter().map(|sent| sent.is_direct).collect()
+    }
+
+    #[tokio::test]
+    async fn a_direct_request_is_the_sdk_s() {
+        let world = World::new().await;
+        for key in [
+            "t/c/a/p/1.json.gz",
+            "plus+ and space",
+            "ü/日本/😀",
+            "%2F/..//.",
+            "a=b&c?d#e",
+            "~!*'();:@,$[]-_.",
+        ] {
+            let (store, object) = (world.store(), world.put(key).await);
+            let (bytes, by_the_sdk) = world.get(&store, &object).await;
+            assert_eq!(bytes.expect("it can be read"), b"bytes", "{key}");
+            let (bytes, direct) = world.get(&store, &object).await;
+            assert_eq!(bytes.expect("it can be read"), b"bytes", "{key}");
+            assert_eq!((are_direct(&by_the_sdk), are_direct(&direct)), (vec![false], vec![true]), "{key}");
+            assert_eq!(direct[0].clone().by_the_sdk(), by_the_sdk[0], "{key}");
+
+            // The SDK repeats a direct attempt, because a version cannot have this name.
+            let version = ObjectRef { version_id: Some("a/b+c=&d e".into()), ..object };
+            let (bytes, sent) = world.get(&store, &version).await;
+            assert!(matches!(bytes, Err(ObjectError::Refused(_))), "{bytes:?}");
+            assert_eq!(are_direct(&sent), [true, false], "{key}");
+            assert_eq!(sent[0].clone().by_the_sdk(), sent[1], "{key}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_sdk_judges_other_answers_than_the_object() {
+        let world = World::new().await;
+        let (store, object) = (world.store(), world.put("key").await);
+        assert_eq!(are_direct(&world.get(&store, &object).await.1), [false], "only the SDK knows the way");
+        for effect in [Effect::Error(ErrorAnswer::new(503, "SlowDown")), Effect::Reset] {
+            while are_direct(&world.get(&store, &object).await.1) == [false] {}
+            world.sandbox.faults().add(Fault { times: Some(1), ..Fault::new("s3", "GetObject", effect) });
+            let (bytes, sent) = world.get(&store, &object).await;
+            assert_eq!(bytes.expect("the second attempt succeeds"), b"bytes");
+            assert_eq!(are_direct(&sent), [true, false]);
+            assert_eq!(are_direct(&world.get(&store, &object).await.1), [false], "direct attempts rest");
+        }
     }
 }

@@ -64,12 +64,13 @@ pub(super) struct ObjectReader<'w, B> {
 }
 
 impl<'w, B: ObjectBody> ObjectReader<'w, B> {
-    /// Starts on the object that `body` holds. `records` must be new.
+    /// Starts on the object that `body` holds. `records` and `window` must be new.
     pub(super) fn new(
         body: B,
         records: RecordReader,
         ceilings: Ceilings,
         windows: TenantWindows<'w>,
+        window: Window,
         bytes: BytesRead,
     ) -> Self {
         Self {
@@ -78,7 +79,7 @@ impl<'w, B: ObjectBody> ObjectReader<'w, B> {
             decoder: Decoder::new(ceilings.max_object, windows.largest()),
             windows,
             share: None,
-            window: Window::default(),
+            window,
             more: More::Coming,
             broken: None,
             records,

@@ -9,6 +9,7 @@ use logferry_testbed::provision::{Aws, Customer, CustomerSpec, Provider, Provide
 
 use super::*;
 use crate::{
+    aws::direct::testing::{Recording, Sent},
     breaker::{self, ProbeIntervals},
     credentials::{
         customers::{self, SessionSettings},
@@ -181,6 +182,58 @@ async fn a_probe_uses_a_new_session() {
     probe.put_log_events(world.body(), &Lease::unlimited()).await.expect("the role may do this");
     sinks.open(delivery, destination, "c", &ObjectRef::default()).await.expect("the group may be written");
     assert_eq!(sessions(), 4);
+}
+
+#[tokio::test]
+async fn a_direct_request_is_the_sdk_s() {
+    for compression in [RequestCompression::None, RequestCompression::Gzip] {
+        let world = World::new().await;
+        let World { sandbox, customer, destination, delivery, .. } = &world;
+        let (recording, base) = Recording::of(&world.sdk);
+        let sinks =
+            CloudWatchSinks { compression, ..sinks(&base, &world.central_role, Duration::from_secs(1)) };
+        let sink =
+            sinks.open(delivery, destination, "c", &ObjectRef::default()).await.expect("the role lets us in");
+        let body = world.body();
+        let put = async || {
+            recording.take("");
+            let answer = sink.put_log_events(body.clone(), &Lease::unlimited()).await;
+            (answer, recording.take("PutLogEvents"))
+        };
+        let are_direct = |sent: &[Sent]| sent.iter().map(|sent| sent.is_direct).collect::<Vec<_>>();
+
+        let (answer, by_the_sdk) = put().await;
+        assert!(matches!(answer, Err(SinkError::NotFound(_))), "there is no stream yet: {answer:?}");
+        let (again, direct) = put().await;
+        assert_eq!(again, answer);
+        assert_eq!((are_direct(&by_the_sdk), are_direct(&direct)), (vec![false], vec![true]));
+        assert_eq!(direct[0].clone().by_the_sdk(), by_the_sdk[0]);
+        sink.create_log_stream(&customer.log_group, "s", &Lease::unlimited()).await.expect("the role may");
+        let (answer, sent) = put().await;
+        assert!(answer.is_ok_and(|answer| answer.next_sequence_token.is_some()));
+        assert_eq!(are_direct(&sent), [true]);
+
+        // The SDK tries again after an answer that a retry may change.
+        for effect in [
+            Effect::Error(ErrorAnswer::new(400, "ThrottlingException")),
+            Effect::Reset,
+            Effect::After { error: None },
+        ] {
+            while are_direct(&put().await.1) == [false] {}
+            sandbox.faults().add(Fault { times: Some(1), ..Fault::new("logs", "PutLogEvents", effect) });
+            let (answer, sent) = put().await;
+            assert!(answer.is_ok(), "{answer:?}");
+            assert_eq!(are_direct(&sent), [true, false]);
+        }
+        for code in FINAL {
+            while are_direct(&put().await.1) == [false] {}
+            let effect = Effect::Error(ErrorAnswer::new(400, code));
+            sandbox.faults().add(Fault { times: Some(1), ..Fault::new("logs", "PutLogEvents", effect) });
+            let (answer, sent) = put().await;
+            assert!(answer.is_err(), "{code}");
+            assert_eq!(are_direct(&sent), [true], "{code}");
+        }
+    }
 }
 
 #[tokio::test]
