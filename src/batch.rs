@@ -44,8 +44,8 @@ const EVENT_FRAME: usize = 64;
 const EVENT_START: &[u8] = b"{\"timestamp\":";
 const EVENT_MESSAGE: &[u8] = b",\"message\":\"";
 const EVENT_END: &[u8] = b"\"}";
-/// Body capacities for the batch of a small object.
-const SMALL_BODIES: [usize; 2] = [64 * 1024, 256 * 1024];
+/// Body capacity for the batch of a small object.
+const SMALL_BODY: usize = 64 * 1024;
 /// Body capacity for a full batch of messages that have at least 100 bytes and few escapes.
 const FULL_BODY: usize = 1280 * 1024;
 
@@ -199,13 +199,13 @@ impl Batch {
         self.latest = self.latest.max(timestamp);
     }
 
-    /// Grows the body to a capacity for a small object, then for a full batch of ordinary messages, then by a quarter each
+    /// Grows the body to the capacity for a small object, then for a full batch of ordinary messages, then by a quarter each
     /// time. Doubling would leave up to half of every buffer unused.
     fn make_room(&mut self, more: usize) {
         let needed = self.body.len() + more;
         if needed > self.body.capacity() {
-            let mut steps = SMALL_BODIES.into_iter().chain([FULL_BODY]);
-            let capacity = steps.find(|step| needed <= *step).unwrap_or(needed + needed / 4);
+            let steps = [SMALL_BODY, FULL_BODY];
+            let capacity = steps.into_iter().find(|step| needed <= *step).unwrap_or(needed + needed / 4);
             self.body.reserve_exact(capacity - self.body.len());
         }
     }

@@ -5,21 +5,57 @@
 //! passes in bytes only when it needs more text, so nothing is read from the socket before that.
 
 mod frames;
-mod window;
 
 use self::frames::{Frames, is_zstd};
-pub use self::{
-    frames::{MAX_WINDOW, ORDINARY_WINDOW},
-    window::{Window, WindowBuffers},
-};
+pub use self::frames::{MAX_WINDOW, ORDINARY_WINDOW};
 use flate2::{Decompress, FlushDecompress, Status};
 
 /// Size of one decompression step in bytes: large enough to make the cost of a call negligible, small enough for a core's
 /// cache.
 const STEP: usize = 256 * 1024;
+/// Bytes of the first step.
+const FIRST_STEP: usize = 32 * 1024;
+/// Most free room in the window before a step, and so most bytes that one step writes. A long record leaves the window with a
+/// large capacity. Without this limit, one step could fill all of it and block its thread meanwhile.
+const MOST_ROOM: usize = 8 * STEP;
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 /// Number of bytes needed to recognise the compression.
 const HEAD: usize = 4;
+
+/// Decompressed text that the caller has not consumed yet.
+#[derive(Debug, Default)]
+pub struct Window {
+    buffer: Vec<u8>,
+    start: usize,
+}
+
+impl Window {
+    /// The decompressed bytes that are not consumed yet.
+    pub fn unread(&self) -> &[u8] {
+        &self.buffer[self.start..]
+    }
+
+    /// Marks the first `count` unread bytes as consumed.
+    pub fn consume(&mut self, count: usize) {
+        self.start += count;
+        debug_assert!(self.start <= self.buffer.len(), "consumed more than the window has");
+    }
+
+    /// Makes room for one step: moves the unread bytes (part of one record) to the front of the buffer.
+    fn make_room(&mut self) {
+        self.buffer.drain(..self.start);
+        self.start = 0;
+        let room = self.buffer.capacity() - self.buffer.len();
+        if self.buffer.capacity() == 0 {
+            // Many objects are smaller than a step.
+            self.buffer.reserve_exact(FIRST_STEP);
+        } else if room > MOST_ROOM {
+            self.buffer.shrink_to(self.buffer.len() + STEP);
+        } else {
+            self.buffer.reserve_exact(STEP);
+        }
+    }
+}
 
 /// Decompresses one object.
 #[derive(Debug)]
@@ -194,9 +230,8 @@ impl Decoder {
         match &mut self.state {
             State::Gzip(member) => {
                 let consumed = member.total_in();
-                // `Finish` does not claim that `input` has the member's rest. It saves a copy of the text if it has.
                 let status = member
-                    .decompress_vec(input, &mut window.buffer, FlushDecompress::Finish)
+                    .decompress_vec(input, &mut window.buffer, FlushDecompress::None)
                     .map_err(|error| DecodeError::Corrupt {
                         format: "gzip",
                         produced: self.produced + (window.buffer.len() - before) as u64,

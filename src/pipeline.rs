@@ -32,7 +32,6 @@ use tracing::{Instrument, Span};
 use crate::{
     batch::BufferPool,
     copy::ObjectCopier,
-    decode::WindowBuffers,
     delivery::{self, Streams, Tally},
     event::{self, Event, Ignored, ObjectRef},
     fairness::{Pass, Shares, book::Limits},
@@ -124,9 +123,6 @@ pub struct Pipeline<O, D, S, C, L> {
     lanes: delivery::Shared,
     /// For objects that share a slot.
     small_lanes: delivery::Shared,
-    buffers: WindowBuffers,
-    /// For objects that share a slot.
-    small_buffers: WindowBuffers,
     lakes: lake::LakeShares,
     shares: Shares,
     windows: Windows,
@@ -156,19 +152,15 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: Buckets, L: Ledger> Pipeline<
             max_batch_events,
             metrics: metrics.delivery.clone(),
         };
-        // Large buffers are not for small objects, of which many are in work at once.
-        let slots = settings.shares.slots;
-        let small_lanes = delivery::Shared { buffers: BufferPool::small(4 * slots), ..lanes.clone() };
-        let small_buffers = WindowBuffers::small(4 * slots);
+        // Buffers of small objects are not kept, and those of large objects are not for small ones.
+        let small_lanes = delivery::Shared { buffers: BufferPool::new(0), ..lanes.clone() };
         let shares = Shares::new(settings.shares, settings.threads);
         let windows = Windows::new(settings.zstd_windows);
-        let grown = Grown::new(slots);
+        let grown = Grown::new(settings.shares.slots);
         Self {
             ports,
             lanes,
             small_lanes,
-            buffers: WindowBuffers::large(slots),
-            small_buffers,
             lakes: lake::LakeShares::default(),
             shares,
             windows,

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{EventSpan, FULL_BODY, SMALL_BODIES, TAIL};
+use super::{EventSpan, FULL_BODY, TAIL};
 
 /// Buffers of a finished batch, for a later one. Growing a new buffer to a megabyte costs more than filling it.
 #[derive(Debug, Default)]
@@ -19,19 +19,12 @@ pub struct Buffers {
 pub struct BufferPool {
     free: Arc<Mutex<Vec<Buffers>>>,
     most: usize,
-    largest: usize,
 }
 
 impl BufferPool {
-    /// Keeps at most `most` buffers, none larger than a full batch of ordinary messages needs. So buffers that grew because of
-    /// one customer's escapes are freed.
+    /// Keeps at most `most` buffers.
     pub fn new(most: usize) -> Self {
-        Self { free: Arc::default(), most, largest: FULL_BODY + TAIL }
-    }
-
-    /// Keeps at most `most` buffers of objects that share a slot.
-    pub fn small(most: usize) -> Self {
-        Self { largest: SMALL_BODIES[1], ..Self::new(most) }
+        Self { free: Arc::default(), most }
     }
 
     /// Takes free buffers, or makes new ones.
@@ -39,10 +32,11 @@ impl BufferPool {
         self.lock().pop().unwrap_or_default()
     }
 
-    /// Keeps the buffers, unless the pool is full or they are too large.
+    /// Keeps the buffers, unless the pool is full or they are larger than a full batch of ordinary messages needs. So buffers
+    /// that grew because of one customer's escapes are freed.
     pub fn give(&self, buffers: Buffers) {
         let mut free = self.lock();
-        if free.len() < self.most && buffers.body.capacity() <= self.largest {
+        if free.len() < self.most && buffers.body.capacity() <= FULL_BODY + TAIL {
             free.push(buffers);
         }
     }

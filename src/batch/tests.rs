@@ -154,8 +154,7 @@ fn the_body_grows_in_few_steps_and_is_copied_only_to_sort_it() {
     };
     assert_eq!(add(&mut batch, &"x".repeat(2_000)), 65_536);
     assert_eq!(add(&mut batch, &"x".repeat(62_000)), 65_536, "there is still room");
-    assert_eq!(add(&mut batch, &"x".repeat(2_000)), 262_144);
-    assert_eq!(add(&mut batch, &"x".repeat(200_000)), 1_310_720);
+    assert_eq!(add(&mut batch, &"x".repeat(2_000)), 1_310_720);
     // Control characters have six bytes in the body.
     let needed = batch.body.len() + 6 * 300_000 + EVENT_FRAME;
     let grown = add(&mut batch, &"\u{1}".repeat(300_000));
@@ -173,7 +172,7 @@ fn an_open_batch_gives_its_buffers_back_and_is_empty_then() {
     batch.push(0, 1, &EscapedMessage::escape("a"), true);
     assert!(!batch.is_empty());
     let Buffers { body, events } = batch.take_buffers();
-    assert_eq!((body.capacity(), events.len()), (SMALL_BODIES[0], 1));
+    assert_eq!((body.capacity(), events.len()), (SMALL_BODY, 1));
     assert!(batch.is_empty());
 }
 

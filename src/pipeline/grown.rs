@@ -62,11 +62,6 @@ pub(super) struct Growing<'a> {
 }
 
 impl Growing<'_> {
-    /// Whether the object shares its slot with others.
-    pub(super) fn is_small(&self) -> bool {
-        self.place.units() < room::UNITS
-    }
-
     /// Waits for a whole slot if an object of `stored` bytes does not fit.
     pub(super) async fn fit_stored(&self, stored: Option<u64>) {
         if room::units(stored, 0) > self.place.units() {

@@ -64,13 +64,12 @@ pub(super) struct ObjectReader<'w, B> {
 }
 
 impl<'w, B: ObjectBody> ObjectReader<'w, B> {
-    /// Starts on the object that `body` holds. `records` and `window` must be new.
+    /// Starts on the object that `body` holds. `records` must be new.
     pub(super) fn new(
         body: B,
         records: RecordReader,
         ceilings: Ceilings,
         windows: TenantWindows<'w>,
-        window: Window,
         bytes: BytesRead,
     ) -> Self {
         Self {
@@ -79,7 +78,7 @@ impl<'w, B: ObjectBody> ObjectReader<'w, B> {
             decoder: Decoder::new(ceilings.max_object, windows.largest()),
             windows,
             share: None,
-            window,
+            window: Window::default(),
             more: More::Coming,
             broken: None,
             records,

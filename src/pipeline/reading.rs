@@ -43,8 +43,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: Buckets, L: Ledger> Pipeline<
         let form = |form| self.metrics.object_bytes.get_or_create_owned(&Form::new(form));
         let bytes = BytesRead { stored: form("stored"), decompressed: form("decompressed") };
         let ceilings = Ceilings { max_stored, max_object };
-        let window = if growing.is_small() { self.small_buffers.window() } else { self.buffers.window() };
-        let mut object = ObjectReader::new(body, records, ceilings, windows, window, bytes);
+        let mut object = ObjectReader::new(body, records, ceilings, windows, bytes);
         let read = give_records(&mut object, &mut pace, growing, object_time, lanes, broken).await;
         if read.as_ref().is_err_and(is_of_content) {
             // The checksum at the end shows whether the object was stored with these bytes, or whether they were altered on

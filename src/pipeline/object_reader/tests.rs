@@ -40,14 +40,7 @@ async fn read(object: MemoryObject, ceilings: Ceilings, windows: &Windows) -> Ou
     let (_, body) = store.open(&key, None).await.expect("the object is there");
     let (bytes, mut steps) = (BytesRead::default(), Vec::new());
     let records = RecordReader::new(1 << 20, Timestamp::now()).stepping_over_bad_lines();
-    let mut object = ObjectReader::new(
-        body,
-        records,
-        ceilings,
-        windows.of(&"acme".into()),
-        Window::default(),
-        bytes.clone(),
-    );
+    let mut object = ObjectReader::new(body, records, ceilings, windows.of(&"acme".into()), bytes.clone());
     let work = async |mut pace: Pace| {
         let failure = loop {
             match object.next() {
