@@ -1,9 +1,6 @@
 //! How much memory a worker can take.
 
-use crate::{
-    config::Config, delivery::MAX_STREAMS, lake, room, status,
-    worker::settle::bodies_bound,
-};
+use crate::{config::Config, delivery::MAX_STREAMS, lake, room, status, worker::settle::bodies_bound};
 
 /// Memory of the worker's buffers in bytes: slots x (window + two batches + read-ahead). See ARCHITECTURE.md.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,9 +32,8 @@ pub fn memory_bound(config: &Config) -> MemoryBound {
     let message = 12 * 1024 * KIB;
     // A request that shadow mode reads back: 10,000 events of 32 bytes, the longest message, and a sheet of counts.
     let counts = 2 * 1024 * KIB;
-    let caches = config.credentials.cache_capacity * 8 * KIB
-        + config.tenants.cache_capacity * KIB
-        + MAX_STREAMS * KIB;
+    let caches =
+        config.credentials.cache_capacity * 8 * KIB + config.tenants.cache_capacity * KIB + MAX_STREAMS * KIB;
     MemoryBound {
         ordinary: slots * (steps + read_ahead + 2 * 1536 * KIB),
         worst: slots

@@ -6,8 +6,8 @@
 //! signs a request, sends it, and reads the answer.
 //!
 //! Everything beyond the usual answer stays with the SDK. A direct attempt then gives `None`, and its caller makes the whole call
-//! by the SDK, with retries. For [`REST`] after that, all calls of the same [`Direct`] are the SDK's: its retries limit the load on
-//! a service that throttles or fails, and its errors tell what failed. Calls in sampled traces are always the SDK's.
+//! by the SDK, with retries. For [`REST`] after that, all calls for the same owner (a bucket, or a customer's account) are the
+//! SDK's: its retries limit the load on a service that throttles or fails. Calls in sampled traces are always the SDK's.
 
 mod signature;
 #[cfg(test)]
@@ -16,7 +16,7 @@ pub(crate) mod testing;
 use std::{
     collections::HashMap,
     iter,
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
     time::Duration,
 };
 
@@ -65,7 +65,8 @@ struct Shared {
     place: fn(&Input, &ConfigBag) -> Option<Place>,
     calls: Calls,
     routes: RwLock<HashMap<String, Arc<Route>>>,
-    rests_until: Mutex<Option<Instant>>,
+    /// When the rest of an owner ends. Rests that have ended may be left.
+    rests: Mutex<HashMap<String, Instant>>,
 }
 
 /// What a call is about: the name of its route, and the end of its URI's path, which differs from call to call.
@@ -128,15 +129,15 @@ pub enum Final<T> {
 impl Direct {
     /// Learns the routes of `operation`. `place` says where a call goes, by the SDK's input and the configuration of the call.
     pub fn new(calls: &Calls, operation: Metadata, place: fn(&Input, &ConfigBag) -> Option<Place>) -> Self {
-        let (routes, rests_until) = (RwLock::default(), Mutex::default());
-        Self { shared: Arc::new(Shared { operation, place, calls: calls.clone(), routes, rests_until }) }
+        let (routes, rests) = (RwLock::default(), Mutex::default());
+        Self { shared: Arc::new(Shared { operation, place, calls: calls.clone(), routes, rests }) }
     }
 
-    /// The route to a Region or a bucket. `None` if the SDK must make the call: it has made none there yet, it made one for the
-    /// reason that a direct attempt failed within [`REST`], or the call is part of a sampled trace.
-    pub fn route(&self, name: &str) -> Option<Arc<Route>> {
-        let rests_until = *self.shared.rests_until.lock().unwrap_or_else(PoisonError::into_inner);
-        if trace::is_sampled_now() || rests_until.is_some_and(|end| Instant::now() < end) {
+    /// The route to a Region or a bucket, for a call into what `owner` has. `None` if the SDK must make the call: it has made none
+    /// to that place yet, a direct attempt for this owner failed within [`REST`], or the call is part of a sampled trace.
+    pub fn route(&self, name: &str, owner: &str) -> Option<Arc<Route>> {
+        let rests = self.rests().get(owner).is_some_and(|end| Instant::now() < *end);
+        if rests || trace::is_sampled_now() {
             return None;
         }
         self.shared.routes.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
@@ -149,7 +150,7 @@ impl Direct {
     /// As with the SDK: if the future is dropped, the call may still take effect.
     pub async fn send<T>(
         &self,
-        route: &Route,
+        (route, owner): (&Route, &str),
         request: DirectRequest<'_>,
         credentials: &Credentials,
         read: impl AsyncFnOnce(HttpResponse) -> Option<Final<T>>,
@@ -166,7 +167,7 @@ impl Direct {
             Some(Final::Refusal(answer)) => ("refused", answer),
             None => {
                 call.is_the_sdk_s();
-                self.rest();
+                self.rest(owner);
                 return None;
             }
         };
@@ -174,9 +175,14 @@ impl Direct {
         Some(answer)
     }
 
-    fn rest(&self) {
-        let mut rests_until = self.shared.rests_until.lock().unwrap_or_else(PoisonError::into_inner);
-        *rests_until = Some(Instant::now() + REST);
+    fn rest(&self, owner: &str) {
+        let (mut rests, now) = (self.rests(), Instant::now());
+        rests.retain(|_, end| now < *end);
+        rests.insert(owner.to_owned(), now + REST);
+    }
+
+    fn rests(&self) -> MutexGuard<'_, HashMap<String, Instant>> {
+        self.shared.rests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Learns the route of a request that the SDK has signed. `None` if the request is signed in a way that is not known here, for

@@ -167,9 +167,9 @@ impl Request {
 impl S3Store {
     /// Sends a request for a whole object in an attempt without the SDK's orchestrator. `None`: the SDK must make the call.
     async fn open_directly(&self, request: &Request) -> Option<GetObjectOutput> {
-        let route = self.direct.route(&request.bucket)?;
+        let route = self.direct.route(&request.bucket, &request.bucket)?;
         let credentials = route.credentials().await?;
-        let Request { key, version_id, if_match, owner, .. } = request;
+        let Request { bucket, key, version_id, if_match, owner } = request;
         let mut headers = vec![("x-amz-checksum-mode", "ENABLED".to_owned())];
         headers.extend(if_match.clone().map(|etag| ("if-match", etag)));
         headers.extend(owner.clone().map(|owner| ("x-amz-expected-bucket-owner", owner)));
@@ -184,7 +184,7 @@ impl S3Store {
             body: SdkBody::empty(),
         };
         self.direct
-            .send(&route, request, &credentials, async |answer| output(answer).map(Final::Success))
+            .send((&route, bucket), request, &credentials, async |answer| output(answer).map(Final::Success))
             .await
     }
 }

@@ -268,7 +268,7 @@ impl CloudWatchSink {
 
     /// Sends the body unchanged, in an attempt without the SDK's orchestrator. `None`: the SDK must make the call.
     async fn put_directly(&self, body: &SealedBody, lease: &Lease) -> Option<Result<PutAnswer, SinkError>> {
-        let route = self.direct.route(&self.region)?;
+        let route = self.direct.route(&self.region, &self.account)?;
         let credentials = match self.role.credentials().await {
             Ok(credentials) => credentials,
             Err(refused) => return Some(Err(SinkError::Session(refused))),
@@ -291,7 +291,7 @@ impl CloudWatchSink {
             payload_sha256: &body.sha256,
             body: SdkBody::from(body.body.clone()),
         };
-        self.direct.send(&route, request, &credentials, final_answer).await
+        self.direct.send((&route, &self.account), request, &credentials, final_answer).await
     }
 
     /// Sends the body unchanged.
