@@ -18,6 +18,7 @@ mod lines;
 use std::{
     fmt,
     io::{self, IsTerminal, Write},
+    iter,
     panic::PanicHookInfo,
     sync::{
         Arc, OnceLock,
@@ -33,7 +34,10 @@ use prometheus_client::{
     registry::Registry,
 };
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::{Layer, fmt::writer::BoxMakeWriter, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{
+    Layer, Registry as Spans, filter::Targets, fmt::writer::BoxMakeWriter, layer::SubscriberExt, reload,
+    util::SubscriberInitExt,
+};
 
 use self::{
     export::Export,
@@ -228,6 +232,28 @@ fn tell_panic(panic: &PanicHookInfo<'_>) {
     tracing::error!(panic.location = location, "logferry panicked; please report this defect");
 }
 
+/// The layers of the log and, if there is one, of the export. Without an export there must be no layer for it: with
+/// `Option::None` as a layer, all spans would be created.
+fn layers(
+    format: LogFormat,
+    part: reload::Layer<Targets, Spans>,
+    writer: BoxMakeWriter,
+    export: Option<&Export>,
+) -> Vec<Box<dyn Layer<Spans> + Send + Sync>> {
+    let lines = tracing_subscriber::fmt::layer().with_writer(writer);
+    let lines = match format {
+        LogFormat::Json => {
+            let lines = lines.json().flatten_event(true).with_current_span(false);
+            lines.map_event_format(JsonLine).with_filter(part).boxed()
+        }
+        LogFormat::Text => {
+            let lines = lines.with_ansi(io::stderr().is_terminal());
+            lines.fmt_fields(TextFields::default()).with_filter(part).boxed()
+        }
+    };
+    iter::once(lines).chain(export.map(Export::layer)).collect()
+}
+
 /// Starts logging to standard error, and the export of traces if the environment asks for it. Panics are logged too. Works once
 /// per process. Must be called on the worker's runtime.
 ///
@@ -244,7 +270,6 @@ pub fn start(
     let collector = settings.as_ref().map(|settings| settings.endpoint.host().unwrap_or_default().to_owned());
     let export = settings.map(|settings| Export::new(settings, metrics)).transpose();
     let export = export.map_err(StartError::Export)?;
-    let registry = tracing_subscriber::registry().with(export.as_ref().map(Export::layer));
     let (writer, guard) = match writer {
         Writer::Thread => {
             let writer = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(MAX_WAITING);
@@ -254,18 +279,9 @@ pub fn start(
         }
         Writer::Caller => (BoxMakeWriter::new(|| CountedLines(io::stderr())), None),
     };
-    let lines = tracing_subscriber::fmt::layer().with_writer(writer);
+    let layers = layers(log.format, part, writer, export.as_ref());
     // Fails if a logger is set already, as in tests. That logger stays.
-    let _ = match log.format {
-        LogFormat::Json => {
-            let lines = lines.json().flatten_event(true).with_current_span(false);
-            registry.with(lines.map_event_format(JsonLine).with_filter(part)).try_init()
-        }
-        LogFormat::Text => {
-            let lines = lines.with_ansi(io::stderr().is_terminal());
-            registry.with(lines.fmt_fields(TextFields::default()).with_filter(part)).try_init()
-        }
-    };
+    let _ = tracing_subscriber::registry().with(layers).try_init();
     std::panic::set_hook(Box::new(tell_panic));
     if let Some(collector) = collector {
         tracing::info!(collector, "traces are exported, as the environment asks");
@@ -306,7 +322,10 @@ async fn exported(limit: Duration, export: impl FnOnce() -> bool + Send + 'stati
 mod tests {
     use std::sync::Mutex;
 
+    use tracing::Level;
+
     use super::*;
+    use crate::trace::{TARGET, testing};
 
     #[derive(Clone, Default)]
     struct Lines(Arc<Mutex<Vec<u8>>>);
@@ -318,6 +337,20 @@ mod tests {
 
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
+        }
+    }
+
+    #[test]
+    fn without_an_export_no_span_is_created() {
+        for format in [LogFormat::Json, LogFormat::Text] {
+            testing::alone("telemetry::tests::without_an_export_no_span_is_created", || {
+                let (part, _filter) = LogFilter::new("trace").expect("a filter");
+                let layers = layers(format, part, BoxMakeWriter::new(io::sink), None);
+                tracing::subscriber::with_default(tracing_subscriber::registry().with(layers), || {
+                    assert!(tracing::info_span!(target: TARGET, "span").is_disabled());
+                    assert!(tracing::enabled!(Level::TRACE), "lines are written");
+                });
+            });
         }
     }
 
