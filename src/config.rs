@@ -332,7 +332,7 @@ pub struct Delivery {
     /// `logferry shadow compare`. Needs `ledger.table`. A row's `deliver = "shadow"` does the same for one delivery; in a
     /// worker in shadow mode, no row makes a delivery live.
     pub mode: Mode,
-    /// Attempts of an AWS call by the SDK, 1 to 10, with jittered backoff (`RETRY_ATTEMPTS`).
+    /// Attempts of an AWS call, 1 to 10, with jittered backoff (`RETRY_ATTEMPTS`).
     pub attempts: u32,
     /// Longest attempt of an AWS call, 1 s to 10 min. A long poll may take its wait time in addition, and a copy within S3
     /// may take 10 min.

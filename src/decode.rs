@@ -230,10 +230,8 @@ impl Decoder {
         match &mut self.state {
             State::Gzip(member) => {
                 let consumed = member.total_in();
-                // `Finish` allows the library to keep no copy of the text if `input` has the rest of the member. Otherwise it
-                // changes nothing.
                 let status = member
-                    .decompress_vec(input, &mut window.buffer, FlushDecompress::Finish)
+                    .decompress_vec(input, &mut window.buffer, FlushDecompress::None)
                     .map_err(|error| DecodeError::Corrupt {
                         format: "gzip",
                         produced: self.produced + (window.buffer.len() - before) as u64,

@@ -200,8 +200,8 @@ impl OngoingCall {
         self.calls.attempts.get_or_create(&self.operation).inc();
     }
 
-    /// Ends the call without a count: the SDK repeats it, and counts it.
-    pub(super) fn is_the_sdk_s(&self) {
+    /// Ends the call without a count: the SDK makes it, and counts it.
+    pub(super) fn leave_to_sdk(&self) {
         self.has_ended.store(true, Ordering::Relaxed);
     }
 

@@ -5,9 +5,9 @@
 //! the next, so a direct attempt takes endpoint, connections, and time limits from an earlier call of the SDK: its [`Route`]. It
 //! signs a request, sends it, and reads the answer.
 //!
-//! Everything beyond the usual answer stays with the SDK. A direct attempt then gives `None`, and its caller makes the whole call
-//! by the SDK, with retries. For [`REST`] after that, all calls for the same owner (a bucket, or a customer's account) are the
-//! SDK's: its retries limit the load on a service that throttles or fails. Calls in sampled traces are always the SDK's.
+//! Everything beyond the usual answers stays with the SDK: the caller of a direct attempt that fails makes the call by the SDK, with
+//! one attempt less. For some time after that, all calls for the same owner (a bucket, or a customer's account) are the SDK's:
+//! its retries limit the load on a service that throttles or fails. Calls in sampled traces are always the SDK's.
 
 mod signature;
 #[cfg(test)]
@@ -20,7 +20,7 @@ use std::{
     time::Duration,
 };
 
-use aws_config::timeout::TimeoutConfig;
+use aws_config::{retry::RetryConfig, timeout::TimeoutConfig};
 use aws_credential_types::Credentials;
 use aws_smithy_runtime_api::{
     box_error::BoxError,
@@ -45,17 +45,22 @@ use axum::http::Uri;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use super::{Calls, calls::USER_AGENTS};
+use super::{Calls, calls::USER_AGENTS, chain};
 use crate::trace;
 
-/// How long all calls are the SDK's after a direct attempt without the usual answer.
-pub const REST: Duration = Duration::from_secs(1);
+/// How long all calls for an owner are the SDK's after a direct attempt that failed. At least as long as the attempt took, and twice
+/// as long after each further failure without a success between them.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// Longest such time.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// Longest wait for credentials. The SDK's own call waits longer.
+const CREDENTIALS: Duration = Duration::from_secs(1);
 /// Most routes: Regions of customers, or staging buckets. Calls to further ones are always the SDK's.
 const MOST_ROUTES: usize = 64;
 
 /// Where the SDK's calls of one operation go. As an interceptor of a client it learns that from the client's own calls.
 #[derive(Clone, Debug)]
-pub struct Direct {
+pub struct DirectCalls {
     shared: Arc<Shared>,
 }
 
@@ -65,8 +70,16 @@ struct Shared {
     place: fn(&Input, &ConfigBag) -> Option<Place>,
     calls: Calls,
     routes: RwLock<HashMap<String, Arc<Route>>>,
-    /// When the rest of an owner ends. Rests that have ended may be left.
-    rests: Mutex<HashMap<String, Instant>>,
+    /// By owner. Some have ended.
+    pauses: Mutex<HashMap<String, Pause>>,
+    /// Whether routes keep the credentials of the client.
+    keeps_credentials: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Pause {
+    until: Instant,
+    length: Duration,
 }
 
 /// What a call is about: the name of its route, and the end of its URI's path, which differs from call to call.
@@ -95,9 +108,11 @@ pub struct Route {
     service: String,
     agents: [String; 2],
     connector: SharedHttpConnector,
-    /// Those of the client that made the first call.
-    components: RuntimeComponents,
+    /// For the client's own credentials.
+    components: Option<RuntimeComponents>,
     longest_attempt: Option<Duration>,
+    /// Of the SDK's call after a direct attempt.
+    retries: RetryConfig,
 }
 
 /// A request to be signed.
@@ -126,25 +141,72 @@ pub enum Final<T> {
     Refusal(T),
 }
 
-impl Direct {
+/// Another answer, or none.
+#[derive(Debug)]
+pub struct Unusual {
+    /// What happened.
+    pub problem: String,
+    /// Whether further calls for the same owner are likely to fail too.
+    pub pauses: bool,
+    /// Whether a retry should wait: the service throttles, fails, or did not answer.
+    pub waits: bool,
+}
+
+/// The SDK must make the call.
+#[derive(Clone, Debug, Default)]
+pub struct LeftToSdk {
+    /// If a direct attempt was made: the SDK's retries, with one attempt less.
+    pub retries: Option<RetryConfig>,
+}
+
+impl DirectCalls {
     /// Learns the routes of `operation`. `place` says where a call goes, by the SDK's input and the configuration of the call.
-    pub fn new(calls: &Calls, operation: Metadata, place: fn(&Input, &ConfigBag) -> Option<Place>) -> Self {
-        let (routes, rests) = (RwLock::default(), Mutex::default());
-        Self { shared: Arc::new(Shared { operation, place, calls: calls.clone(), routes, rests }) }
+    /// `keeps_credentials`: the client has credentials of its own, which [`DirectCalls::credentials`] gives.
+    pub fn new(
+        calls: &Calls,
+        operation: Metadata,
+        place: fn(&Input, &ConfigBag) -> Option<Place>,
+        keeps_credentials: bool,
+    ) -> Self {
+        let (calls, routes, pauses) = (calls.clone(), RwLock::default(), Mutex::default());
+        let shared = Shared { operation, place, calls, routes, pauses, keeps_credentials };
+        Self { shared: Arc::new(shared) }
     }
 
-    /// The route to a Region or a bucket, for a call into what `owner` has. `None` if the SDK must make the call: it has made none
-    /// to that place yet, a direct attempt for this owner failed within [`REST`], or the call is part of a sampled trace.
-    pub fn route(&self, name: &str, owner: &str) -> Option<Arc<Route>> {
-        let rests = self.rests().get(owner).is_some_and(|end| Instant::now() < *end);
-        if rests || trace::is_sampled_now() {
-            return None;
+    /// The route to a Region or a bucket, for a call into what `owner` has.
+    ///
+    /// # Errors
+    /// The SDK must make the call: it has made none to that place yet, it makes one attempt only, direct attempts for this owner
+    /// pause, or the call is part of a sampled trace.
+    pub fn route(&self, name: &str, owner: &str) -> Result<Arc<Route>, LeftToSdk> {
+        let is_paused = self.pauses().get(owner).is_some_and(|pause| Instant::now() < pause.until);
+        if is_paused || trace::is_sampled_now() {
+            return Err(LeftToSdk::default());
         }
-        self.shared.routes.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+        let routes = self.shared.routes.read().unwrap_or_else(PoisonError::into_inner);
+        routes.get(name).cloned().ok_or_else(LeftToSdk::default)
     }
 
-    /// Signs and sends a request. `read` reads the answer; it gives `None` for an answer that the SDK must judge. The time limit
-    /// of the SDK's attempts covers both.
+    /// The client's credentials, from the SDK's cache.
+    ///
+    /// # Errors
+    /// The SDK must make the call: there are no credentials now.
+    pub async fn credentials(&self, route: &Route, owner: &str) -> Result<Credentials, LeftToSdk> {
+        let began = Instant::now();
+        match tokio::time::timeout(CREDENTIALS, route.credentials()).await {
+            Ok(Some(credentials)) => Ok(credentials),
+            Ok(None) | Err(_) => {
+                self.pause(owner, began.elapsed());
+                Err(LeftToSdk::default())
+            }
+        }
+    }
+
+    /// Signs and sends a request. `read` reads the answer; the time limit of the SDK's attempts covers both. If the service
+    /// throttles, fails or does not answer, waits up to a second, as the SDK does before its second attempt.
+    ///
+    /// # Errors
+    /// The SDK must make the call.
     ///
     /// # Cancel safety
     /// As with the SDK: if the future is dropped, the call may still take effect.
@@ -153,40 +215,72 @@ impl Direct {
         (route, owner): (&Route, &str),
         request: DirectRequest<'_>,
         credentials: &Credentials,
-        read: impl AsyncFnOnce(HttpResponse) -> Option<Final<T>>,
-    ) -> Option<T> {
-        let request = route.signed(request, credentials, Timestamp::now())?;
-        let call = self.shared.calls.direct(&self.shared.operation);
-        let attempt = async { read(route.connector.call(request).await.ok()?).await };
+        read: impl AsyncFnOnce(HttpResponse) -> Result<Final<T>, Unusual>,
+    ) -> Result<T, LeftToSdk> {
+        let request = route.signed(request, credentials, Timestamp::now()).ok_or_else(LeftToSdk::default)?;
+        let (call, began) = (self.shared.calls.direct(&self.shared.operation), Instant::now());
+        let attempt = async {
+            let answer = route.connector.call(request).await;
+            read(answer.map_err(|error| Unusual::no_answer(chain(&error)))?).await
+        };
         let answer = match route.longest_attempt {
-            Some(limit) => tokio::time::timeout(limit, attempt).await.ok().flatten(),
+            Some(limit) => tokio::time::timeout(limit, attempt).await.unwrap_or_else(|_| {
+                Err(Unusual::no_answer(format!("no answer within {} ms", limit.as_millis())))
+            }),
             None => attempt.await,
         };
         let (outcome, answer) = match answer {
-            Some(Final::Success(answer)) => ("ok", answer),
-            Some(Final::Refusal(answer)) => ("refused", answer),
-            None => {
-                call.is_the_sdk_s();
-                self.rest(owner);
-                return None;
+            Ok(Final::Success(answer)) => ("ok", answer),
+            Ok(Final::Refusal(answer)) => ("refused", answer),
+            Err(Unusual { problem, pauses, waits }) => {
+                call.leave_to_sdk();
+                let operation = self.shared.operation.name();
+                tracing::debug!(
+                    operation,
+                    owner,
+                    error = problem,
+                    "a direct attempt failed; the SDK makes the call"
+                );
+                if pauses {
+                    self.pause(owner, began.elapsed());
+                }
+                if waits {
+                    tokio::time::sleep(FIRST_PAUSE.mul_f64(fastrand::f64())).await;
+                }
+                return Err(LeftToSdk { retries: Some(route.retries.clone()) });
             }
         };
         call.end(outcome);
-        Some(answer)
+        // An answer that is final ends the failures in a row.
+        self.pauses().remove(owner);
+        Ok(answer)
     }
 
-    fn rest(&self, owner: &str) {
-        let (mut rests, now) = (self.rests(), Instant::now());
-        rests.retain(|_, end| now < *end);
-        rests.insert(owner.to_owned(), now + REST);
+    /// Begins a pause, or a longer one than the last, after an attempt that took `took`.
+    pub(crate) fn pause(&self, owner: &str, took: Duration) {
+        let (mut pauses, now) = (self.pauses(), Instant::now());
+        pauses.retain(|_, pause| now < pause.until + LONGEST_PAUSE);
+        let longer = pauses.get(owner).map_or(FIRST_PAUSE, |pause| match now < pause.until {
+            // The attempt began before the pause did.
+            true => pause.length,
+            false => 2 * pause.length,
+        });
+        let length = longer.max(took).min(LONGEST_PAUSE);
+        pauses.insert(owner.to_owned(), Pause { until: now + length, length });
     }
 
-    fn rests(&self) -> MutexGuard<'_, HashMap<String, Instant>> {
-        self.shared.rests.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Ends all pauses.
+    #[cfg(test)]
+    pub(crate) fn end_pauses(&self) {
+        self.pauses().clear();
+    }
+
+    fn pauses(&self) -> MutexGuard<'_, HashMap<String, Pause>> {
+        self.shared.pauses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Learns the route of a request that the SDK has signed. `None` if the request is signed in a way that is not known here, for
-    /// example for S3 Express.
+    /// example for S3 Express, or if the SDK makes one attempt only.
     fn learn(
         &self,
         place: &Place,
@@ -198,7 +292,10 @@ impl Direct {
         let uri: Uri = request.uri().parse().ok()?;
         let (scheme, authority) = (uri.scheme()?, uri.authority()?);
         let (region, service) = signature::scope(request.headers().get("authorization")?)?;
-        let timeouts = config.load::<TimeoutConfig>()?;
+        let (timeouts, retries) = (config.load::<TimeoutConfig>()?, config.load::<RetryConfig>()?);
+        let further = retries.max_attempts().checked_sub(1).filter(|further| *further > 0)?;
+        // Without the interceptors, to which `self` belongs.
+        let components_alone = || components.to_builder().with_interceptors(iter::empty()).build().ok();
         let mut settings = HttpConnectorSettings::builder();
         settings.set_connect_timeout(timeouts.connect_timeout()).set_read_timeout(timeouts.read_timeout());
         let agent = |name| request.headers().get(name).map(str::to_owned);
@@ -210,17 +307,17 @@ impl Direct {
             service: service.to_owned(),
             agents: [agent(USER_AGENTS[0])?, agent(USER_AGENTS[1])?],
             connector: components.http_client()?.http_connector(&settings.build(), components),
-            // Without the interceptors, to which `self` belongs.
-            components: components.to_builder().with_interceptors(iter::empty()).build().ok()?,
+            components: if self.shared.keeps_credentials { Some(components_alone()?) } else { None },
             longest_attempt: timeouts.operation_attempt_timeout(),
+            retries: retries.clone().with_max_attempts(further),
         })
     }
 }
 
 #[dyn_dispatch_hint]
-impl Intercept for Direct {
+impl Intercept for DirectCalls {
     fn name(&self) -> &'static str {
-        "Direct"
+        "DirectCalls"
     }
 
     /// Notes where the call goes, if that is not known yet. Later hooks do not have the input.
@@ -257,13 +354,19 @@ impl Intercept for Direct {
     }
 }
 
+impl Unusual {
+    fn no_answer(problem: String) -> Self {
+        Self { problem, pauses: true, waits: true }
+    }
+}
+
 impl Route {
-    /// The credentials of the client that made the first call on this route, from the SDK's cache. `None`: there are none now.
-    pub async fn credentials(&self) -> Option<Credentials> {
-        let scheme = self.components.auth_scheme(aws_runtime::auth::sigv4::SCHEME_ID)?;
-        let resolver = scheme.identity_resolver(&self.components)?;
-        let (cache, config) = (self.components.identity_cache(), ConfigBag::base());
-        let identity = cache.resolve_cached_identity(resolver, &self.components, &config).await.ok()?;
+    async fn credentials(&self) -> Option<Credentials> {
+        let components = self.components.as_ref()?;
+        let scheme = components.auth_scheme(aws_runtime::auth::sigv4::SCHEME_ID)?;
+        let resolver = scheme.identity_resolver(components)?;
+        let (cache, config) = (components.identity_cache(), ConfigBag::base());
+        let identity = cache.resolve_cached_identity(resolver, components, &config).await.ok()?;
         identity.data::<Credentials>().cloned()
     }
 
@@ -294,5 +397,33 @@ impl Route {
             fields.try_insert(name, value).ok()?;
         }
         Some(signed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn pauses_grow_until_a_success() {
+        let direct = DirectCalls::new(&Calls::default(), Metadata::new("o", "s"), |_, _| None, false);
+        let seconds = |owner: &str| {
+            let pause = direct.pauses().get(owner).copied();
+            pause.map(|pause| pause.until.saturating_duration_since(Instant::now()).as_secs())
+        };
+        let moment = Duration::from_millis(1);
+        direct.pause("a", moment);
+        direct.pause("a", moment);
+        assert_eq!((seconds("a"), seconds("b")), (Some(1), None), "attempts that fail together count once");
+        for expected in [2, 4, 8, 16, 32, 60, 60] {
+            tokio::time::advance(Duration::from_secs(seconds("a").expect("a pause") + 1)).await;
+            direct.pause("a", moment);
+            assert_eq!(seconds("a"), Some(expected));
+        }
+        direct.pause("b", Duration::from_secs(30));
+        assert_eq!(seconds("b"), Some(30), "as long as the attempt took");
+        tokio::time::advance(Duration::from_secs(200)).await;
+        direct.pause("a", moment);
+        assert_eq!((seconds("a"), seconds("b")), (Some(1), None), "old pauses are forgotten");
     }
 }

@@ -4,7 +4,10 @@ use std::{fmt, time::Duration};
 
 use aws_sdk_s3::{
     Client,
-    config::{self, ResponseChecksumValidation, StalledStreamProtectionConfig, http::HttpResponse},
+    config::{
+        self, ResponseChecksumValidation, StalledStreamProtectionConfig, http::HttpResponse,
+        retry::RetryConfig,
+    },
     error::{ProvideErrorMetadata, SdkError},
     operation::{
         get_object::{GetObjectInput, GetObjectOutput},
@@ -13,7 +16,8 @@ use aws_sdk_s3::{
     primitives::{ByteStream, DateTime, DateTimeFormat as Format, SdkBody},
 };
 use aws_smithy_checksums::{ChecksumAlgorithm, http::HttpChecksum};
-use aws_smithy_runtime_api::client::orchestrator::Metadata;
+use aws_smithy_runtime_api::client::{interceptors::context::Input, orchestrator::Metadata};
+use aws_smithy_types::config_bag::ConfigBag;
 use bytes::Bytes;
 use jiff::Timestamp;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -22,7 +26,7 @@ use super::{ObjectBody, ObjectError, ObjectHead, ObjectStore};
 use crate::{
     aws::{
         Calls, S3Refusal, chain, describe,
-        direct::{Direct, DirectRequest, Final, Place},
+        direct::{DirectCalls, DirectRequest, Final, LeftToSdk, Place, Unusual},
     },
     credentials::identity::IdentityError,
     event::ObjectRef,
@@ -44,23 +48,25 @@ const LONGEST_STALL: Duration = Duration::from_secs(5);
 pub struct S3Store {
     client: Client,
     /// Opens objects without the SDK's orchestrator.
-    direct: Direct,
+    direct: DirectCalls,
+    longest_stall: Duration,
 }
 
 impl S3Store {
     /// Reads with a client of this configuration. `calls` counts the calls of `config`'s client; those that are made without the
     /// client count there too.
     pub fn new(config: config::Builder, calls: &Calls) -> Self {
-        let direct = Direct::new(calls, Metadata::new("GetObject", "S3"), |input, _| {
+        let place = |input: &Input, _: &ConfigBag| {
             let input = input.downcast_ref::<GetObjectInput>()?;
             Some(Place { route: input.bucket()?.to_owned(), path: encoded(input.key()?) })
-        });
+        };
+        let direct = DirectCalls::new(calls, Metadata::new("GetObject", "S3"), place, true);
         let config = config
             // `S3Body` checks checksums and stalled connections itself, because it resumes broken connections.
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
             .interceptor(direct.clone());
-        Self { client: Client::from_conf(config.build()), direct }
+        Self { client: Client::from_conf(config.build()), direct, longest_stall: LONGEST_STALL }
     }
 }
 
@@ -68,6 +74,7 @@ impl S3Store {
 #[derive(Debug)]
 pub struct S3Body {
     client: Client,
+    longest_stall: Duration,
     request: Request,
     stream: ByteStream,
     read: u64,
@@ -144,8 +151,13 @@ impl Request {
         }
     }
 
-    async fn send(&self, client: &Client, from: u64) -> Result<GetObjectOutput, ObjectError> {
-        client
+    async fn send(
+        &self,
+        client: &Client,
+        from: u64,
+        retries: Option<RetryConfig>,
+    ) -> Result<GetObjectOutput, ObjectError> {
+        let call = client
             .get_object()
             .bucket(&self.bucket)
             .key(&self.key)
@@ -157,18 +169,20 @@ impl Request {
             // The header asks S3 for the checksum; the SDK does not check it.
             .mutate_request(|request| {
                 request.headers_mut().insert("x-amz-checksum-mode", "ENABLED");
-            })
-            .send()
-            .await
-            .map_err(refused)
+            });
+        let call = match retries {
+            Some(retries) => call.config_override(config::Builder::default().retry_config(retries)),
+            None => call,
+        };
+        call.send().await.map_err(refused)
     }
 }
 
 impl S3Store {
-    /// Sends a request for a whole object in an attempt without the SDK's orchestrator. `None`: the SDK must make the call.
-    async fn open_directly(&self, request: &Request) -> Option<GetObjectOutput> {
+    /// Sends a request for a whole object in an attempt without the SDK's orchestrator.
+    async fn open_directly(&self, request: &Request) -> Result<GetObjectOutput, LeftToSdk> {
         let route = self.direct.route(&request.bucket, &request.bucket)?;
-        let credentials = route.credentials().await?;
+        let credentials = self.direct.credentials(&route, &request.bucket).await?;
         let Request { bucket, key, version_id, if_match, owner } = request;
         let mut headers = vec![("x-amz-checksum-mode", "ENABLED".to_owned())];
         headers.extend(if_match.clone().map(|etag| ("if-match", etag)));
@@ -183,16 +197,18 @@ impl S3Store {
             payload_sha256: SHA256_OF_NOTHING,
             body: SdkBody::empty(),
         };
-        self.direct
-            .send((&route, bucket), request, &credentials, async |answer| output(answer).map(Final::Success))
-            .await
+        let send = self.direct.send((&route, bucket), request, &credentials, async |answer| output(answer));
+        send.await
     }
 }
 
-/// Reads the answer to a GetObject for a whole object. `None`: it is another answer than 200.
-fn output(response: HttpResponse) -> Option<GetObjectOutput> {
-    if response.status().as_u16() != 200 {
-        return None;
+/// Reads the answer to a GetObject for a whole object.
+fn output(response: HttpResponse) -> Result<Final<GetObjectOutput>, Unusual> {
+    let status = response.status().as_u16();
+    if status != 200 {
+        // 404 and 412 say something about this object alone.
+        let (pauses, waits) = (!matches!(status, 404 | 412), matches!(status, 429 | 500..));
+        return Err(Unusual { problem: format!("HTTP status {status}"), pauses, waits });
     }
     let header = |name| response.headers().get(name).map(str::to_owned);
     let modified = header("last-modified").and_then(|at| DateTime::from_str(&at, Format::HttpDate).ok());
@@ -206,7 +222,7 @@ fn output(response: HttpResponse) -> Option<GetObjectOutput> {
         .set_checksum_crc32_c(header("x-amz-checksum-crc32c"))
         .set_checksum_sha1(header("x-amz-checksum-sha1"))
         .set_checksum_sha256(header("x-amz-checksum-sha256"));
-    Some(output.body(ByteStream::new(response.into_body())).build())
+    Ok(Final::Success(output.body(ByteStream::new(response.into_body())).build()))
 }
 
 /// Percent-encodes a key, as S3's signatures require: all bytes but letters, digits, `-`, `.`, `_`, `~` and `/`.
@@ -230,8 +246,8 @@ impl ObjectStore for S3Store {
     ) -> Result<(Timestamp, S3Body), ObjectError> {
         let mut request = Request::of(object, owner);
         let output = match self.open_directly(&request).await {
-            Some(output) => output,
-            None => request.send(&self.client, 0).await?,
+            Ok(output) => output,
+            Err(LeftToSdk { retries }) => request.send(&self.client, 0, retries).await?,
         };
         let checksum = ChecksumSoFar::of(&output);
         let modified = output.last_modified.and_then(|at| Timestamp::from_second(at.secs()).ok());
@@ -239,6 +255,7 @@ impl ObjectStore for S3Store {
         request.version_id = real(output.version_id.clone()).or(request.version_id);
         let body = S3Body {
             client: self.client.clone(),
+            longest_stall: self.longest_stall,
             request,
             stream: output.body,
             read: 0,
@@ -259,7 +276,7 @@ impl ObjectStore for S3Store {
         let head = match head.set_if_match(if_match).set_expected_bucket_owner(owner).send().await {
             Ok(head) => head,
             Err(error) if is_silent(&error) => {
-                asked.send(&self.client, 0).await?;
+                asked.send(&self.client, 0, None).await?;
                 return Err(ObjectError::Unavailable(describe(&error)));
             }
             Err(error) => return Err(refused(error)),
@@ -301,9 +318,12 @@ impl ObjectBody for S3Body {
 
     async fn chunk(&mut self) -> Result<Option<Bytes>, ObjectError> {
         loop {
-            let next = match tokio::time::timeout(LONGEST_STALL, self.stream.next()).await {
+            let next = match tokio::time::timeout(self.longest_stall, self.stream.next()).await {
+                Ok(None) if self.len.is_some_and(|len| self.read < len) => {
+                    Some(Err(format!("the body ended after {} bytes", self.read)))
+                }
                 Ok(next) => next.map(|read| read.map_err(|error| chain(&error))),
-                Err(_) => Some(Err(format!("no byte came within {} s", LONGEST_STALL.as_secs()))),
+                Err(_) => Some(Err(format!("no byte came within {} ms", self.longest_stall.as_millis()))),
             };
             match next {
                 Some(Ok(bytes)) => {
@@ -331,7 +351,7 @@ impl ObjectBody for S3Body {
                         error = problem,
                         "the connection to S3 broke; reading continues from the same byte"
                     );
-                    let output = self.request.send(&self.client, self.read).await?;
+                    let output = self.request.send(&self.client, self.read, None).await?;
                     let range = output.content_range.unwrap_or_default();
                     if self.read > 0 && !range.starts_with(&format!("bytes {}-", self.read)) {
                         let problem = format!(
@@ -381,6 +401,8 @@ fn classify(code: Option<&str>, status: Option<u16>, problem: String) -> ObjectE
 #[cfg(test)]
 mod tests {
     use aws_sdk_s3::operation::get_object::builders::GetObjectOutputBuilder;
+    use http_body_util::StreamBody;
+    use hyper::body::Frame;
     use logferry_sandbox::{
         Sandbox,
         faults::{Effect, ErrorAnswer, Fault},
@@ -556,13 +578,37 @@ mod tests {
         let world = World::new().await;
         let (store, object) = (world.store(), world.put("key").await);
         assert_eq!(are_direct(&world.get(&store, &object).await.1), [false], "only the SDK knows the way");
+        let missing = ObjectRef { key: "none".into(), ..object.clone() };
+        for _ in 0..2 {
+            let (bytes, sent) = world.get(&store, &missing).await;
+            assert!(matches!(bytes, Err(ObjectError::Missing(_))), "{bytes:?}");
+            assert_eq!(are_direct(&sent), [true, false], "one missing object is no reason to pause");
+        }
         for effect in [Effect::Error(ErrorAnswer::new(503, "SlowDown")), Effect::Reset] {
-            while are_direct(&world.get(&store, &object).await.1) == [false] {}
+            store.direct.end_pauses();
             world.sandbox.faults().add(Fault { times: Some(1), ..Fault::new("s3", "GetObject", effect) });
             let (bytes, sent) = world.get(&store, &object).await;
             assert_eq!(bytes.expect("the second attempt succeeds"), b"bytes");
             assert_eq!(are_direct(&sent), [true, false]);
-            assert_eq!(are_direct(&world.get(&store, &object).await.1), [false], "direct attempts rest");
+            assert_eq!(are_direct(&world.get(&store, &object).await.1), [false], "direct attempts pause");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_that_stalls_or_ends_early_is_resumed() {
+        let world = World::new().await;
+        let store = S3Store { longest_stall: Duration::from_millis(20), ..world.store() };
+        let object = world.put("key").await;
+        let pending =
+            StreamBody::new(futures_util::stream::pending::<Result<Frame<Bytes>, std::io::Error>>());
+        let ends: [SdkBody; 2] = [SdkBody::from_body_1_x(pending), SdkBody::empty()];
+        for end in ends {
+            let (_, mut body) = store.open(&object, None).await.expect("the object is there");
+            body.stream = ByteStream::new(end);
+            world.recording.take("");
+            assert_eq!(body.chunk().await.expect("it is read again").as_deref(), Some(&b"bytes"[..]));
+            assert_eq!(body.chunk().await.expect("it is whole"), None);
+            assert_eq!(world.recording.take("x-id=GetObject").len(), 1);
         }
     }
 }

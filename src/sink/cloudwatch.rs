@@ -8,15 +8,20 @@ use aws_sdk_cloudwatchlogs::{
     Client,
     client::customize::CustomizableOperation,
     config::{
-        self, ConfigBag, Intercept, Region, RuntimeComponents, http::HttpResponse,
-        interceptors::BeforeTransmitInterceptorContextMut, retry::RetryPartition,
+        self, ConfigBag, Intercept, Region, RuntimeComponents,
+        http::HttpResponse,
+        interceptors::BeforeTransmitInterceptorContextMut,
+        retry::{RetryConfig, RetryPartition},
     },
     error::{BoxError, ProvideErrorMetadata, SdkError},
     operation::put_log_events::{PutLogEventsError, PutLogEventsOutput},
     types::RejectedLogEventsInfo,
 };
 use aws_smithy_runtime::client::identity::IdentityCache;
-use aws_smithy_runtime_api::client::{interceptors::dyn_dispatch_hint, orchestrator::Metadata};
+use aws_smithy_runtime_api::client::{
+    interceptors::{context::Input, dyn_dispatch_hint},
+    orchestrator::Metadata,
+};
 use aws_smithy_types::{body::SdkBody, byte_stream::ByteStream};
 use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
@@ -28,8 +33,8 @@ use super::{
 };
 use crate::{
     aws::{
-        Base, describe,
-        direct::{Direct, DirectRequest, Final, Place},
+        Base, chain, describe,
+        direct::{DirectCalls, DirectRequest, Final, LeftToSdk, Place, Unusual},
         find_cause, refuses_session,
     },
     batch::RejectedEvents,
@@ -59,7 +64,7 @@ pub struct CloudWatchSinks {
     /// One client for all customers: a client takes some 20 KiB.
     client: Client,
     /// Puts batches without the SDK's orchestrator.
-    direct: Direct,
+    direct: DirectCalls,
     customers: Customers,
     groups: Arc<GroupBreakers>,
     compression: RequestCompression,
@@ -69,7 +74,7 @@ pub struct CloudWatchSinks {
 #[derive(Clone, Debug)]
 pub struct CloudWatchSink {
     client: Client,
-    direct: Direct,
+    direct: DirectCalls,
     region: String,
     role: AssumedRole,
     group: GroupPermit,
@@ -88,10 +93,10 @@ impl CloudWatchSinks {
         // The shared client has no credentials, so that a call without a customer's credentials fails instead of writing
         // into our own account.
         let operation = Metadata::new("PutLogEvents", "CloudWatch Logs");
-        let direct = Direct::new(base.calls(), operation, |_, config| {
-            let region = config.load::<Region>()?.to_string();
-            Some(Place { route: region, path: String::new() })
-        });
+        let place = |_: &Input, config: &ConfigBag| {
+            Some(Place { route: config.load::<Region>()?.to_string(), path: String::new() })
+        };
+        let direct = DirectCalls::new(base.calls(), operation, place, false);
         let client = base.without_credentials().logs().interceptor(direct.clone()).build();
         let (client, groups) = (Client::from_conf(client), Arc::new(groups));
         Self { client, direct, customers, groups, compression }
@@ -169,15 +174,18 @@ impl LogSinks for CloudWatchSinks {
 impl LogSink for CloudWatchSink {
     async fn put_log_events(&self, body: Bytes, lease: &Lease) -> Result<PutAnswer, SinkError> {
         let body = SealedBody::new(body, self.compression);
-        if let Some(outcome) = self.put_directly(&body, lease).await {
-            match &outcome {
-                Ok(_) => self.group.succeeded(),
-                Err(SinkError::Denied(problem)) => self.group.denied(Action::PutLogEvents, problem),
-                Err(_) => {}
+        let retries = match self.put_directly(&body, lease).await {
+            Ok(outcome) => {
+                match &outcome {
+                    Ok(_) => self.group.succeeded(),
+                    Err(SinkError::Denied(problem)) => self.group.denied(Action::PutLogEvents, problem),
+                    Err(_) => {}
+                }
+                return outcome;
             }
-            return outcome;
-        }
-        let outcome = self.role.call(|| self.put_once(body.clone(), lease)).await;
+            Err(LeftToSdk { retries }) => retries,
+        };
+        let outcome = self.role.call(|| self.put_once(body.clone(), lease, retries.clone())).await;
         match &outcome {
             Ok(_) => self.group.succeeded(),
             Err(error) => self.tell(Action::PutLogEvents, error).await,
@@ -188,7 +196,7 @@ impl LogSink for CloudWatchSink {
     async fn create_log_stream(&self, group: &str, stream: &str, lease: &Lease) -> Result<(), SinkError> {
         let call = self.client.create_log_stream().log_group_name(group).log_stream_name(stream);
         let send = || {
-            let call = self.own(call.clone().customize());
+            let call = self.own(call.clone().customize(), None);
             call.interceptor(Fence(lease.clone())).send()
         };
         let outcome = self.role.call(send).await;
@@ -206,7 +214,7 @@ impl LogSink for CloudWatchSink {
     ) -> Result<(), SinkError> {
         let call = self.client.create_log_group().log_group_name(group);
         let send = || {
-            let call = self.own(call.clone().customize());
+            let call = self.own(call.clone().customize(), None);
             call.interceptor(Fence(lease.clone())).send()
         };
         let outcome = self.role.call(send).await;
@@ -222,7 +230,7 @@ impl LogSink for CloudWatchSink {
         created(outcome.map(drop))?;
         if let Some(days) = retention_days.filter(|_| ours) {
             let call = self.client.put_retention_policy().log_group_name(group).retention_in_days(days);
-            let call = self.own(call.customize());
+            let call = self.own(call.customize(), None);
             if let Err(error) = call.send().await {
                 // Delivering the logs matters more than their retention, which only the customer can set now.
                 tracing::warn!(
@@ -241,18 +249,24 @@ impl LogSink for CloudWatchSink {
 type PutError = SdkError<PutLogEventsError, HttpResponse>;
 
 impl CloudWatchSink {
-    /// Makes a call one of the customer's: adds the customer's Region, credentials and retry tokens.
-    fn own<T, E, B>(&self, call: CustomizableOperation<T, E, B>) -> CustomizableOperation<T, E, B> {
+    /// Makes a call one of the customer's: adds the customer's Region, credentials and retry tokens. `retries` replaces the
+    /// usual ones.
+    fn own<T, E, B>(
+        &self,
+        call: CustomizableOperation<T, E, B>,
+        retries: Option<RetryConfig>,
+    ) -> CustomizableOperation<T, E, B> {
         // Each account and Region has retry tokens of its own, so that a throttled customer does not use up the tokens of
         // others.
         let partition = RetryPartition::new(format!("{}/{}", self.account, self.region));
-        let customer = config::Builder::default()
+        let mut customer = config::Builder::default()
             .region(Region::new(self.region.clone()))
             // The sink has a handle on the role while calls are made.
             .credentials_provider(SharedCredentialsProvider::new(self.role.downgrade()))
             // `AssumedRole` caches its session; a second cache would hide a renewal.
             .identity_cache(IdentityCache::no_cache())
             .retry_partition(partition);
+        customer.set_retry_config(retries);
         call.config_override(customer)
     }
 
@@ -266,15 +280,19 @@ impl CloudWatchSink {
         }
     }
 
-    /// Sends the body unchanged, in an attempt without the SDK's orchestrator. `None`: the SDK must make the call.
-    async fn put_directly(&self, body: &SealedBody, lease: &Lease) -> Option<Result<PutAnswer, SinkError>> {
+    /// Sends the body unchanged, in an attempt without the SDK's orchestrator.
+    async fn put_directly(
+        &self,
+        body: &SealedBody,
+        lease: &Lease,
+    ) -> Result<Result<PutAnswer, SinkError>, LeftToSdk> {
         let route = self.direct.route(&self.region, &self.account)?;
         let credentials = match self.role.credentials().await {
             Ok(credentials) => credentials,
-            Err(refused) => return Some(Err(SinkError::Session(refused))),
+            Err(refused) => return Ok(Err(SinkError::Session(refused))),
         };
         if let Err(ended) = lease.check() {
-            return Some(Err(SinkError::LeaseEnded(ended)));
+            return Ok(Err(SinkError::LeaseEnded(ended)));
         }
         let mut headers = vec![
             ("content-type", "application/x-amz-json-1.1".to_owned()),
@@ -295,11 +313,16 @@ impl CloudWatchSink {
     }
 
     /// Sends the body unchanged.
-    async fn put_once(&self, body: SealedBody, lease: &Lease) -> Result<PutLogEventsOutput, PutError> {
+    async fn put_once(
+        &self,
+        body: SealedBody,
+        lease: &Lease,
+        retries: Option<RetryConfig>,
+    ) -> Result<PutLogEventsOutput, PutError> {
         let put = self.client.put_log_events();
         // The SDK's builder requires these. The body replaces them; a span shows the group.
         let put = put.log_group_name(self.group.log_group_name()).log_stream_name("-");
-        self.own(put.set_log_events(Some(Vec::new())).customize())
+        self.own(put.set_log_events(Some(Vec::new())).customize(), retries)
             .interceptor(body)
             .interceptor(Fence(lease.clone()))
             .send()
@@ -389,25 +412,40 @@ const FINAL: [&str; 5] = [
     "ResourceNotFoundException",
 ];
 
-/// Reads an answer to PutLogEvents that the SDK need not judge: the batch is accepted, or the refusal is one of [`FINAL`].
-async fn final_answer(response: HttpResponse) -> Option<Final<Result<PutAnswer, SinkError>>> {
+/// Codes of answers that ask for a slower retry.
+const SLOWER: [&str; 3] = ["LimitExceededException", "RequestLimitExceeded", "ThrottlingException"];
+
+/// Reads an answer to PutLogEvents: the batch is accepted, or the refusal is one of [`FINAL`].
+async fn final_answer(response: HttpResponse) -> Result<Final<Result<PutAnswer, SinkError>>, Unusual> {
     let status = response.status().as_u16();
-    let body = ByteStream::new(response.into_body()).collect().await.ok()?.into_bytes();
-    if status == 200 {
-        return Some(Final::Success(Ok(serde_json::from_slice::<Accepted>(&body).ok()?.into())));
+    let body = ByteStream::new(response.into_body()).collect().await;
+    let body =
+        body.map_err(|error| Unusual { problem: chain(&error), pauses: true, waits: true })?.into_bytes();
+    if (200..300).contains(&status) {
+        // The batch is accepted, whatever the body is.
+        let accepted = if body.is_empty() { Ok(Accepted::default()) } else { serde_json::from_slice(&body) };
+        return Ok(Final::Success(accepted.map(PutAnswer::from).map_err(|error| {
+            SinkError::Unavailable(format!("HTTP status {status}, but the answer cannot be read: {error}"))
+        })));
     }
-    let Refusal { kind, message, expected } = serde_json::from_slice(&body).ok()?;
+    let refusal: Refusal = serde_json::from_slice(&body).unwrap_or_default();
     // A namespace and a number sign may stand before the code.
-    let code = kind.rsplit('#').next().filter(|code| FINAL.contains(code))?;
-    Some(Final::Refusal(Err(match code {
-        "DataAlreadyAcceptedException" => SinkError::DataAlreadyAccepted { expected },
-        "InvalidSequenceTokenException" => SinkError::InvalidSequenceToken { expected },
-        _ => classify(Some(code), Some(status), format!("{code}: {message}")),
+    let code = refusal.kind.rsplit('#').next().unwrap_or_default();
+    let problem = format!("{code}: {}", refusal.message);
+    if !FINAL.contains(&code) {
+        let problem = format!("HTTP status {status}: {problem}");
+        let waits = matches!(status, 429 | 500..) || SLOWER.contains(&code);
+        return Err(Unusual { problem, pauses: true, waits });
+    }
+    Ok(Final::Refusal(Err(match code {
+        "DataAlreadyAcceptedException" => SinkError::DataAlreadyAccepted { expected: refusal.expected },
+        "InvalidSequenceTokenException" => SinkError::InvalidSequenceToken { expected: refusal.expected },
+        _ => classify(Some(code), Some(status), problem),
     })))
 }
 
 /// The answer to an accepted request.
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Accepted {
     next_sequence_token: Option<String>,
@@ -422,9 +460,9 @@ struct Rejected {
     expired_log_event_end_index: Option<i32>,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 struct Refusal {
-    #[serde(rename = "__type")]
+    #[serde(rename = "__type", default)]
     kind: String,
     #[serde(alias = "Message", default)]
     message: String,

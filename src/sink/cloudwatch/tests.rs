@@ -92,6 +92,12 @@ impl World {
         Self { sandbox, customer, sdk, central_role, delivery, destination }
     }
 
+    /// The customer's sink.
+    async fn open(&self, sinks: &CloudWatchSinks) -> CloudWatchSink {
+        let sink = sinks.open(&self.delivery, &self.destination, "c", &ObjectRef::default()).await;
+        sink.expect("the role lets us in")
+    }
+
     /// A batch of one event.
     fn body(&self) -> Bytes {
         let at = jiff::Timestamp::now().as_millisecond();
@@ -184,56 +190,165 @@ async fn a_probe_uses_a_new_session() {
     assert_eq!(sessions(), 4);
 }
 
+fn are_direct(sent: &[Sent]) -> Vec<bool> {
+    sent.iter().map(|sent| sent.is_direct).collect()
+}
+
 #[tokio::test]
 async fn a_direct_request_is_the_sdk_s() {
     for compression in [RequestCompression::None, RequestCompression::Gzip] {
         let world = World::new().await;
-        let World { sandbox, customer, destination, delivery, .. } = &world;
         let (recording, base) = Recording::of(&world.sdk);
         let sinks =
             CloudWatchSinks { compression, ..sinks(&base, &world.central_role, Duration::from_secs(1)) };
-        let sink =
-            sinks.open(delivery, destination, "c", &ObjectRef::default()).await.expect("the role lets us in");
-        let body = world.body();
-        let put = async || {
+        let sink = world.open(&sinks).await;
+        let put = async |body: &Bytes| {
             recording.take("");
             let answer = sink.put_log_events(body.clone(), &Lease::unlimited()).await;
             (answer, recording.take("PutLogEvents"))
         };
-        let are_direct = |sent: &[Sent]| sent.iter().map(|sent| sent.is_direct).collect::<Vec<_>>();
-
-        let (answer, by_the_sdk) = put().await;
+        let body = world.body();
+        let (answer, by_the_sdk) = put(&body).await;
         assert!(matches!(answer, Err(SinkError::NotFound(_))), "there is no stream yet: {answer:?}");
-        let (again, direct) = put().await;
+        let (again, direct) = put(&body).await;
         assert_eq!(again, answer);
         assert_eq!((are_direct(&by_the_sdk), are_direct(&direct)), (vec![false], vec![true]));
         assert_eq!(direct[0].clone().by_the_sdk(), by_the_sdk[0]);
-        sink.create_log_stream(&customer.log_group, "s", &Lease::unlimited()).await.expect("the role may");
-        let (answer, sent) = put().await;
+
+        let (group, lease) = (&world.customer.log_group, Lease::unlimited());
+        sink.create_log_stream(group, "s", &lease).await.expect("the role may do this");
+        let (answer, sent) = put(&body).await;
         assert!(answer.is_ok_and(|answer| answer.next_sequence_token.is_some()));
         assert_eq!(are_direct(&sent), [true]);
-
-        // The SDK tries again after an answer that a retry may change.
-        for effect in [
-            Effect::Error(ErrorAnswer::new(400, "ThrottlingException")),
-            Effect::Reset,
-            Effect::After { error: None },
-        ] {
-            while are_direct(&put().await.1) == [false] {}
-            sandbox.faults().add(Fault { times: Some(1), ..Fault::new("logs", "PutLogEvents", effect) });
-            let (answer, sent) = put().await;
-            assert!(answer.is_ok(), "{answer:?}");
-            assert_eq!(are_direct(&sent), [true, false]);
-        }
-        for code in FINAL {
-            while are_direct(&put().await.1) == [false] {}
-            let effect = Effect::Error(ErrorAnswer::new(400, code));
-            sandbox.faults().add(Fault { times: Some(1), ..Fault::new("logs", "PutLogEvents", effect) });
-            let (answer, sent) = put().await;
-            assert!(answer.is_err(), "{code}");
-            assert_eq!(are_direct(&sent), [true], "{code}");
-        }
     }
+}
+
+#[tokio::test]
+async fn direct_answers_mean_what_the_sdk_s_mean() {
+    let world = World::new().await;
+    let (recording, base) = Recording::of(&world.sdk);
+    let sinks = sinks(&base, &world.central_role, Duration::from_secs(3600));
+    let sink = world.open(&sinks).await;
+    let (group, lease) = (&world.customer.log_group, Lease::unlimited());
+    sink.create_log_stream(group, "s", &lease).await.expect("the role may do this");
+    let put = async |body: &Bytes| {
+        recording.take("");
+        let answer = sink.put_log_events(body.clone(), &Lease::unlimited()).await;
+        (answer, are_direct(&recording.take("PutLogEvents")))
+    };
+    let fail = |effect| {
+        world.sandbox.faults().add(Fault { times: Some(1), ..Fault::new("logs", "PutLogEvents", effect) });
+    };
+    let body = world.body();
+    assert_eq!(put(&body).await.1, [false], "only the SDK knows the way");
+
+    // Refusals that are final.
+    for code in FINAL {
+        let mut answers = Vec::new();
+        for is_direct in [true, false] {
+            sink.direct.end_pauses();
+            if !is_direct {
+                sink.direct.pause(&sink.account, Duration::ZERO);
+            }
+            fail(Effect::Error(ErrorAnswer::new(400, code)));
+            let (answer, sent) = put(&body).await;
+            assert_eq!(sent, [is_direct], "{code}");
+            answers.push(answer.expect_err("it is refused"));
+        }
+        assert_eq!(answers[0], answers[1], "{code}");
+    }
+    // Events that are too old.
+    let now = jiff::Timestamp::now().as_millisecond();
+    let old = now - 15 * 86_400_000;
+    let events = [old, now].map(|at| serde_json::json!({"timestamp": at, "message": "m"}));
+    let mixed = serde_json::json!({"logGroupName": group, "logStreamName": "s", "logEvents": events});
+    let mixed = Bytes::from(mixed.to_string());
+    let mut rejected = Vec::new();
+    for is_direct in [true, false] {
+        sink.direct.end_pauses();
+        if !is_direct {
+            sink.direct.pause(&sink.account, Duration::ZERO);
+        }
+        let (answer, sent) = put(&mixed).await;
+        assert_eq!(sent, [is_direct]);
+        rejected.push(answer.expect("one event is accepted").rejected);
+    }
+    assert_eq!(rejected[0], rejected[1]);
+    assert_ne!(rejected[0], RejectedEvents::default());
+    // Answers that a retry may change.
+    for effect in [
+        Effect::Error(ErrorAnswer::new(400, "ThrottlingException")),
+        Effect::Error(ErrorAnswer::new(400, "ExpiredTokenException")),
+        Effect::Error(ErrorAnswer::new(500, "ServiceUnavailableException")),
+        Effect::Reset,
+        Effect::After { error: None },
+    ] {
+        sink.direct.end_pauses();
+        fail(effect);
+        let (answer, sent) = put(&body).await;
+        assert!(answer.is_ok(), "{answer:?}");
+        assert_eq!(sent, [true, false]);
+        assert_eq!(put(&body).await.1, [false], "direct attempts pause");
+    }
+}
+
+#[tokio::test]
+async fn answers_are_read_whatever_their_form() {
+    let read = async |status: u16, body: &'static str| {
+        let status = status.try_into().expect("a status");
+        final_answer(HttpResponse::new(status, SdkBody::from(body))).await
+    };
+    for (status, body) in [(200, ""), (200, "{}"), (202, ""), (200, r#"{"rejectedLogEventsInfo":null}"#)] {
+        let answer = read(status, body).await;
+        assert!(matches!(answer, Ok(Final::Success(Ok(_)))), "{status} {body}: {answer:?}");
+    }
+    let rejected = r#"{"nextSequenceToken":"t","rejectedLogEventsInfo":
+        {"tooNewLogEventStartIndex":7,"tooOldLogEventEndIndex":1,"expiredLogEventEndIndex":2}}"#;
+    let Ok(Final::Success(Ok(answer))) = read(200, rejected).await else { panic!("it is accepted") };
+    let expected = RejectedEvents { too_new_start: Some(7), too_old_end: Some(1), expired_end: Some(2) };
+    assert_eq!((answer.rejected, answer.next_sequence_token.as_deref()), (expected, Some("t")));
+    // The batch is accepted, so the SDK must not put it again.
+    let lie = read(200, "<html>").await;
+    assert!(matches!(lie, Ok(Final::Success(Err(SinkError::Unavailable(_))))), "{lie:?}");
+    for body in [
+        r#"{"__type":"ResourceNotFoundException","message":"gone"}"#,
+        r#"{"__type":"com.amazonaws.logs#ResourceNotFoundException","Message":"gone"}"#,
+    ] {
+        let Ok(Final::Refusal(Err(refusal))) = read(400, body).await else { panic!("{body} is final") };
+        assert_eq!(refusal, SinkError::NotFound("ResourceNotFoundException: gone".into()));
+    }
+    for (status, body, waits) in [
+        (400, "", false),
+        (403, "<html>", false),
+        (400, r#"{"__type":"ExpiredTokenException"}"#, false),
+        (400, r#"{"__type":"ThrottlingException"}"#, true),
+        (429, "", true),
+        (503, "slow", true),
+    ] {
+        let Err(unusual) = read(status, body).await else { panic!("the SDK judges {status} {body}") };
+        assert_eq!((unusual.pauses, unusual.waits), (true, waits), "{status} {body}");
+    }
+}
+
+/// The first customer's call teaches the route.
+#[tokio::test]
+async fn a_direct_request_has_the_credentials_of_its_own_customer() {
+    let world = World::new().await;
+    let (recording, base) = Recording::of(&world.sdk);
+    let sinks = sinks(&base, &world.central_role, Duration::from_secs(1));
+    let mut tokens = Vec::new();
+    // Two tenants of one account have two sessions.
+    for tenant in ["acme", "globex", "acme"] {
+        let delivery = Delivery { tenant_id: tenant.into(), ..world.delivery.clone() };
+        let sink = sinks.open(&delivery, &world.destination, "c", &ObjectRef::default()).await;
+        recording.take("");
+        let _ = sink.expect("the role lets us in").put_log_events(world.body(), &Lease::unlimited()).await;
+        let sent = recording.take("PutLogEvents");
+        tokens.push((sent[0].is_direct, sent[0].headers["x-amz-security-token"].clone()));
+    }
+    assert_eq!(tokens.iter().map(|(is_direct, _)| *is_direct).collect::<Vec<_>>(), [false, true, true]);
+    assert_ne!(tokens[0].1, tokens[1].1);
+    assert_eq!(tokens[0].1, tokens[2].1);
 }
 
 #[tokio::test]
