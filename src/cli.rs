@@ -8,6 +8,7 @@ mod doctor;
 mod healthcheck;
 #[cfg(feature = "tools")]
 mod lake;
+#[cfg(feature = "tools")]
 mod ledger;
 #[cfg(feature = "tools")]
 mod manual;
@@ -112,6 +113,7 @@ enum Command {
     #[cfg(feature = "tools")]
     Compact(compact::CompactArgs),
     /// Show the ledger's entries of delivered objects, or delete entries to deliver the objects again.
+    #[cfg(feature = "tools")]
     Ledger(ledger::LedgerArgs),
     /// Compare what shadow mode counted with what customers' CloudWatch Logs holds.
     #[cfg(feature = "tools")]
@@ -173,7 +175,11 @@ pub fn main() -> ExitCode {
 fn left_out(command: &str) -> Option<String> {
     let feature = match command {
         "lambda" if !cfg!(feature = "lambda") => "lambda",
-        "compact" | "cost" | "lake" | "manual" | "replay" | "shadow" if !cfg!(feature = "tools") => "tools",
+        "compact" | "cost" | "lake" | "ledger" | "manual" | "replay" | "shadow"
+            if !cfg!(feature = "tools") =>
+        {
+            "tools"
+        }
         "demo" if !cfg!(feature = "demo") => "demo",
         _ => return None,
     };
@@ -240,6 +246,7 @@ fn execute(command: Command, options: Options) -> Result<ExitCode, ExitCode> {
             let loaded = valid(options, |field| compact::CONCERNS.contains(&field))?;
             ended(run_async(compact::execute(args, &loaded.config)))
         }
+        #[cfg(feature = "tools")]
         Command::Ledger(args) => {
             let loaded = valid(options, |field| ledger::CONCERNS.contains(&field))?;
             ended(run_async(ledger::execute(args, &loaded.config)))

@@ -19,7 +19,7 @@ use crate::{
         customers::{self, Customers},
         identity::{Identity, WhoAmIError, clock_skew, identity},
     },
-    ledger::dynamodb::{DynamoDbLedger, entries::LedgerEntries},
+    ledger::dynamodb::DynamoDbLedger,
     name::bucket::OwnBucket,
     object::bucket::{self, BucketError},
     queue::{
@@ -73,22 +73,6 @@ pub async fn redrive_queues(config: &Config) -> anyhow::Result<RedriveQueues> {
         sqs_client(config, &load_sdk(config, "redrive", &["queue.url", "queue.dead_letter_url"]).await?);
     let letters = SqsDeadLetters::new(client.clone(), dead_letter_url.clone(), source_url.clone());
     Ok(RedriveQueues { letters, dead_letter_url, source_url, client })
-}
-
-/// The ledger's entries.
-///
-/// # Errors
-/// There is no Region, or the configuration has no ledger: a [`Problem`].
-pub async fn ledger_entries(config: &Config) -> anyhow::Result<LedgerEntries> {
-    let table = config.ledger.table.clone().ok_or_else(no_ledger)?;
-    let base = load_sdk(config, "ledger", &["ledger.table"]).await?;
-    let client = aws_sdk_dynamodb::Client::from_conf(base.dynamodb().build());
-    Ok(LedgerEntries::new(client, table))
-}
-
-pub(super) fn no_ledger() -> Problem {
-    let problem = "is required; set it in the file or as LOGFERRY_LEDGER__TABLE".to_owned();
-    Problem { field: "ledger.table".to_owned(), problem }
 }
 
 /// Everything that `logferry doctor` asks, built like the worker's parts.

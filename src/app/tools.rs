@@ -2,14 +2,31 @@
 
 use anyhow::Context;
 
-use super::{addressing, central_role, commands::no_ledger, load_sdk, rows, session_settings};
+use super::{addressing, central_role, load_sdk, rows, session_settings};
 use crate::{
-    config::Config,
+    config::{Config, Problem},
     copy::s3::S3Copier,
     credentials::customers::{self, Customers},
+    ledger::dynamodb::entries::LedgerEntries,
     shadow::{cloudwatch::LogReader, dynamodb::DynamoDbCounts},
     tenant::table::TenantRows,
 };
+
+/// The ledger's entries.
+///
+/// # Errors
+/// There is no Region, or the configuration has no ledger: a [`Problem`].
+pub async fn ledger_entries(config: &Config) -> anyhow::Result<LedgerEntries> {
+    let table = config.ledger.table.clone().ok_or_else(no_ledger)?;
+    let base = load_sdk(config, "ledger", &["ledger.table"]).await?;
+    let client = aws_sdk_dynamodb::Client::from_conf(base.dynamodb().build());
+    Ok(LedgerEntries::new(client, table))
+}
+
+fn no_ledger() -> Problem {
+    let problem = "is required; set it in the file or as LOGFERRY_LEDGER__TABLE".to_owned();
+    Problem { field: "ledger.table".to_owned(), problem }
+}
 
 /// What `logferry shadow compare` reads.
 #[derive(Debug)]

@@ -155,7 +155,7 @@ pub(super) async fn execute(args: LedgerArgs, config: &Config) -> anyhow::Result
             (selection, rate, if dry_run { Doing::DryRun(leases) } else { Doing::Forget(leases) })
         }
     };
-    let entries = app::commands::ledger_entries(config).await?;
+    let entries = app::tools::ledger_entries(config).await?;
     let stop = CancellationToken::new();
     app::stop_on_signals(stop.clone())?;
     // A lease that ended before this time has ended by every worker's clock.
