@@ -138,17 +138,7 @@ impl Check {
 
     /// Whether only messages cause such calls. The other checks are repeated by probes, or by the receive loop.
     fn needs_messages(self) -> bool {
-        match self {
-            Self::Read | Self::Put | Self::DeadLetters | Self::Delete | Self::QuarantineFile => true,
-            Self::Receive
-            | Self::Lookup
-            | Self::Identity
-            | Self::CentralRole
-            | Self::SourceBucket
-            | Self::DeadLettersAllowed
-            | Self::Ledger
-            | Self::QuarantineBucket => false,
-        }
+        matches!(self, Self::Read | Self::Put | Self::DeadLetters | Self::Delete | Self::QuarantineFile)
     }
 }
 
