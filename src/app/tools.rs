@@ -2,7 +2,7 @@
 
 use anyhow::Context;
 
-use super::{addressing, central_role, load_sdk, rows, session_settings};
+use super::{addressing, central_role, commands::required, load_sdk, rows, session_settings};
 use crate::{
     config::{Config, Problem},
     copy::s3::S3Copier,
@@ -17,15 +17,15 @@ use crate::{
 /// # Errors
 /// There is no Region, or the configuration has no ledger: a [`Problem`].
 pub async fn ledger_entries(config: &Config) -> anyhow::Result<LedgerEntries> {
-    let table = config.ledger.table.clone().ok_or_else(no_ledger)?;
+    let table = of_ledger(config.ledger.table.clone())?;
     let base = load_sdk(config, "ledger", &["ledger.table"]).await?;
     let client = aws_sdk_dynamodb::Client::from_conf(base.dynamodb().build());
     Ok(LedgerEntries::new(client, table))
 }
 
-fn no_ledger() -> Problem {
-    let problem = "is required; set it in the file or as LOGFERRY_LEDGER__TABLE".to_owned();
-    Problem { field: "ledger.table".to_owned(), problem }
+/// A value of the ledger, unless the configuration has none.
+pub(super) fn of_ledger<T>(value: Option<T>) -> Result<T, Problem> {
+    required("ledger.table", "LOGFERRY_LEDGER__TABLE", value)
 }
 
 /// What `logferry shadow compare` reads.
@@ -45,7 +45,7 @@ pub struct ShadowSources {
 /// There is no Region, or the configuration has no table, no ledger or no central role: a [`Problem`] if the ledger is
 /// missing.
 pub async fn shadow_sources(config: &Config, rate: u16) -> anyhow::Result<ShadowSources> {
-    let ledger = config.ledger.table.clone().ok_or_else(no_ledger)?;
+    let ledger = of_ledger(config.ledger.table.clone())?;
     let base = load_sdk(config, "shadow", &["tenants.table", "ledger.table"]).await?;
     let table = config.tenants.table.clone().context("tenants.table is required")?;
     let central = central_role(config, &base)?;

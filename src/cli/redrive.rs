@@ -145,7 +145,7 @@ pub(super) async fn execute(args: RedriveArgs, config: &Config) -> anyhow::Resul
         RedriveCommand::Move { filter, limit, rate, .. } => (filter, limit, Doing::Move(rate)),
     };
     let queues = app::commands::redrive_queues(config).await?;
-    let total = match queues.attributes().await {
+    let total = match queues.dead_letters.attributes().await {
         Ok(attributes) => {
             if attributes.hidden > 0 {
                 let hidden = attributes.hidden;

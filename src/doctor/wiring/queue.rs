@@ -9,7 +9,7 @@ use crate::{
     config::Queue,
     doctor::{Condition, Doctor, Finding},
     queue::{
-        QueueError,
+        Queue as _, QueueError,
         sqs::attributes::{AttributesError, QueueAttributes},
     },
     worker::settle::LONGEST_HIDING,
@@ -52,15 +52,15 @@ impl Doctor {
         };
         let of_queue = queue.as_ref().map_or_else(Finding::clone, |queue| Finding::Ok(found(queue)));
         let consuming = match &self.queue.url {
-            Some(url) if queue.is_ok() => consuming(self.instruments.denied_permissions(url).await),
+            Some(url) if queue.is_ok() => consuming(self.instruments.queue(url).denied_permissions().await),
             _ => no_queue(),
         };
         let sending = match &self.queue.url {
-            Some(url) if queue.is_ok() => sending(self.instruments.may_send(url).await),
+            Some(url) if queue.is_ok() => sending(self.instruments.queue(url).probe_sending().await),
             _ => no_queue(),
         };
         let of_letters = match (&letters, &self.queue.dead_letter_url) {
-            (Ok(letters), Some(url)) => match self.instruments.may_send(url).await {
+            (Ok(letters), Some(url)) => match self.instruments.queue(url).probe_sending().await {
                 Ok(()) => Finding::Ok(found(letters)),
                 Err(error) => Finding::failed(
                     format!("{}: {error}", letters.arn),
@@ -88,7 +88,7 @@ impl Doctor {
     }
 
     async fn attributes(&self, field: &str, url: &str) -> Result<QueueAttributes, Finding> {
-        self.instruments.queue(url).await.map_err(|error| {
+        self.instruments.queue(url).attributes().await.map_err(|error| {
             let fix = match &error {
                 AttributesError::Missing(_) => format!("create the queue, or correct {field} or aws.region"),
                 AttributesError::Denied(_) => {
