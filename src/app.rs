@@ -255,17 +255,17 @@ fn warn_of_gaps(config: &Config) {
 /// # Errors
 /// There is no Region, or the configuration has no table.
 pub async fn tenant_rows(config: &Config) -> anyhow::Result<TenantRows> {
-    let table = config.tenants.table.clone().context("tenants.table is required")?;
-    Ok(rows(config, &load_sdk(config, "tenant", &["tenants.table"]).await?, table))
+    rows(config, &load_sdk(config, "tenant", &["tenants.table"]).await?)
 }
 
-fn rows(config: &Config, base: &Base, table: String) -> TenantRows {
-    TenantRows::new(
-        aws_sdk_dynamodb::Client::from_conf(base.dynamodb().build()),
-        table,
-        config.tenants.default_region.clone(),
-        config.delivery.mode,
-    )
+fn rows(config: &Config, base: &Base) -> anyhow::Result<TenantRows> {
+    let table = config.tenants.table.clone().context("tenants.table is required")?;
+    let default_region = config.tenants.default_region.clone();
+    Ok(TenantRows::new(dynamodb_client(base), table, default_region, config.delivery.mode))
+}
+
+fn dynamodb_client(base: &Base) -> aws_sdk_dynamodb::Client {
+    aws_sdk_dynamodb::Client::from_conf(base.dynamodb().build())
 }
 
 /// Removes idle breakers, which the metrics would count as open for ever, and expired facts about tenants.

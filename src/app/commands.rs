@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use anyhow::Context;
 use jiff::SignedDuration;
 use tokio::net::TcpListener;
 
@@ -143,14 +142,13 @@ fn impatient(config: &Config) -> Config {
 pub async fn instruments(config: &Config) -> anyhow::Result<Instruments> {
     let config = &impatient(config);
     let base = load_sdk(config, "doctor", &EVERYTHING).await?;
-    let table = config.tenants.table.clone().context("tenants.table is required")?;
     let central = central_role(config, &base)?;
     let sessions = session_settings(config);
     let customers = Customers::new(&base, &central, sessions, customers::Metrics::default());
     let groups =
         GroupBreakers::new(sessions.probe_intervals, sessions.cache_capacity, breaker::Metrics::default());
     Ok(Instruments {
-        rows: rows(config, &base, table),
+        rows: rows(config, &base)?,
         sqs: sqs_client(config, &base),
         sts: aws_sdk_sts::Client::from_conf(base.sts().build()),
         s3: s3_client(config, &base),
