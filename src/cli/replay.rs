@@ -29,7 +29,7 @@ use crate::{
     config::{Config, Log, Problem},
     name::bucket::OwnBucket,
     replay::{
-        Alone, Destination, Order,
+        Destination, Order,
         estimate::estimate,
         pacer::Caps,
         progress::Progress,
@@ -286,7 +286,7 @@ pub(super) async fn execute(args: ReplayArgs, config: &Config) -> anyhow::Result
         let progress = Arc::new(Progress::default());
         let shown = shown::show(Arc::clone(&progress), listing.clone(), order.selection.clone());
         let shown = AbortOnDropHandle::new(tokio::spawn(shown));
-        let outcome = run(&order, &listing, &destination, &mut Alone, &progress, &stop).await;
+        let outcome = run(&order, &listing, &destination, None, &progress, &stop).await;
         drop(shown);
         if let (Some(error), 0) = (&outcome.listing_error, outcome.listed) {
             anyhow::bail!("{error}");

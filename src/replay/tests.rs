@@ -139,7 +139,7 @@ fn listing<'a>(keys: impl IntoIterator<Item = &'a str>) -> MemoryListing {
 async fn replay(order: &Order, listing: &MemoryListing, answers: &Arc<Answers>) -> Outcome {
     let destination: Arc<dyn Destination> = Arc::clone(answers) as _;
     let (progress, stop) = (Progress::default(), CancellationToken::new());
-    let outcome = run(order, listing, &destination, &mut Alone, &progress, &stop).await;
+    let outcome = run(order, listing, &destination, None, &progress, &stop).await;
     let ended = outcome.selected;
     assert_eq!(progress.finished().objects, ended, "every selected object has an end");
     assert_eq!(sum(&outcome), ended, "{outcome:?}");
@@ -264,7 +264,7 @@ async fn a_stopped_run_begins_no_further_object() {
         stopping.cancel();
     });
     let order = Order { caps, ..order() };
-    let outcome = run(&order, &listing, &destination, &mut Alone, &progress, &stop).await;
+    let outcome = run(&order, &listing, &destination, None, &progress, &stop).await;
     assert!(began.elapsed() < Duration::from_secs(3));
     assert!(outcome.interrupted && !outcome.is_success());
     let begun = answers.keys().len() as u64;

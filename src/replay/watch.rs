@@ -21,7 +21,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Destination, Fate, Item, Observer, Order, Outcome, progress::Progress, run};
+use super::{Destination, Fate, Item, Order, Outcome, progress::Progress, run};
 use crate::{
     ledger::{
         LedgerError,
@@ -133,7 +133,7 @@ pub async fn watch<L: ObjectListing>(
             unfinished: None,
             given_up: 0,
         };
-        let outcome = run(&order, listing, destination, &mut scan, &Progress::default(), stop).await;
+        let outcome = run(&order, listing, destination, Some(&mut scan), &Progress::default(), stop).await;
         let Scan { newest, unfinished, given_up, .. } = scan;
         if let Some(error) = &outcome.listing_error {
             if watched.scans == 0 {
@@ -233,7 +233,7 @@ impl WatchOutcome {
 }
 
 /// Observes one scan.
-struct Scan<'a> {
+pub struct Scan<'a> {
     known: &'a mut Known,
     /// An older object that fails is given up. `None`: the watch has not run for long enough.
     hopeless: Option<Timestamp>,
@@ -244,13 +244,15 @@ struct Scan<'a> {
     given_up: u64,
 }
 
-impl Observer for Scan<'_> {
-    fn knows(&mut self, item: &Item) -> bool {
+impl Scan<'_> {
+    /// Whether the object is passed over, because its fate is known from an earlier scan.
+    pub(super) fn knows(&mut self, item: &Item) -> bool {
         self.newest = self.newest.max(Some(item.modified));
         self.known.contains(item)
     }
 
-    fn ended(&mut self, item: &Item, fate: &Fate) {
+    /// Takes the fate of an object.
+    pub(super) fn ended(&mut self, item: &Item, fate: &Fate) {
         let finished = match fate {
             Fate::Delivered | Fate::Sent | Fate::AlreadyDelivered | Fate::Skipped(_) => true,
             Fate::Busy(_) | Fate::Interrupted => false,
@@ -272,11 +274,6 @@ impl Observer for Scan<'_> {
                 "the watch gives an object up; replay it when its failure is mended"
             );
         }
-    }
-
-    fn tries_again(&self) -> bool {
-        // The next scan does.
-        false
     }
 }
 
