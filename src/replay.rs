@@ -26,13 +26,13 @@ pub use self::outcome::Outcome;
 use self::{
     pacer::{Caps, Pacer},
     progress::Progress,
-    selection::{Choice, Selection},
+    selection::Selection,
     watch::Scan,
 };
 use crate::{
     event::ObjectRef,
     manual::{AnyPipeline, State},
-    object::listing::{ListedObject, ListingError, ObjectListing, Walk},
+    object::listing::{ListingError, ObjectListing, Walk},
     pipeline::{MessageReport, Skipped},
     queue::QueueError,
     tenant::Mode,
@@ -277,21 +277,12 @@ impl Run<'_, '_> {
                 listed = walk.next() => listed?,
             };
             let Some(listed) = listed else { return Ok(()) };
-            self.outcome.listed += 1;
-            match order.selection.choose(&listed) {
-                Choice::Unselected => self.outcome.not_selected += 1,
-                Choice::FolderMarker => self.outcome.folder_markers += 1,
-                Choice::BadKey(error) => self.outcome.bad_keys.add(&listed.key, &error),
-                Choice::Selected { tenant_id } => {
-                    let ListedObject { key, size, etag, modified } = listed;
-                    let (bucket, size) = (order.bucket.clone(), Some(size));
-                    let object = ObjectRef { bucket, key, size, ..ObjectRef::default() };
-                    let item = Item { object, etag, tenant_id, modified };
-                    if !self.scan.as_mut().is_some_and(|scan| scan.knows(&item)) {
-                        self.outcome.selected += 1;
-                        self.begin(item).await;
-                    }
-                }
+            let selected = self.outcome.counts.add(&order.bucket, &order.selection, listed);
+            if let Some(item) = selected
+                && !self.scan.as_mut().is_some_and(|scan| scan.knows(&item))
+            {
+                self.outcome.counts.selected += 1;
+                self.begin(item).await;
             }
         }
     }

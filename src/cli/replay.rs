@@ -288,7 +288,7 @@ pub(super) async fn execute(args: ReplayArgs, config: &Config) -> anyhow::Result
         let shown = AbortOnDropHandle::new(tokio::spawn(shown));
         let outcome = run(&order, &listing, &destination, None, &progress, &stop).await;
         drop(shown);
-        if let (Some(error), 0) = (&outcome.listing_error, outcome.listed) {
+        if let (Some(error), 0) = (&outcome.listing_error, outcome.counts.listed) {
             anyhow::bail!("{error}");
         }
         (json!(outcome), outcome.is_success())

@@ -21,7 +21,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Destination, Fate, Item, Order, Outcome, progress::Progress, run};
+use super::{Destination, Fate, Item, Order, Outcome, outcome::Counts, progress::Progress, run};
 use crate::{
     ledger::{
         LedgerError,
@@ -155,14 +155,14 @@ pub async fn watch<L: ObjectListing>(
             }
         }
         tell(&outcome, place);
-        if outcome.bad_keys.objects > bad_keys {
+        if outcome.counts.bad_keys.objects > bad_keys {
             tracing::warn!(
-                replay.bad_keys = outcome.bad_keys.objects,
-                object.key = outcome.bad_keys.first_key().unwrap_or_default(),
+                replay.bad_keys = outcome.counts.bad_keys.objects,
+                object.key = outcome.counts.bad_keys.first_key().unwrap_or_default(),
                 "objects match neither source.key_layout nor a rule, and nobody gets them"
             );
         }
-        bad_keys = outcome.bad_keys.objects;
+        bad_keys = outcome.counts.bad_keys.objects;
         if Instant::now() > next {
             tracing::warn!(
                 replay.seconds = outcome.seconds,
@@ -202,7 +202,8 @@ fn before(time: Timestamp, by: Duration) -> Timestamp {
 }
 
 fn tell(outcome: &Outcome, place: Timestamp) {
-    let Outcome { listed, selected, delivered, sent, already_delivered, busy, seconds, .. } = outcome;
+    let Outcome { counts, delivered, sent, already_delivered, busy, seconds, .. } = outcome;
+    let Counts { listed, selected, .. } = counts;
     let failed = outcome.failures();
     if *selected == 0 {
         tracing::debug!(replay.listed = listed, replay.seconds = seconds, replay.place = %place, "scan without new objects");
