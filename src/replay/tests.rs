@@ -11,7 +11,6 @@ use crate::{
     ledger::watch::{MemoryWatchPlaces, WatchPlaces},
     object::{ObjectError, listing::memory::MemoryListing},
     pipeline::Delivered,
-    route::KeyLayout,
     verdict::Failure,
 };
 
@@ -118,14 +117,7 @@ impl Destination for Answers {
 fn order() -> Order {
     Order {
         bucket: "staging".to_owned(),
-        selection: Selection {
-            prefix: String::new(),
-            since: None,
-            until: None,
-            tenants: Vec::new(),
-            applications: Vec::new(),
-            key_rules: KeyLayout::parse("{tenant}/{file}").expect("the layout is valid").into(),
-        },
+        selection: selection::tests::selection("{tenant}/{file}"),
         concurrency: NonZeroUsize::new(4).expect("above 0"),
         caps: Caps { objects_per_second: 1e6, bytes_per_second: 1e12 },
     }
