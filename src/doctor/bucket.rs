@@ -34,10 +34,8 @@ impl Doctor {
             file: "probe".to_owned(),
         };
         let role = match &to.role {
-            _ if our_side.no_central => {
-                Finding::Skipped("it can only be assumed through the central role".to_owned())
-            }
-            None => Finding::Skipped("the row names no role, so the central role writes".to_owned()),
+            _ if our_side.no_central => Finding::skipped("it can only be assumed through the central role"),
+            None => Finding::skipped("the row names no role, so the central role writes"),
             Some(role) => {
                 let below = |prefix: &str| to.bucket_prefix.clone() + prefix;
                 let bucket = to.bucket_name.clone();
@@ -69,7 +67,7 @@ impl Doctor {
             Contents::Copies(_) => ("copy", "the role that copies was not entered"),
         };
         let written = match &to.contents {
-            _ if our_side.no_central || role.is_failure() => Finding::Skipped(closed.to_owned()),
+            _ if our_side.no_central || role.is_failure() => Finding::skipped(closed),
             Contents::Lake(lake) => self.lake(delivery, to, lake, &route).await,
             Contents::Copies(bucket_key) => self.copy(delivery, to, bucket_key, &route).await,
         };
@@ -120,8 +118,8 @@ impl Doctor {
         route: &Route,
     ) -> Finding {
         let Some(source) = self.source.first() else {
-            return Finding::Skipped(
-                "not checked: source.buckets is empty, so there is no bucket to copy from".to_owned(),
+            return Finding::skipped(
+                "not checked: source.buckets is empty, so there is no bucket to copy from",
             );
         };
         let source_prefix = match self.config.source.key_rules() {

@@ -34,7 +34,7 @@ impl Doctor {
         to: &CloudWatch,
         our_side: &OurSide,
     ) -> Findings {
-        let not_checked = |why: &str| Finding::Skipped(why.to_owned());
+        let not_checked = |why: &str| Finding::skipped(why);
         let behind = |why: &str| ["log group", "log stream", "put"].map(|name| (name, not_checked(why)));
         if our_side.no_central {
             let mut findings =
@@ -99,7 +99,7 @@ impl<S: LogSink> CloudWatchCheck<'_, S> {
         let put = match &created {
             Finding::Ok(_) => self.put(&stream).await,
             Finding::Failed { .. } | Finding::Warning { .. } | Finding::Skipped(_) => {
-                Finding::Skipped("there is no log stream to put into".to_owned())
+                Finding::skipped("there is no log stream to put into")
             }
         };
         vec![("log group", group), ("log stream", created), ("put", put)]
@@ -129,17 +129,12 @@ impl<S: LogSink> CloudWatchCheck<'_, S> {
                         let fix = self.fix("CreateLogGroup", &error);
                         let fix = if denied { format!("create the group, or {fix}") } else { fix };
                         let problem = format!("{place} does not exist and was not created: {error}");
-                        (
-                            Finding::failed(problem, fix),
-                            Finding::Skipped("there is no log group for it".to_owned()),
-                        )
+                        (Finding::failed(problem, fix), Finding::skipped("there is no log group for it"))
                     }
                 }
             }
             Err(error) => (
-                Finding::Skipped(
-                    "CreateLogStream was refused, so it is unknown whether the group exists".to_owned(),
-                ),
+                Finding::skipped("CreateLogStream was refused, so it is unknown whether the group exists"),
                 self.refused("CreateLogStream", &error),
             ),
         }

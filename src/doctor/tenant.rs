@@ -70,7 +70,7 @@ impl Doctor {
             vec![Condition { tenant_id, delivery: None, name: "rows", finding }]
         };
         if our_side.no_table {
-            return about(Finding::Skipped("the tenant table cannot be read".to_owned()));
+            return about(Finding::skipped("the tenant table cannot be read"));
         }
         let rows = match self.instruments.rows.of(tenant_id).await {
             Ok(rows) => rows,
@@ -104,7 +104,7 @@ impl Doctor {
             vec![Condition { tenant_id: None, delivery: None, name: "every tenant's rows", finding }]
         };
         let Some(identity) = our_side.identity.as_ref().filter(|_| !our_side.no_table) else {
-            return about_all(Finding::Skipped("the tenant table cannot be read".to_owned()));
+            return about_all(Finding::skipped("the tenant table cannot be read"));
         };
         let rows = match self.instruments.rows.all().await {
             Ok(rows) => rows,
@@ -186,7 +186,7 @@ impl Doctor {
                 continue;
             }
             if !chosen {
-                let off = Finding::Skipped("the row is disabled, so it delivers nothing".to_owned());
+                let off = Finding::skipped("the row is disabled, so it delivers nothing");
                 conditions.push(tenant.condition(Some(name), "enabled", off));
                 continue;
             }
