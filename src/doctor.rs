@@ -169,7 +169,7 @@ impl Doctor {
             Patient::One { tenant_id, delivery } => {
                 conditions.extend(self.tenant(tenant_id, delivery.as_deref(), &our_side).await);
             }
-            Patient::Everyone => conditions.extend(self.everyone(our_side).await),
+            Patient::Everyone => conditions.extend(self.everyone(&our_side).await),
         }
         conditions
     }

@@ -2,7 +2,7 @@
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
-use tokio::task::JoinSet;
+use futures_util::future;
 
 use super::watched::{Watched, cause_of_identity, cause_of_queue};
 use crate::{
@@ -62,15 +62,10 @@ impl Readiness {
         all.extend(self.letters.take().map(Letters));
         all.extend(self.source.drain(..).map(|bucket| Bucket(Check::SourceBucket, bucket)));
         all.extend(self.quarantine.take().map(|bucket| Bucket(Check::QuarantineBucket, bucket)));
-        let this = Arc::new(self);
-        let mut asking = JoinSet::new();
-        for dependency in all {
-            asking.spawn(Arc::clone(&this).keep_asking_one(dependency));
-        }
-        asking.join_all().await;
+        future::join_all(all.into_iter().map(|dependency| self.keep_asking_one(dependency))).await;
     }
 
-    async fn keep_asking_one(self: Arc<Self>, dependency: Dependency) {
+    async fn keep_asking_one(&self, dependency: Dependency) {
         loop {
             let works = match &dependency {
                 Dependency::Ledger => self.ledger().await,

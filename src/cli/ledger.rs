@@ -8,8 +8,9 @@ mod selection;
 use std::{num::NonZeroU16, process::ExitCode, time::Duration};
 
 use clap::{Args, Subcommand};
+use futures_util::{StreamExt, stream};
 use jiff::{SignedDuration, Timestamp};
-use tokio::{task::JoinSet, time::Instant};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::selection::{Reach, Selection, SelectionArgs};
@@ -208,18 +209,13 @@ async fn sweep(
                 next_at.max(Instant::now()) + Duration::from_secs(page.seen as u64) / u32::from(rate.get());
         }
         seen += page.seen;
-        let asked_for: Vec<_> = page.entries.into_iter().filter(|entry| selection.has(entry)).collect();
-        for some in asked_for.chunks(DELETIONS) {
-            let mut running = JoinSet::new();
-            for entry in some {
-                running.spawn(carry_out(entries.clone(), entry.clone(), doing, ended_at));
-            }
-            let carried_out = running.join_all().await.into_iter();
-            outcome.found.extend(carried_out.map(|(entry, fate)| {
-                let changed_at = selection.changed_at(&entry);
-                Found { entry, changed_at, fate }
-            }));
-        }
+        let selected = page.entries.into_iter().filter(|entry| selection.has(entry));
+        let carried_out = stream::iter(selected.map(async |entry| {
+            let (changed_at, fate) =
+                (selection.changed_at(&entry), carry_out(entries, &entry, doing, ended_at).await);
+            Found { entry, changed_at, fate }
+        }));
+        outcome.found.extend(carried_out.buffer_unordered(DELETIONS).collect::<Vec<_>>().await);
         from = page.next;
         if from.is_none() {
             break;
@@ -235,9 +231,9 @@ async fn sweep(
     outcome
 }
 
-async fn carry_out(entries: LedgerEntries, entry: Entry, doing: Doing, ended_at: Timestamp) -> (Entry, Fate) {
+async fn carry_out(entries: &LedgerEntries, entry: &Entry, doing: Doing, ended_at: Timestamp) -> Fate {
     let leased = entry.lease.as_ref().is_some_and(|lease| lease.until > ended_at);
-    let fate = match doing {
+    match doing {
         Doing::Show => Fate::Shown,
         Doing::DryRun(Leases::Respected) if leased => Fate::Leased,
         Doing::DryRun(_) => Fate::WouldBeForgotten,
@@ -253,8 +249,7 @@ async fn carry_out(entries: LedgerEntries, entry: Entry, doing: Doing, ended_at:
                 Err(error) => Fate::Failed(error),
             }
         }
-    };
-    (entry, fate)
+    }
 }
 
 /// Prints what was done and what was not, and returns the exit code.

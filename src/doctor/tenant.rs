@@ -2,8 +2,8 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use futures_util::{StreamExt, stream};
 use jiff::Timestamp;
-use tokio::task::JoinSet;
 
 use super::{Condition, Doctor, Finding, Findings, OurSide, wiring::tables::table_fix};
 use crate::tenant::{
@@ -101,7 +101,7 @@ impl Doctor {
     }
 
     /// Checks every tenant with an enabled delivery, in the table's order. Paused tenants are reported without a check.
-    pub(super) async fn everyone(self, our_side: OurSide) -> Vec<Condition> {
+    pub(super) async fn everyone(&self, our_side: &OurSide) -> Vec<Condition> {
         let about_all = |finding| {
             vec![Condition { tenant_id: None, delivery: None, name: "every tenant's rows", finding }]
         };
@@ -121,29 +121,14 @@ impl Doctor {
         }
         let default_region = self.instruments.rows.default_region();
         let tenants = tenants.into_iter().map(|(id, rows)| CheckedRows::read(id, rows, default_region));
-        let tenants: Vec<_> = tenants.filter(|tenant| tenant.has_enabled()).collect();
-        let mut found = BTreeMap::new();
-        let mut running = JoinSet::new();
-        let (doctor, our_side) = (Arc::new(self), Arc::new(our_side));
-        for (index, tenant) in tenants.into_iter().enumerate() {
+        let examined = stream::iter(tenants.filter(CheckedRows::has_enabled)).map(async |tenant| {
             if tenant.paused {
-                let paused = Finding::Skipped(format!(
-                    "paused; `logferry tenant resume {}` ends the pause",
-                    tenant.id
-                ));
-                found.insert(index, vec![tenant.condition(None, "not paused", paused)]);
-                continue;
+                let resume = format!("paused; `logferry tenant resume {}` ends the pause", tenant.id);
+                return vec![tenant.condition(None, "not paused", Finding::Skipped(resume))];
             }
-            if running.len() >= AT_ONCE
-                && let Some(Ok((index, conditions))) = running.join_next().await
-            {
-                found.insert(index, conditions);
-            }
-            let (doctor, our_side) = (Arc::clone(&doctor), Arc::clone(&our_side));
-            running.spawn(async move { (index, doctor.examine_tenant(tenant, None, &our_side).await) });
-        }
-        found.extend(running.join_all().await);
-        found.into_values().flatten().collect()
+            self.examine_tenant(tenant, None, our_side).await
+        });
+        examined.buffered(AT_ONCE).collect::<Vec<_>>().await.concat()
     }
 
     async fn examine_tenant(
