@@ -25,8 +25,8 @@ use tokio_util::task::AbortOnDropHandle;
 use self::rows::LakeOfRow;
 use super::{
     Refusal,
-    moment::{Moment, age, moment},
-    show::{Show, columns, printable},
+    moment::{Moment, age, duration, moment},
+    show::{Show, printable, table},
 };
 use crate::{
     app,
@@ -131,10 +131,6 @@ pub(super) struct CompactArgs {
     json: bool,
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
-    age(text)?.try_into().map_err(|_| format!("{text:?} is too long"))
-}
-
 fn settle(text: &str) -> Result<Duration, String> {
     match duration(text)? {
         settle if settle <= MAX_SETTLE => Ok(settle),
@@ -197,26 +193,24 @@ impl CompactArgs {
 async fn all<S: CompactStore>(
     setup: &Arc<Setup>,
     store: &S,
-    lakes: Vec<Result<LakeOfRow, (LakeOfRow, String)>>,
+    lakes: Vec<LakeOfRow>,
 ) -> Vec<(LakeOfRow, Report)> {
-    let runs = lakes.into_iter().map(async |lake| match lake {
-        Ok(lake) => {
-            let report = one(setup, store, &lake).await;
-            (lake, report)
-        }
-        Err((lake, problem)) => (lake, Report { failures: vec![problem], ..Report::default() }),
+    let runs = lakes.into_iter().map(async |lake| {
+        let report = one(setup, store, &lake).await;
+        (lake, report.unwrap_or_else(|problem| Report { failures: vec![problem], ..Report::default() }))
     });
     let mut results: Vec<_> = stream::iter(runs).buffer_unordered(ROWS).collect().await;
     results.sort_by(|(one, _), (other, _)| one.cmp(other));
     results
 }
 
-async fn one<S: CompactStore>(setup: &Arc<Setup>, store: &S, lake: &LakeOfRow) -> Report {
-    let Some(row) = lake.row().filter(|_| !setup.stop.is_cancelled()) else { return Report::default() };
-    match store.enter_compaction(&row).await {
-        Ok(account) => compact(setup, account, &row).await,
-        Err(error) => Report { failures: vec![error.to_string()], ..Report::default() },
+async fn one<S: CompactStore>(setup: &Arc<Setup>, store: &S, lake: &LakeOfRow) -> Result<Report, String> {
+    let row = lake.row()?;
+    if setup.stop.is_cancelled() {
+        return Ok(Report::default());
     }
+    let account = store.enter_compaction(&row).await.map_err(|error| error.to_string())?;
+    Ok(compact(setup, account, &row).await)
 }
 
 fn progress(setup: &Setup) -> String {
@@ -294,7 +288,7 @@ fn text(results: &[(LakeOfRow, Report)]) -> String {
             report.failures.len().to_string(),
         ]
     });
-    let mut text = columns(std::iter::once(heads.map(str::to_owned)).chain(rows));
+    let mut text = table(heads, rows);
     for (lake, report) in results.iter().filter(|(_, report)| !report.failures.is_empty()) {
         text.push_str(&format!("\n{} of {}:\n", printable(&lake.name), printable(&lake.tenant_id)));
         report.failures.iter().for_each(|failure| text.push_str(&format!("  {}\n", printable(failure))));

@@ -42,6 +42,12 @@ pub(super) fn age(text: &str) -> Result<SignedDuration, String> {
     if age.is_negative() { Err(bad()) } else { Ok(age) }
 }
 
+/// Reads an age as a time without a sign.
+#[cfg(feature = "tools")]
+pub(super) fn duration(text: &str) -> Result<std::time::Duration, String> {
+    age(text)?.try_into().map_err(|_| format!("{text:?} is too long"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -20,7 +20,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{
     LAST_EXPORT, OF_WORKERS, Refusal,
-    moment::{age, moment},
+    moment::{duration, moment},
     show::Show,
     variable,
 };
@@ -122,7 +122,7 @@ pub(super) struct ReplayArgs {
     #[arg(long, value_name = "INTERVAL", value_parser = interval, conflicts_with_all = ["dry_run", "until"])]
     watch: Option<Duration>,
     /// How long the upload of an object may take: a scan goes back by this time, so that no object is missed [default: 15m].
-    #[arg(long, value_name = "DURATION", requires = "watch", value_parser = length)]
+    #[arg(long, value_name = "DURATION", requires = "watch", value_parser = duration)]
     overlap: Option<Duration>,
 }
 
@@ -153,12 +153,8 @@ fn price(text: &str) -> Result<f64, String> {
     }
 }
 
-fn length(text: &str) -> Result<Duration, String> {
-    age(text)?.try_into().map_err(|_| format!("{text:?} is too long"))
-}
-
 fn interval(text: &str) -> Result<Duration, String> {
-    let interval = length(text)?;
+    let interval = duration(text)?;
     if interval.as_secs() < SHORTEST_INTERVAL {
         return Err(format!("{text:?} is too short; the shortest interval is {SHORTEST_INTERVAL} s"));
     }

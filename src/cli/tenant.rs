@@ -6,6 +6,8 @@
 mod entry;
 mod file;
 
+#[cfg(feature = "tools")]
+use std::collections::BTreeMap;
 use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use clap::{ArgGroup, Args, Subcommand};
@@ -31,8 +33,8 @@ use crate::{
     },
 };
 
-/// The configuration's fields that these commands use.
-const CONCERNS: [&str; 5] = [
+/// The configuration's fields that the tenant table needs.
+pub(super) const CONCERNS: [&str; 5] = [
     "aws.region",
     "delivery.attempts",
     "delivery.attempt_timeout",
@@ -200,6 +202,24 @@ impl Seen {
     fn tell(self, what: &str) {
         tell!("logferry: {what}; running workers see the change within {:?} (tenants.cache_ttl)", self.0);
     }
+}
+
+/// The rows of the named tenants, or of all, by tenant.
+#[cfg(feature = "tools")]
+pub(super) async fn rows_of(
+    rows: &TenantRows,
+    tenants: &[String],
+) -> anyhow::Result<BTreeMap<String, Vec<(String, crate::tenant::Row)>>> {
+    let mut found = BTreeMap::<_, Vec<_>>::new();
+    for tenant_id in tenants {
+        found.insert(tenant_id.clone(), rows.of(tenant_id).await?);
+    }
+    if tenants.is_empty() {
+        for (tenant_id, name, row) in rows.all().await? {
+            found.entry(tenant_id).or_default().push((name, row));
+        }
+    }
+    Ok(found)
 }
 
 async fn all(rows: &TenantRows) -> anyhow::Result<Vec<CheckedRow>> {

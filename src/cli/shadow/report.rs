@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{Compared, Finding};
 use crate::{
-    cli::show::{columns, printable},
+    cli::show::{or_dash, printable, table},
     shadow::{
         Count, Window,
         comparison::{By, Difference},
@@ -35,7 +35,7 @@ pub(super) fn text(compared: &[Compared]) -> String {
             rejected.to_string(),
         ]
     });
-    let mut text = columns(std::iter::once(heads.map(str::to_owned)).chain(rows));
+    let mut text = table(heads, rows);
     for compared in compared {
         text.push_str(&details(compared));
     }
@@ -67,7 +67,7 @@ fn details(compared: &Compared) -> String {
                 let Difference { window, stream, counted, held } = difference;
                 [
                     window.to_string(),
-                    stream_name(stream),
+                    or_dash(stream),
                     counted.events.to_string(),
                     held.events.to_string(),
                     format!("{:+}", i128::from(held.events) - i128::from(counted.events)),
@@ -82,7 +82,7 @@ fn details(compared: &Compared) -> String {
                 let [held, difference, bytes_held] = ["not readable", "-", "-"].map(str::to_owned);
                 let bytes = count.bytes.to_string();
                 let events = count.events.to_string();
-                [window.to_string(), stream_name(stream), events, held, difference, bytes, bytes_held]
+                [window.to_string(), or_dash(stream), events, held, difference, bytes, bytes_held]
             });
             (format!("{place}: {}", printable(why)), lines.collect())
         }
@@ -91,15 +91,11 @@ fn details(compared: &Compared) -> String {
     let more = lines.len().saturating_sub(MOST_LINES);
     let shown = lines.into_iter().take(MOST_LINES);
     let mut text = format!("\n{title}\n");
-    text.push_str(&columns(std::iter::once(heads.map(str::to_owned)).chain(shown)));
+    text.push_str(&table(heads, shown));
     if more > 0 {
         text.push_str(&format!("and {more} more; --json shows all\n"));
     }
     text
-}
-
-fn stream_name(stream: &str) -> String {
-    if stream.is_empty() { "-".to_owned() } else { printable(stream) }
 }
 
 /// The whole result.

@@ -3,7 +3,10 @@
 use std::collections::{BTreeMap, btree_map::Entry};
 
 use super::Refusal;
-use crate::tenant::{CloudWatch, Delivery, Destination, Mode, Row, Tenant, table::TenantRows};
+use crate::{
+    cli::tenant::rows_of,
+    tenant::{CloudWatch, Delivery, Destination, Mode, Tenant, table::TenantRows},
+};
 
 /// A log group or a bucket, with the deliveries that share it.
 #[derive(Clone, Debug)]
@@ -36,18 +39,8 @@ pub(super) async fn find(
     tenants: &[String],
     types: &[String],
 ) -> anyhow::Result<Vec<Target>> {
-    let mut of_tenants = BTreeMap::<String, Vec<(String, Row)>>::new();
-    if tenants.is_empty() {
-        for (tenant_id, name, row) in rows.all().await? {
-            of_tenants.entry(tenant_id).or_default().push((name, row));
-        }
-    } else {
-        for tenant_id in tenants {
-            of_tenants.insert(tenant_id.clone(), rows.of(tenant_id).await?);
-        }
-    }
     let mut targets = BTreeMap::new();
-    for (tenant_id, of_tenant) in of_tenants {
+    for (tenant_id, of_tenant) in rows_of(rows, tenants).await? {
         let tenant = rows.judge(&tenant_id, of_tenant);
         let chosen = choose(tenant.as_ref(), tenants, types);
         if chosen.is_empty() && !tenants.is_empty() {
