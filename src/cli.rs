@@ -59,6 +59,19 @@ const EXIT_INVALID: u8 = 65;
 /// A named tenant, row, file or object does not exist. Source: sysexits.h, `EX_NOINPUT`.
 const EXIT_NOT_FOUND: u8 = 66;
 
+/// The configuration's fields that the tenant table and the customers' accounts need.
+#[cfg(feature = "tools")]
+const OF_CUSTOMERS: [&str; 9] = [
+    "aws.region",
+    "credentials.central_role_arn",
+    "credentials.refresh_before",
+    "credentials.session_duration",
+    "delivery.attempts",
+    "delivery.attempt_timeout",
+    "delivery.mode",
+    "tenants.default_region",
+    "tenants.table",
+];
 /// Tables of fields that only a worker uses.
 #[cfg(feature = "tools")]
 const OF_WORKERS: [&str; 4] = ["http.", "metrics.", "queue.", "worker."];
@@ -243,7 +256,7 @@ fn execute(command: Command, options: Options) -> Result<ExitCode, ExitCode> {
         }
         #[cfg(feature = "tools")]
         Command::Compact(args) => {
-            let loaded = valid(options, |field| compact::CONCERNS.contains(&field))?;
+            let loaded = valid(options, |field| OF_CUSTOMERS.contains(&field))?;
             ended(run_async(compact::execute(args, &loaded.config)))
         }
         #[cfg(feature = "tools")]
@@ -253,7 +266,7 @@ fn execute(command: Command, options: Options) -> Result<ExitCode, ExitCode> {
         }
         #[cfg(feature = "tools")]
         Command::Shadow(args) => {
-            let loaded = valid(options, |field| shadow::CONCERNS.contains(&field))?;
+            let loaded = valid(options, |field| field == "ledger.table" || OF_CUSTOMERS.contains(&field))?;
             shadow::run(args, &loaded.config)
         }
         #[cfg(feature = "tools")]

@@ -38,19 +38,6 @@ use crate::{
     tell::tell,
 };
 
-/// The configuration's fields that this command uses.
-pub(super) const CONCERNS: [&str; 9] = [
-    "aws.region",
-    "credentials.central_role_arn",
-    "credentials.refresh_before",
-    "credentials.session_duration",
-    "delivery.attempts",
-    "delivery.attempt_timeout",
-    "delivery.mode",
-    "tenants.default_region",
-    "tenants.table",
-];
-
 /// Most rows that are compacted at once. Most of them wait for --settle.
 const ROWS: usize = 256;
 /// Smallest and largest target. A source is in memory as a whole, and has up to half of the target.

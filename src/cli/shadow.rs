@@ -29,19 +29,6 @@ use crate::{
     tell::tell,
 };
 
-/// The configuration's fields that this command uses.
-pub(super) const CONCERNS: [&str; 10] = [
-    "aws.region",
-    "credentials.central_role_arn",
-    "credentials.refresh_before",
-    "credentials.session_duration",
-    "delivery.attempts",
-    "delivery.attempt_timeout",
-    "delivery.mode",
-    "ledger.table",
-    "tenants.default_region",
-    "tenants.table",
-];
 /// A log group differs from the counts.
 const EXIT_DIFFERENT: u8 = 1;
 /// Nothing differs, but something could not be compared.
