@@ -1,6 +1,6 @@
 //! The probes of readiness. The calls that messages cause are reported too: see `watched`.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{fmt::Display, pin::pin, sync::Arc, time::Duration};
 
 use futures_util::future;
 
@@ -90,47 +90,45 @@ impl Readiness {
     }
 
     async fn identity(&self) -> bool {
-        let call = CheckCall::from(Check::Identity);
-        let answer = self.answer(call, identity(&self.sts)).await.map_err(|error| match &error {
-            WhoAmIError::Refused(ours) => (cause_of_identity(ours), error.to_string()),
-            WhoAmIError::Unanswered(_) => (CheckFailure::Unanswered, error.to_string()),
-        });
-        self.tell(call, answer)
+        let cause = |error: &WhoAmIError| match error {
+            WhoAmIError::Refused(ours) => cause_of_identity(ours),
+            WhoAmIError::Unanswered(_) => CheckFailure::Unanswered,
+        };
+        self.ask(Check::Identity.into(), identity(&self.sts), cause).await
     }
 
     async fn central_role(&self) -> bool {
-        let call = CheckCall::from(Check::CentralRole);
-        let answer = self.answer(call, self.central.credentials()).await.map_err(|error| match &error {
-            AssumeError::Ours(ours) => (cause_of_identity(ours), error.to_string()),
-            AssumeError::Denied { .. } | AssumeError::Held { .. } => {
-                (CheckFailure::Denied, error.to_string())
-            }
-            AssumeError::Unavailable { .. } => (CheckFailure::Unanswered, error.to_string()),
-        });
-        self.tell(call, answer)
+        let cause = |error: &AssumeError| match error {
+            AssumeError::Ours(ours) => cause_of_identity(ours),
+            AssumeError::Denied { .. } | AssumeError::Held { .. } => CheckFailure::Denied,
+            AssumeError::Unavailable { .. } => CheckFailure::Unanswered,
+        };
+        self.ask(Check::CentralRole.into(), self.central.credentials(), cause).await
     }
 
     async fn letters(&self, letters: &SqsQueue) -> bool {
-        let call = CheckCall::from(Check::DeadLettersAllowed);
-        let answer = self.answer(call, letters.probe_sending()).await;
-        self.tell(call, answer.map_err(|error| (cause_of_queue(&error), error.to_string())))
+        self.ask(Check::DeadLettersAllowed.into(), letters.probe_sending(), cause_of_queue).await
     }
 
     async fn bucket(&self, check: Check, bucket: &OwnBucket) -> bool {
         let call = check.on(&bucket.name);
         let cause = match self.answer(call, bucket::probe(&self.s3, bucket)).await {
-            Ok(()) => return self.tell(call, Ok(())),
+            Ok(()) => {
+                self.health.succeeded(call);
+                return true;
+            }
             // The role lacks s3:ListBucket, so the answer does not tell whether objects can be read. If the owner is another one,
             // `Check::Read` reports the reads that S3 denies.
             Err(BucketError::Hidden(_) | BucketError::Foreign { .. }) => {
                 self.health.answered(call);
                 return true;
             }
-            Err(error @ BucketError::Missing(_)) => (CheckFailure::Missing, error.to_string()),
-            Err(error @ BucketError::Elsewhere { .. }) => (CheckFailure::Elsewhere, error.to_string()),
-            Err(error @ BucketError::Unavailable { .. }) => (CheckFailure::Unanswered, error.to_string()),
+            Err(error @ BucketError::Missing(_)) => (CheckFailure::Missing, error),
+            Err(error @ BucketError::Elsewhere { .. }) => (CheckFailure::Elsewhere, error),
+            Err(error @ BucketError::Unavailable { .. }) => (CheckFailure::Unanswered, error),
         };
-        self.tell(call, Err::<(), _>(cause))
+        self.health.failed(call, cause.0, &cause.1);
+        false
     }
 
     /// Waits for the answer of a probe.
@@ -144,10 +142,17 @@ impl Readiness {
         }
     }
 
-    fn tell<T>(&self, call: CheckCall<'_>, answer: Result<T, (CheckFailure, String)>) -> bool {
+    /// Reports the answer of a probe.
+    async fn ask<T, E: Display>(
+        &self,
+        call: CheckCall<'_>,
+        probe: impl Future<Output = Result<T, E>>,
+        cause: impl Fn(&E) -> CheckFailure,
+    ) -> bool {
+        let answer = self.answer(call, probe).await;
         match &answer {
             Ok(_) => self.health.succeeded(call),
-            Err((cause, error)) => self.health.failed(call, *cause, error),
+            Err(error) => self.health.failed(call, cause(error), error),
         }
         answer.is_ok()
     }
