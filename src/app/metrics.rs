@@ -120,7 +120,6 @@ mod tests {
 
     use super::*;
     use crate::{
-        app::depth::Depth,
         aws::Base,
         breaker::Change,
         ledger::{
@@ -128,6 +127,7 @@ mod tests {
             dynamodb::{DynamoDbLedger, LedgerSettings},
         },
         metrics::{Call, Ended, Form, Outcome, Reason, TextFormat, Verdict},
+        queue::sqs::attributes::QueueAttributes,
     };
 
     /// `name{label,...} type` of each metric on the page.
@@ -210,8 +210,8 @@ mod tests {
         for by_result in sessions.into_iter().chain(others) {
             by_result.get_or_create(&Ended::new("x")).inc();
         }
-        queues.show_queue(Some(Depth::default()));
-        queues.show_dead_letters(Some(Depth::default()));
+        queues.show_queue(Some(QueueAttributes::default()));
+        queues.show_dead_letters(Some(QueueAttributes::default()));
         protection.is_protected.set(Some(1));
         worker.messages.get_or_create(&Verdict::new("x")).inc();
         pipeline.object_bytes.get_or_create(&Form::new("x")).inc();

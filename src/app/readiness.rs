@@ -43,40 +43,30 @@ pub(super) struct Readiness {
     pub(super) quarantine: Option<OwnBucket>,
 }
 
-/// A dependency that a probe asks.
-#[derive(Debug)]
-enum Dependency {
-    Ledger,
-    Table,
-    Identity,
-    CentralRole,
-    Letters(SqsQueue),
-    Bucket(Check, OwnBucket),
+/// Repeats a probe for ever.
+async fn again<F: Future<Output = bool>>(probe: impl Fn() -> F) {
+    loop {
+        let works = probe().await;
+        tokio::time::sleep(if works { INTERVAL } else { SOON }).await;
+    }
 }
 
 impl Readiness {
     /// Probes all dependencies for ever, concurrently, so that a slow one does not delay the others.
-    pub(super) async fn keep_asking(mut self) {
-        use Dependency::{Bucket, CentralRole, Identity, Ledger, Letters, Table};
-        let mut all = vec![Ledger, Table, Identity, CentralRole];
-        all.extend(self.letters.take().map(Letters));
-        all.extend(self.source.drain(..).map(|bucket| Bucket(Check::SourceBucket, bucket)));
-        all.extend(self.quarantine.take().map(|bucket| Bucket(Check::QuarantineBucket, bucket)));
-        future::join_all(all.into_iter().map(|dependency| self.keep_asking_one(dependency))).await;
-    }
-
-    async fn keep_asking_one(&self, dependency: Dependency) {
-        loop {
-            let works = match &dependency {
-                Dependency::Ledger => self.ledger().await,
-                Dependency::Table => self.table().await,
-                Dependency::Identity => self.identity().await,
-                Dependency::CentralRole => self.central_role().await,
-                Dependency::Letters(letters) => self.letters(letters).await,
-                Dependency::Bucket(check, bucket) => self.bucket(*check, bucket).await,
-            };
-            tokio::time::sleep(if works { INTERVAL } else { SOON }).await;
-        }
+    pub(super) async fn keep_asking(self) {
+        let letters = self.letters.iter().map(|letters| again(|| self.letters(letters)));
+        let source = self.source.iter().map(|bucket| again(|| self.bucket(Check::SourceBucket, bucket)));
+        let quarantine =
+            self.quarantine.iter().map(|bucket| again(|| self.bucket(Check::QuarantineBucket, bucket)));
+        tokio::join!(
+            again(|| self.ledger()),
+            again(|| self.table()),
+            again(|| self.identity()),
+            again(|| self.central_role()),
+            future::join_all(letters),
+            future::join_all(source),
+            future::join_all(quarantine),
+        );
     }
 
     // `Watched` reports the answers of the ledger and the table.
