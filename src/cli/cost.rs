@@ -3,6 +3,7 @@
 use std::{process::ExitCode, str::FromStr};
 
 use clap::Args;
+use indicatif::HumanCount;
 use serde_json::json;
 
 use super::{
@@ -155,14 +156,7 @@ fn few(number: f64) -> String {
 fn grouped(number: f64, decimals: usize) -> String {
     let text = format!("{number:.decimals$}");
     let (digits, rest) = text.split_at(text.find('.').unwrap_or(text.len()));
-    let mut grouped = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index) % 3 == 0 {
-            grouped.push(',');
-        }
-        grouped.push(digit);
-    }
-    grouped + rest
+    HumanCount(digits.parse().unwrap_or(u64::MAX)).to_string() + rest
 }
 
 /// Bytes in kB or MB, with three digits or so.
