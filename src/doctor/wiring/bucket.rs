@@ -16,7 +16,7 @@ use crate::{
     queue::sqs::attributes::QueueAttributes,
     route::Rules,
     wiring::{
-        Unread, owner,
+        Unread,
         s3::{Listed, Notification, PAGE, ProbeObject, Target},
     },
 };
@@ -139,7 +139,7 @@ impl Doctor {
             .collect();
         let partition = identity.arn.split(':').nth(1).unwrap_or("aws");
         let arn = format!("arn:{partition}:s3:::{}", bucket.name);
-        let owner = owner(bucket.owner.as_deref(), identity);
+        let owner = bucket.owner.as_deref().unwrap_or(&identity.account);
         let connection = Connection { bucket: &arn, owner, queue };
         let route = self.route(&all, topics, queue).await;
         let notified = of_notifications(&bucket.name, &all, &route, &queue.arn);
