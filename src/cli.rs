@@ -292,6 +292,13 @@ fn execute(command: Command, options: Options) -> Result<ExitCode, ExitCode> {
     })
 }
 
+/// Parses the arguments of a command.
+#[cfg(test)]
+fn parsed<A: Args>(arguments: &[&str]) -> Result<A, clap::Error> {
+    let command = A::augment_args(clap::Command::new("test"));
+    A::from_arg_matches(&command.try_get_matches_from([&["test"], arguments].concat())?)
+}
+
 /// A command cannot be carried out as given: nothing was delivered, and nothing changed.
 #[derive(Debug, thiserror::Error)]
 enum Refusal {

@@ -311,25 +311,14 @@ fn as_json(setup: &Setup, results: &[(LakeOfRow, Report)], interrupted: bool) ->
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
-
     use super::*;
-
-    #[derive(Debug, Parser)]
-    struct Command {
-        #[command(flatten)]
-        compact: CompactArgs,
-    }
-
-    fn args(arguments: &[&str]) -> Result<CompactArgs, clap::Error> {
-        Command::try_parse_from([&["test"], arguments].concat()).map(|command| command.compact)
-    }
+    use crate::cli::parsed;
 
     #[test]
     fn only_closed_hours_are_selected() {
         let now: Timestamp = "2026-11-28T12:03:20Z".parse().expect("a time");
         let check = |arguments: &[&str], expected: Option<(&str, &str)>| {
-            let setup = args(arguments).expect("right usage").setup(now).ok();
+            let setup = parsed::<CompactArgs>(arguments).expect("right usage").setup(now).ok();
             let found = setup.map(|setup| (setup.since.to_string(), setup.until.to_string()));
             let expected = expected.map(|(from, until)| (from.to_owned(), until.to_owned()));
             assert_eq!(found, expected, "{arguments:?}");
@@ -342,7 +331,7 @@ mod tests {
 
     #[test]
     fn the_help_quotes_the_memory_of_the_defaults() {
-        let defaults = args(&[]).expect("right usage");
+        let defaults = parsed::<CompactArgs>(&[]).expect("right usage");
         let bound = u64::from(defaults.concurrency.get()) * memory_bound(defaults.target_size);
         assert!(MORE.contains(&format!("so {} MiB by default", bound >> 20)), "{} MiB", bound >> 20);
         let rest = memory_bound(defaults.target_size) - defaults.target_size / 2;
@@ -373,7 +362,7 @@ mod tests {
         for (given, limit) in [(arguments(&container["args"]), limit), (of_task, task_memory)] {
             assert_eq!(given[0], "compact");
             let given: Vec<_> = given[1..].iter().map(String::as_str).collect();
-            let given = args(&given).expect("right usage");
+            let given = parsed::<CompactArgs>(&given).expect("right usage");
             let bound = u64::from(given.concurrency.get()) * memory_bound(given.target_size);
             let rest = limit.as_u64().saturating_sub(bound);
             assert!(rest > 256 << 20, "{limit} for {}", ByteSize::b(bound));
@@ -389,7 +378,7 @@ mod tests {
             ["--settle", "11m"],
             ["--since", "yesterday"],
         ] {
-            assert!(args(&arguments).is_err(), "{arguments:?}");
+            assert!(parsed::<CompactArgs>(&arguments).is_err(), "{arguments:?}");
         }
     }
 }

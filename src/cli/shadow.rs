@@ -276,21 +276,14 @@ fn cells(counts: &[(Object, WindowCounts)], by: By) -> (Cells, u64) {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
-
     use super::*;
-
-    #[derive(Debug, Parser)]
-    struct Command {
-        #[command(flatten)]
-        compare: CompareArgs,
-    }
+    use crate::cli::parsed;
 
     #[test]
     fn only_whole_windows_that_have_settled_are_compared() {
         let check = |arguments: &[&str], expected: Option<(&str, &str)>| {
-            let command = Command::try_parse_from([&["test"], arguments].concat()).expect("right usage");
-            let found = command.compare.windows("2026-11-28T12:03:20Z".parse().expect("a time"));
+            let compare: CompareArgs = parsed(arguments).expect("right usage");
+            let found = compare.windows("2026-11-28T12:03:20Z".parse().expect("a time"));
             let found = found.map(|found| (found.start.to_string(), found.end.to_string())).ok();
             let expected = expected.map(|(from, until)| (from.to_owned(), until.to_owned()));
             assert_eq!(found, expected, "{arguments:?}");

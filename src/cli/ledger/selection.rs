@@ -118,23 +118,14 @@ fn place(text: &str) -> Result<String, String> {
 mod tests {
     use std::collections::BTreeMap;
 
-    use clap::Parser;
-
     use super::*;
-    use crate::ledger::Position;
-
-    #[derive(Debug, Parser)]
-    struct Command {
-        #[command(flatten)]
-        selection: SelectionArgs,
-    }
+    use crate::{cli::parsed, ledger::Position};
 
     const NOW: &str = "2026-11-27T08:00:00Z";
 
     fn selection(arguments: &[&str]) -> Result<Selection, String> {
-        let command = Command::try_parse_from([&["test"], arguments].concat());
-        let command = command.map_err(|error| error.to_string())?;
-        Ok(command.selection.at(NOW.parse().expect("a time"), SignedDuration::from_hours(1)))
+        let selection: SelectionArgs = parsed(arguments).map_err(|error| error.to_string())?;
+        Ok(selection.at(NOW.parse().expect("a time"), SignedDuration::from_hours(1)))
     }
 
     fn entry(object: &str, delivery: &str, expires_at: Option<&str>) -> Entry {
