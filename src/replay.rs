@@ -226,7 +226,7 @@ pub async fn run<L: ObjectListing>(
         pacer: Pacer::new(order.caps),
         running: JoinSet::new(),
         batch: Vec::new(),
-        tries: Tries::First,
+        is_second: false,
         again: VecDeque::new(),
         again_at: began,
         outcome: Outcome::default(),
@@ -252,17 +252,12 @@ struct Run<'a, 'k> {
     running: JoinSet<Vec<(Item, Taken)>>,
     /// Items of the next call.
     batch: Vec<Item>,
-    tries: Tries,
+    /// Whether the second try has begun.
+    is_second: bool,
     /// Items for the second try, and when it may begin.
     again: VecDeque<Item>,
     again_at: Instant,
     outcome: Outcome,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Tries {
-    First,
-    Last,
 }
 
 impl Run<'_, '_> {
@@ -345,7 +340,7 @@ impl Run<'_, '_> {
     }
 
     async fn second_try(&mut self) {
-        self.tries = Tries::Last;
+        self.is_second = true;
         if !self.again.is_empty() && !self.stop.is_cancelled() {
             let wait = self.again_at.saturating_duration_since(Instant::now());
             tracing::info!(
@@ -372,7 +367,7 @@ impl Run<'_, '_> {
             if !counts {
                 self.pacer.give_back(item.object.size.unwrap_or_default());
             }
-            let wait = fate.again_in().filter(|_| self.tries == Tries::First && self.scan.is_none());
+            let wait = fate.again_in().filter(|_| !self.is_second && self.scan.is_none());
             match wait {
                 Some(wait) if self.again.len() < MOST_AGAIN && !self.stop.is_cancelled() => {
                     let wait = wait.clamp(SHORTEST_WAIT, LONGEST_WAIT);

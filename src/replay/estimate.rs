@@ -122,7 +122,7 @@ impl Estimate {
     /// Why there is no estimate: no object of the sample could be read.
     pub fn problem(&self) -> Option<String> {
         let (reason, failures) = self.sample.failed.first_key_value().filter(|_| self.sample.objects == 0)?;
-        let error = failures.first.error();
+        let error = &failures.first.failure.error;
         Some(format!(
             "there is no estimate, because no object of the sample could be read: {reason}: {error}"
         ))

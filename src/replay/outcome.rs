@@ -94,16 +94,12 @@ pub struct BadKeys {
 /// A key without a meaning.
 #[derive(Debug, Serialize)]
 pub struct BadKey {
-    key: String,
+    /// The key.
+    pub key: String,
     error: String,
 }
 
 impl BadKeys {
-    /// The first key.
-    pub fn first_key(&self) -> Option<&str> {
-        self.first.first().map(|bad| bad.key.as_str())
-    }
-
     /// Adds an object.
     pub fn add(&mut self, key: &str, error: &KeyError) {
         self.objects += 1;
@@ -127,15 +123,9 @@ pub struct Failures {
 pub struct FirstFailure {
     key: String,
     tenant: String,
+    /// The failure.
     #[serde(flatten)]
-    failure: FailureOutcome,
-}
-
-impl FirstFailure {
-    /// Error text.
-    pub fn error(&self) -> &str {
-        &self.failure.error
-    }
+    pub failure: FailureOutcome,
 }
 
 /// Adds an object to the failures by reason.

@@ -158,7 +158,7 @@ pub async fn watch<L: ObjectListing>(
         if outcome.counts.bad_keys.objects > bad_keys {
             tracing::warn!(
                 replay.bad_keys = outcome.counts.bad_keys.objects,
-                object.key = outcome.counts.bad_keys.first_key().unwrap_or_default(),
+                object.key = outcome.counts.bad_keys.first.first().map(|bad| &bad.key),
                 "objects match neither source.key_layout nor a rule, and nobody gets them"
             );
         }
