@@ -168,16 +168,6 @@ struct Sweep<'a, D> {
     outcome: Outcome,
 }
 
-/// Result of several receives.
-#[derive(Default)]
-struct Received {
-    letters: Vec<StoredLetter>,
-    /// Whether a receive waited and got nothing.
-    ran_dry: bool,
-    /// Error of a receive that failed.
-    failure: Option<QueueError>,
-}
-
 /// Further copies of a selected letter.
 #[derive(Default)]
 struct Copies {
@@ -202,13 +192,22 @@ impl<D: DeadLetters> Sweep<'_, D> {
                 return Ok(());
             }
             self.held.keep(self.queue).await;
-            let Received { letters, ran_dry, failure } = self.receive().await;
+            // Receives are not cancelled, because the letters of a cancelled one would stay hidden.
+            let received = future::join_all((0..RECEIVERS).map(|_| self.queue.receive(HOLD))).await;
             let (mut anything_old, before) = (false, self.outcome.newcomers);
-            let mut candidates = VecDeque::new();
-            for stored in letters {
-                let (is_new, candidate) = self.sort(stored).await;
-                anything_old |= is_new;
-                candidates.extend(candidate);
+            let (mut candidates, mut ran_dry, mut failure) = (VecDeque::new(), false, None);
+            for received in received {
+                match received {
+                    Ok(letters) => {
+                        ran_dry |= letters.is_empty();
+                        for stored in letters {
+                            let (is_new, candidate) = self.sort(stored).await;
+                            anything_old |= is_new;
+                            candidates.extend(candidate);
+                        }
+                    }
+                    Err(error) => failure = Some(error),
+                }
             }
             // SQS keeps no order, so old letters may follow newcomers, and newcomers alone do not end the sweep. But a receive
             // that got nothing shows that no old letter is left. Without this second condition, the sweep of a queue that gets
@@ -235,22 +234,6 @@ impl<D: DeadLetters> Sweep<'_, D> {
 
     fn is_full(&self) -> bool {
         self.order.limit.is_some_and(|limit| self.outcome.letters.len() >= limit)
-    }
-
-    /// Receives several times at once. Receives are not cancelled, because the letters of a cancelled one would stay hidden.
-    async fn receive(&self) -> Received {
-        let receives = future::join_all((0..RECEIVERS).map(|_| self.queue.receive(HOLD)));
-        let mut received = Received::default();
-        for result in receives.await {
-            match result {
-                Ok(letters) => {
-                    received.ran_dry |= letters.is_empty();
-                    received.letters.extend(letters);
-                }
-                Err(error) => received.failure = Some(error),
-            }
-        }
-        received
     }
 
     /// Returns whether the letter is seen for the first time and is older than the sweep; and the letter itself, if it is
