@@ -23,6 +23,7 @@ use axum::{
     routing::get,
 };
 use prometheus_client::registry::Registry;
+use serde::Serialize;
 use tokio::net::TcpListener;
 
 pub use self::page::{Page, Sources};
@@ -62,9 +63,9 @@ pub fn probes(health: Arc<Health>) -> Router {
         // Only a receive loop that stands still is an error.
         .route(
             "/healthz",
-            get(async move || answer(&alive.alive(), |status| status != HealthStatus::Stalled)),
+            get(async move || probed(&alive.alive(), |status| status != HealthStatus::Stalled)),
         )
-        .route("/readyz", get(async move || answer(&health.ready(), |status| status == HealthStatus::Ok)))
+        .route("/readyz", get(async move || probed(&health.ready(), |status| status == HealthStatus::Ok)))
 }
 
 /// The paths for operators: `/metrics`, and the status page at `/` with its `/events`.
@@ -73,9 +74,13 @@ pub fn insight(metrics: Arc<Registry>, page: Page) -> Router {
     Router::new().route("/metrics", metrics).merge(page::routes(Arc::new(page)))
 }
 
-fn answer(report: &HealthReport, is_good: impl Fn(HealthStatus) -> bool) -> Response {
-    let code = if is_good(report.status) { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    match serde_json::to_string(report) {
+fn probed(report: &HealthReport, is_good: impl Fn(HealthStatus) -> bool) -> Response {
+    answer(if is_good(report.status) { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, report)
+}
+
+/// Answers with a line of JSON.
+fn answer(code: StatusCode, body: &impl Serialize) -> Response {
+    match serde_json::to_string(body) {
         Ok(text) => (code, [(CONTENT_TYPE, "application/json")], text + "\n").into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
