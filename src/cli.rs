@@ -38,6 +38,8 @@ use crate::{
     tell::tell,
 };
 
+/// Anything else.
+const EXIT_FAILURE: u8 = 1;
 /// The configuration is wrong. Source: sysexits.h, `EX_USAGE`.
 const EXIT_CONFIG: u8 = 64;
 /// Fields that only the worker's loop and its endpoint use.
@@ -267,7 +269,8 @@ fn execute(command: Command, options: Options) -> Result<ExitCode, ExitCode> {
         #[cfg(feature = "tools")]
         Command::Shadow(args) => {
             let loaded = valid(options, |field| field == "ledger.table" || OF_CUSTOMERS.contains(&field))?;
-            shadow::run(args, &loaded.config)
+            // 1 would mean a difference.
+            ended_or(run_async(shadow::execute(args, &loaded.config)), shadow::EXIT_NOT_COMPARED)
         }
         #[cfg(feature = "tools")]
         Command::Lake(args) => {
@@ -433,14 +436,17 @@ fn runtime() -> std::io::Result<Runtime> {
 
 /// The exit code of a command. Prints its error.
 fn ended(outcome: anyhow::Result<ExitCode>) -> ExitCode {
+    ended_or(outcome, EXIT_FAILURE)
+}
+
+/// The same, with the exit code of other errors than those of usage and configuration.
+fn ended_or(outcome: anyhow::Result<ExitCode>, other: u8) -> ExitCode {
     outcome.unwrap_or_else(|error| {
         tell!("logferry: {error:#}");
-        match error.downcast_ref::<Refusal>() {
-            Some(refusal) => ExitCode::from(refusal.exit_code()),
-            None if error.is::<Problem>() || error.is::<telemetry::StartError>() => {
-                ExitCode::from(EXIT_CONFIG)
-            }
-            None => ExitCode::FAILURE,
-        }
+        ExitCode::from(match error.downcast_ref::<Refusal>() {
+            Some(refusal) => refusal.exit_code(),
+            None if error.is::<Problem>() || error.is::<telemetry::StartError>() => EXIT_CONFIG,
+            None => other,
+        })
     })
 }

@@ -13,14 +13,13 @@ use tokio_util::sync::CancellationToken;
 
 use self::targets::{Destined, Target};
 use super::{
-    EXIT_CONFIG, Refusal,
+    Refusal,
     moment::{Moment, age, moment},
-    run_async,
     show::Show,
 };
 use crate::{
     app::{self, tools::ShadowSources},
-    config::{Config, Problem},
+    config::Config,
     shadow::{
         WINDOW, Window, WindowCounts,
         comparison::{By, Cells, Comparison, compare},
@@ -32,7 +31,7 @@ use crate::{
 /// A log group differs from the counts.
 const EXIT_DIFFERENT: u8 = 1;
 /// Nothing differs, but something could not be compared.
-const EXIT_NOT_COMPARED: u8 = 3;
+pub(super) const EXIT_NOT_COMPARED: u8 = 3;
 
 const MORE: &str = "\
 A delivery in shadow mode (`deliver = \"shadow\"` in its row, or delivery.mode = \"shadow\" in the worker's configuration)
@@ -137,20 +136,8 @@ impl Compared {
 }
 
 /// Runs the command and prints its result.
-pub(super) fn run(args: ShadowArgs, config: &Config) -> ExitCode {
+pub(super) async fn execute(args: ShadowArgs, config: &Config) -> anyhow::Result<ExitCode> {
     let ShadowCommand::Compare(args) = args.command;
-    run_async(execute(args, config)).unwrap_or_else(|error| {
-        tell!("logferry: {error:#}");
-        ExitCode::from(match error.downcast_ref::<Refusal>() {
-            Some(refusal) => refusal.exit_code(),
-            None if error.is::<Problem>() => EXIT_CONFIG,
-            // 1 would mean a difference.
-            None => EXIT_NOT_COMPARED,
-        })
-    })
-}
-
-async fn execute(args: CompareArgs, config: &Config) -> anyhow::Result<ExitCode> {
     let windows = args.windows(Timestamp::now())?;
     let by = match args.by {
         ByArg::Stream => By::Stream,
