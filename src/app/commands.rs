@@ -3,11 +3,9 @@
 use std::time::Duration;
 
 use jiff::SignedDuration;
-use tokio::net::TcpListener;
 
 use super::{
-    EVERYTHING, addressing, central_role, endpoint, ledger, load_sdk, rows, s3_client, session_settings,
-    sqs_client,
+    EVERYTHING, addressing, central_role, ledger, load_sdk, rows, s3_client, session_settings, sqs_client,
 };
 use crate::{
     breaker,
@@ -110,14 +108,6 @@ impl Instruments {
     pub async fn bucket(&self, bucket: &OwnBucket) -> Result<(), BucketError> {
         bucket::probe(&self.s3, bucket).await
     }
-}
-
-/// Binds `http.listen`, for a command that serves metrics.
-///
-/// # Errors
-/// The address is in use, or is not an address of this host.
-pub async fn listen(config: &Config) -> anyhow::Result<TcpListener> {
-    endpoint::bind("http.listen", config.http.listen).await
 }
 
 /// Most attempts, and longest attempt, of the doctor's calls: an endpoint that never answers fails a condition within 12 s.
