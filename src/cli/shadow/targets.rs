@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, btree_map::Entry};
 use super::Refusal;
 use crate::{
     cli::tenant::rows_of,
-    tenant::{CloudWatch, Delivery, Destination, Mode, Tenant, table::TenantRows},
+    tenant::{CloudWatch, Delivery, Destination, Mode, table::TenantRows},
 };
 
 /// A log group or a bucket, with the deliveries that share it.
@@ -40,25 +40,35 @@ pub(super) async fn find(
     types: &[String],
 ) -> anyhow::Result<Vec<Target>> {
     let mut targets = BTreeMap::new();
+    let chosen = |name: &String| types.is_empty() || types.contains(name);
     for (tenant_id, of_tenant) in rows_of(rows, tenants).await? {
-        let tenant = rows.judge(&tenant_id, of_tenant);
-        let chosen = choose(tenant.as_ref(), tenants, types);
-        if chosen.is_empty() && !tenants.is_empty() {
+        let (tenant, mut is_found) = (rows.judge(&tenant_id, of_tenant), false);
+        for row in tenant.iter().flat_map(|tenant| &tenant.deliveries) {
+            match row {
+                // Without named tenants, only deliveries in shadow mode are compared.
+                Ok(row) if row.enabled && chosen(&row.name) => {
+                    if !tenants.is_empty() || row.mode == Mode::Shadow {
+                        is_found = true;
+                        add(&mut targets, row);
+                    }
+                }
+                Err(row) if row.enabled && chosen(&row.name) => {
+                    let place = format!("{} of {}", row.name, row.tenant_id);
+                    let target = Target {
+                        account: None,
+                        region: String::new(),
+                        place: place.clone(),
+                        deliveries: vec![(row.tenant_id.clone(), row.name.clone())],
+                        destined: Destined::Nowhere(row.to_string()),
+                    };
+                    targets.insert((None, String::new(), place), target);
+                }
+                _ => {}
+            }
+        }
+        if !is_found && !tenants.is_empty() {
             let problem = format!("tenant {tenant_id:?} has no enabled row that can be used{}", of(types));
             return Err(Refusal::NotFound(problem).into());
-        }
-        chosen.into_iter().for_each(|delivery| add(&mut targets, delivery));
-        let bad = tenant.iter().flat_map(|tenant| &tenant.deliveries).filter_map(|row| row.as_ref().err());
-        for row in bad.filter(|row| row.enabled && (types.is_empty() || types.contains(&row.name))) {
-            let place = format!("{} of {}", row.name, row.tenant_id);
-            let target = Target {
-                account: None,
-                region: String::new(),
-                place: place.clone(),
-                deliveries: vec![(row.tenant_id.clone(), row.name.clone())],
-                destined: Destined::Nowhere(row.to_string()),
-            };
-            targets.insert((None, String::new(), place), target);
         }
     }
     if targets.is_empty() {
@@ -73,18 +83,6 @@ pub(super) async fn find(
 
 fn of(types: &[String]) -> String {
     if types.is_empty() { String::new() } else { format!(" of type {}", types.join(" or ")) }
-}
-
-/// The enabled deliveries of one tenant that are compared: if tenants are named, all of them, and otherwise those in shadow mode.
-fn choose<'a>(tenant: Option<&'a Tenant>, tenants: &[String], types: &[String]) -> Vec<&'a Delivery> {
-    let all = tenant.into_iter().flat_map(|tenant| &tenant.deliveries).flatten();
-    all.map(AsRef::as_ref)
-        .filter(|delivery: &&Delivery| {
-            delivery.enabled
-                && (!tenants.is_empty() || delivery.mode == Mode::Shadow)
-                && (types.is_empty() || types.contains(&delivery.name))
-        })
-        .collect()
 }
 
 type Place = (Option<String>, String, String);
