@@ -211,4 +211,10 @@ mod tests {
             _ => panic!("{finding:?} instead of {expected:?}"),
         }
     }
+
+    /// Checks that a condition was not checked, for a reason with these words.
+    #[track_caller]
+    pub(super) fn skips(finding: &Finding, words: &str) {
+        assert!(matches!(finding, Finding::Skipped(why) if why.contains(words)), "{finding:?}");
+    }
 }
