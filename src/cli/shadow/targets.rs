@@ -41,16 +41,14 @@ pub(super) async fn find(
 ) -> anyhow::Result<Vec<Target>> {
     let mut targets = BTreeMap::new();
     let chosen = |name: &String| types.is_empty() || types.contains(name);
+    let in_question = |row: &Delivery| !tenants.is_empty() || row.mode == Mode::Shadow;
     for (tenant_id, of_tenant) in rows_of(rows, tenants).await? {
         let (tenant, mut is_found) = (rows.judge(&tenant_id, of_tenant), false);
         for row in tenant.iter().flat_map(|tenant| &tenant.deliveries) {
             match row {
-                // Without named tenants, only deliveries in shadow mode are compared.
-                Ok(row) if row.enabled && chosen(&row.name) => {
-                    if !tenants.is_empty() || row.mode == Mode::Shadow {
-                        is_found = true;
-                        add(&mut targets, row);
-                    }
+                Ok(row) if row.enabled && chosen(&row.name) && in_question(row) => {
+                    is_found = true;
+                    add(&mut targets, row);
                 }
                 Err(row) if row.enabled && chosen(&row.name) => {
                     let place = format!("{} of {}", row.name, row.tenant_id);
