@@ -21,13 +21,19 @@ pub mod replay;
 pub mod tools;
 mod watched;
 
-use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    net::{SocketAddr, TcpListener},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context, anyhow};
 use jiff::Timestamp;
-use tokio::{net::TcpListener, signal::unix::SignalKind};
+use tokio::signal::unix::SignalKind;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
+pub use self::endpoint::bind;
 #[cfg(feature = "lambda")]
 pub use self::lambda::lambda;
 pub use self::memory::{MemoryBound, memory_bound, memory_limit};
@@ -85,7 +91,7 @@ const EVERYTHING: [&str; 4] = ["queue.url", "queue.dead_letter_url", "tenants.ta
 pub struct App {
     config: Config,
     base: Base,
-    listeners: Listeners<TcpListener>,
+    listeners: Listeners,
     /// ECS's agent, if the worker is a task of ECS.
     agent: Option<EcsAgent>,
     log: Arc<LogFilter>,
@@ -194,10 +200,8 @@ impl App {
         let served = CancellationToken::new();
         let probes = http::probes(Arc::clone(&health));
         let insight = http::insight(Arc::new(metrics.registry(&health)), page);
-        let (listeners, closing) = (listeners.map(TcpListener::into_std)?, served.clone());
-        let endpoint = apart("http", move || {
-            Ok(listeners.map(TcpListener::from_std)?.serve(probes, insight, log, closing))
-        })?;
+        let closing = served.clone();
+        let endpoint = apart("http", move || listeners.serve(probes, insight, log, closing))?;
         // The loop runs as a task, because the thread that waits here is none of the runtime's: each wake-up would cost a
         // change of threads.
         let worked = worker::run(
@@ -255,17 +259,17 @@ fn warn_of_gaps(config: &Config) {
 /// # Errors
 /// There is no Region, or the configuration has no table.
 pub async fn tenant_rows(config: &Config) -> anyhow::Result<TenantRows> {
-    let table = config.tenants.table.clone().context("tenants.table is required")?;
-    Ok(rows(config, &load_sdk(config, "tenant", &["tenants.table"]).await?, table))
+    rows(config, &load_sdk(config, "tenant", &["tenants.table"]).await?)
 }
 
-fn rows(config: &Config, base: &Base, table: String) -> TenantRows {
-    TenantRows::new(
-        aws_sdk_dynamodb::Client::from_conf(base.dynamodb().build()),
-        table,
-        config.tenants.default_region.clone(),
-        config.delivery.mode,
-    )
+fn rows(config: &Config, base: &Base) -> anyhow::Result<TenantRows> {
+    let table = config.tenants.table.clone().context("tenants.table is required")?;
+    let default_region = config.tenants.default_region.clone();
+    Ok(TenantRows::new(dynamodb_client(base), table, default_region, config.delivery.mode))
+}
+
+fn dynamodb_client(base: &Base) -> aws_sdk_dynamodb::Client {
+    aws_sdk_dynamodb::Client::from_conf(base.dynamodb().build())
 }
 
 /// Removes idle breakers, which the metrics would count as open for ever, and expired facts about tenants.

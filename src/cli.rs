@@ -8,6 +8,7 @@ mod doctor;
 mod healthcheck;
 #[cfg(feature = "tools")]
 mod lake;
+#[cfg(feature = "tools")]
 mod ledger;
 #[cfg(feature = "tools")]
 mod manual;
@@ -37,6 +38,8 @@ use crate::{
     tell::tell,
 };
 
+/// Anything else.
+const EXIT_FAILURE: u8 = 1;
 /// The configuration is wrong. Source: sysexits.h, `EX_USAGE`.
 const EXIT_CONFIG: u8 = 64;
 /// Fields that only the worker's loop and its endpoint use.
@@ -58,6 +61,19 @@ const EXIT_INVALID: u8 = 65;
 /// A named tenant, row, file or object does not exist. Source: sysexits.h, `EX_NOINPUT`.
 const EXIT_NOT_FOUND: u8 = 66;
 
+/// The configuration's fields that the tenant table and the customers' accounts need.
+#[cfg(feature = "tools")]
+const OF_CUSTOMERS: [&str; 9] = [
+    "aws.region",
+    "credentials.central_role_arn",
+    "credentials.refresh_before",
+    "credentials.session_duration",
+    "delivery.attempts",
+    "delivery.attempt_timeout",
+    "delivery.mode",
+    "tenants.default_region",
+    "tenants.table",
+];
 /// Tables of fields that only a worker uses.
 #[cfg(feature = "tools")]
 const OF_WORKERS: [&str; 4] = ["http.", "metrics.", "queue.", "worker."];
@@ -112,6 +128,7 @@ enum Command {
     #[cfg(feature = "tools")]
     Compact(compact::CompactArgs),
     /// Show the ledger's entries of delivered objects, or delete entries to deliver the objects again.
+    #[cfg(feature = "tools")]
     Ledger(ledger::LedgerArgs),
     /// Compare what shadow mode counted with what customers' CloudWatch Logs holds.
     #[cfg(feature = "tools")]
@@ -173,7 +190,11 @@ pub fn main() -> ExitCode {
 fn left_out(command: &str) -> Option<String> {
     let feature = match command {
         "lambda" if !cfg!(feature = "lambda") => "lambda",
-        "compact" | "cost" | "lake" | "manual" | "replay" | "shadow" if !cfg!(feature = "tools") => "tools",
+        "compact" | "cost" | "lake" | "ledger" | "manual" | "replay" | "shadow"
+            if !cfg!(feature = "tools") =>
+        {
+            "tools"
+        }
         "demo" if !cfg!(feature = "demo") => "demo",
         _ => return None,
     };
@@ -237,17 +258,19 @@ fn execute(command: Command, options: Options) -> Result<ExitCode, ExitCode> {
         }
         #[cfg(feature = "tools")]
         Command::Compact(args) => {
-            let loaded = valid(options, |field| compact::CONCERNS.contains(&field))?;
+            let loaded = valid(options, |field| OF_CUSTOMERS.contains(&field))?;
             ended(run_async(compact::execute(args, &loaded.config)))
         }
+        #[cfg(feature = "tools")]
         Command::Ledger(args) => {
             let loaded = valid(options, |field| ledger::CONCERNS.contains(&field))?;
             ended(run_async(ledger::execute(args, &loaded.config)))
         }
         #[cfg(feature = "tools")]
         Command::Shadow(args) => {
-            let loaded = valid(options, |field| shadow::CONCERNS.contains(&field))?;
-            shadow::run(args, &loaded.config)
+            let loaded = valid(options, |field| field == "ledger.table" || OF_CUSTOMERS.contains(&field))?;
+            // 1 would mean a difference.
+            ended_or(run_async(shadow::execute(args, &loaded.config)), shadow::EXIT_NOT_COMPARED)
         }
         #[cfg(feature = "tools")]
         Command::Lake(args) => {
@@ -270,6 +293,13 @@ fn execute(command: Command, options: Options) -> Result<ExitCode, ExitCode> {
         #[cfg(feature = "demo")]
         Command::Demo(demo) => ended(run_async(crate::demo::run(demo)).map(|()| ExitCode::SUCCESS)),
     })
+}
+
+/// Parses the arguments of a command.
+#[cfg(test)]
+fn parsed<A: Args>(arguments: &[&str]) -> Result<A, clap::Error> {
+    let command = A::augment_args(clap::Command::new("test"));
+    A::from_arg_matches(&command.try_get_matches_from([&["test"], arguments].concat())?)
 }
 
 /// A command cannot be carried out as given: nothing was delivered, and nothing changed.
@@ -406,14 +436,17 @@ fn runtime() -> std::io::Result<Runtime> {
 
 /// The exit code of a command. Prints its error.
 fn ended(outcome: anyhow::Result<ExitCode>) -> ExitCode {
+    ended_or(outcome, EXIT_FAILURE)
+}
+
+/// The same, with the exit code of other errors than those of usage and configuration.
+fn ended_or(outcome: anyhow::Result<ExitCode>, other: u8) -> ExitCode {
     outcome.unwrap_or_else(|error| {
         tell!("logferry: {error:#}");
-        match error.downcast_ref::<Refusal>() {
-            Some(refusal) => ExitCode::from(refusal.exit_code()),
-            None if error.is::<Problem>() || error.is::<telemetry::StartError>() => {
-                ExitCode::from(EXIT_CONFIG)
-            }
-            None => ExitCode::FAILURE,
-        }
+        ExitCode::from(match error.downcast_ref::<Refusal>() {
+            Some(refusal) => refusal.exit_code(),
+            None if error.is::<Problem>() || error.is::<telemetry::StartError>() => EXIT_CONFIG,
+            None => other,
+        })
     })
 }

@@ -5,6 +5,7 @@
 
 pub mod prices;
 
+use bytesize::ByteSize;
 use serde::Serialize;
 
 pub use self::prices::{Price, Prices};
@@ -70,39 +71,61 @@ pub enum Network {
 }
 
 /// Default of [`Workload::batch_seconds`]: `batch.timeout_secs` in k8s/collector/base/staging.yaml.
-pub const BATCH_SECONDS: f64 = 300.0;
+const BATCH_SECONDS: f64 = 300.0;
 /// Default of [`Workload::staging_days`]: `StagingDays` in cloudformation/core.yaml.
-pub const STAGING_DAYS: f64 = 90.0;
+const STAGING_DAYS: f64 = 90.0;
 /// Default of [`Workload::retention_days`]: `RetentionDays` in cloudformation/customer.yaml.
-pub const RETENTION_DAYS: f64 = 30.0;
+const RETENTION_DAYS: f64 = 30.0;
 
-/// What is delivered.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+/// What is delivered: arguments of `logferry cost`, whose help has the comments.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, clap::Args)]
 pub struct Workload {
-    /// GB (10^9 bytes) of JSON that Vector writes per day, before compression.
+    /// GB of JSON that Vector writes per day, before compression.
+    #[arg(long, value_name = "GB", value_parser = positive)]
     pub gb_per_day: f64,
     /// Pods that write logs.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub pods: u64,
-    /// Tenants, with one delivery to CloudWatch Logs each.
+    /// Tenants, each with one delivery to CloudWatch Logs.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub tenants: u64,
-    /// JSON of an object in bytes; `None`: what a pod writes in `batch_seconds`, at most 10 MB.
+    /// JSON of an object: 100kB.
+    // `None`: what a pod writes in `batch_seconds`, at most 10 MB.
+    #[arg(long = "object-size", value_name = "SIZE", value_parser = bytes)]
     pub object_bytes: Option<f64>,
-    /// Vector's `batch.timeout_secs`.
+    /// How long Vector gathers an object.
+    #[arg(long, value_name = "SECONDS", default_value_t = BATCH_SECONDS, value_parser = positive)]
     pub batch_seconds: f64,
-    /// JSON of a record in bytes.
+    /// JSON of a record.
+    #[arg(long = "record-size", value_name = "SIZE", default_value = "1360B", value_parser = bytes)]
     pub record_bytes: f64,
-    /// Share of the JSON that is the message; the rest is Vector's metadata.
+    /// Share of the JSON that is the message, above 0 and up to 1.
+    #[arg(long, value_name = "SHARE", default_value = "0.16", value_parser = positive)]
     pub message_share: f64,
     /// Bytes of JSON per stored byte.
+    #[arg(long, value_name = "RATIO", default_value = "6.1", value_parser = positive)]
     pub compression: f64,
-    /// Days until the staging bucket deletes an object.
+    /// Days until the staging bucket deletes an object: StagingDays of cloudformation/core.yaml.
+    #[arg(long, value_name = "DAYS", default_value_t = STAGING_DAYS, value_parser = positive)]
     pub staging_days: f64,
-    /// Retention of the customers' log groups.
+    /// Retention of the customers' log groups in days.
+    #[arg(long, value_name = "DAYS", default_value_t = RETENTION_DAYS, value_parser = positive)]
     pub retention_days: f64,
-    /// Pods on one node.
+    /// Pods on one node, for the comparison with Vector alone.
+    #[arg(long, value_name = "N", default_value = "20", value_parser = positive)]
     pub pods_per_node: f64,
     /// How the workers reach SQS, STS and CloudWatch Logs.
+    #[arg(long, value_name = "WAY", default_value = "endpoints")]
     pub network: Network,
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    let number = text.parse::<f64>().map_err(|error| error.to_string())?;
+    if number > 0.0 && number.is_finite() { Ok(number) } else { Err("must be more than 0".to_owned()) }
+}
+
+fn bytes(text: &str) -> Result<f64, String> {
+    text.parse().map(|size: ByteSize| size.as_u64() as f64)
 }
 
 /// What a workload comes to in a month.

@@ -11,11 +11,13 @@ mod report;
 mod samples;
 mod sights;
 mod stage;
-mod worker;
 
 use std::{
+    env,
     fmt::Display,
+    fs,
     io::{self, Write},
+    time::Duration,
 };
 
 use anyhow::{Context, anyhow, bail};
@@ -26,6 +28,11 @@ use tokio_util::sync::CancellationToken;
 
 use self::{comparison::compare, stage::Stage};
 use crate::tell::tell;
+
+/// Longest time from SIGTERM to the end of the worker. An idle worker waits for its open poll, about a second.
+const DRAIN: Duration = Duration::from_secs(15);
+/// Number of log lines that are shown after a failure.
+const LAST_LINES: usize = 20;
 
 /// Arguments of the demo.
 #[derive(Debug, clap::Args)]
@@ -52,7 +59,7 @@ pub async fn run(options: DemoOptions) -> anyhow::Result<()> {
     if options.broken {
         environment.extend(broken::VARIABLES.map(|(name, value)| (name, value.to_owned())));
     }
-    let mut worker = worker::start(&environment)?;
+    let mut worker = start(&environment)?;
     let mut outcome = tokio::select! {
         outcome = deliver_and_compare(&stage, &mut worker, &options) => outcome,
         () = stop.cancelled() => Err(anyhow!("interrupted")),
@@ -64,18 +71,28 @@ pub async fn run(options: DemoOptions) -> anyhow::Result<()> {
             () = stop.cancelled() => Ok(()),
         };
     }
-    let drained = worker::stop(&mut worker).await;
-    match outcome.and(drained) {
+    let drained = worker.stop(DRAIN).await;
+    match outcome.and(drained.map_err(Into::into)) {
         Ok(took) => {
             say(format!("The worker drained on SIGTERM and exited 0 after {}.", report::seconds(took)))
         }
         Err(error) => {
             if !stop.is_cancelled() {
-                tell!("{}", worker::last_words(&worker));
+                let log = worker.log().display();
+                tell!("The last lines of {log}:\n{}", worker.last_lines(LAST_LINES));
             }
             Err(error)
         }
     }
+}
+
+/// Starts this program again as the worker, configured only by its environment, with its log in a new temporary directory. The
+/// worker does not get the demo's Ctrl-C: the demo stops it with SIGTERM, as an orchestrator does.
+fn start(environment: &[(&'static str, String)]) -> anyhow::Result<WorkerProcess> {
+    let directory = env::temp_dir().join(format!("logferry-demo-{:08x}", fastrand::u32(..)));
+    fs::create_dir(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
+    let program = env::current_exe().context("cannot find this program's own file")?;
+    Ok(WorkerProcess::start_apart(&program, environment, directory.join("worker.log"))?)
 }
 
 /// Uploads the objects, waits until they are delivered, reads every account and prints the outcome.

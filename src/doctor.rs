@@ -13,7 +13,7 @@ mod wiring;
 
 use crate::{
     app::commands::Instruments,
-    config::{Config, Queue},
+    config::Config,
     credentials::{
         AssumeError,
         identity::{Identity, IdentityError},
@@ -68,6 +68,10 @@ impl Finding {
         Self::Warning { problem: problem.into(), fix: fix.into() }
     }
 
+    fn skipped(why: impl Into<String>) -> Self {
+        Self::Skipped(why.into())
+    }
+
     /// Whether the condition fails.
     pub fn is_failure(&self) -> bool {
         matches!(self, Self::Failed { .. })
@@ -95,7 +99,6 @@ pub enum Patient {
 pub struct Doctor {
     instruments: Instruments,
     config: Config,
-    queue: Queue,
     table: String,
     ledger_table: String,
     central_role_arn: String,
@@ -110,6 +113,13 @@ pub struct Doctor {
 
 /// Names of conditions, with their results.
 type Findings = Vec<(&'static str, Finding)>;
+
+const NO_CREDENTIALS: &str = "there are no credentials to call AWS with";
+
+/// Conditions that were not checked for one reason.
+fn skipped(names: &[&'static str], why: &str) -> Findings {
+    names.iter().map(|name| (*name, Finding::skipped(why))).collect()
+}
 
 /// Results of the checks of the provider's side, for the checks that depend on them.
 #[derive(Clone, Debug)]
@@ -127,7 +137,6 @@ impl Doctor {
         Self {
             instruments,
             config: config.clone(),
-            queue: config.queue.clone(),
             ledger_table: config.ledger.table.clone().unwrap_or_default(),
             table: config.tenants.table.clone().unwrap_or_default(),
             central_role_arn: config.credentials.central_role_arn.clone().unwrap_or_default(),
@@ -143,26 +152,24 @@ impl Doctor {
     /// # Cancel safety
     /// Safe: nothing is held.
     pub async fn examine(self, patient: &Patient) -> Vec<Condition> {
-        let queues = async {
-            match patient {
-                Patient::One { .. } => (Vec::new(), None),
-                Patient::Nobody | Patient::Everyone => self.queues().await,
-            }
-        };
+        let whole = !matches!(patient, Patient::One { .. });
+        let queues = async { if whole { self.queues().await } else { (Vec::new(), None) } };
         // At once, so that the waits for endpoints that do not answer do not add up.
-        let ((mut conditions, queue), (ours, our_side)) = tokio::join!(queues, self.our_side());
-        conditions.extend(ours);
-        if !matches!(patient, Patient::One { .. }) {
-            conditions.push(self.clock(&our_side).await);
-            conditions.extend(self.tables(&our_side).await);
-            conditions.extend(self.buckets(&our_side, queue.as_ref()).await);
+        let ((mut findings, queue), (ours, our_side)) = tokio::join!(queues, self.our_side());
+        findings.extend(ours);
+        if whole {
+            findings.push(("clock", self.clock(&our_side).await));
+            findings.extend(self.tables(&our_side).await);
+            findings.extend(self.buckets(&our_side, queue.as_ref()).await);
         }
+        let ours = |(name, finding)| Condition { tenant_id: None, delivery: None, name, finding };
+        let mut conditions: Vec<_> = findings.into_iter().map(ours).collect();
         match patient {
             Patient::Nobody => {}
             Patient::One { tenant_id, delivery } => {
                 conditions.extend(self.tenant(tenant_id, delivery.as_deref(), &our_side).await);
             }
-            Patient::Everyone => conditions.extend(self.everyone(our_side).await),
+            Patient::Everyone => conditions.extend(self.everyone(&our_side).await),
         }
         conditions
     }
@@ -203,5 +210,11 @@ mod tests {
             }
             _ => panic!("{finding:?} instead of {expected:?}"),
         }
+    }
+
+    /// Checks that a condition was not checked, for a reason with these words.
+    #[track_caller]
+    pub(super) fn skips(finding: &Finding, words: &str) {
+        assert!(matches!(finding, Finding::Skipped(why) if why.contains(words)), "{finding:?}");
     }
 }

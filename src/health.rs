@@ -24,7 +24,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use self::course::{Course, LoggedChange, Standing};
+use self::course::{Course, Standing};
 pub use self::{
     report::{ConditionReport, ConditionStatus, HealthReport, HealthStatus},
     sentences::Explanation,
@@ -138,17 +138,7 @@ impl Check {
 
     /// Whether only messages cause such calls. The other checks are repeated by probes, or by the receive loop.
     fn needs_messages(self) -> bool {
-        match self {
-            Self::Read | Self::Put | Self::DeadLetters | Self::Delete | Self::QuarantineFile => true,
-            Self::Receive
-            | Self::Lookup
-            | Self::Identity
-            | Self::CentralRole
-            | Self::SourceBucket
-            | Self::DeadLettersAllowed
-            | Self::Ledger
-            | Self::QuarantineBucket => false,
-        }
+        matches!(self, Self::Read | Self::Put | Self::DeadLetters | Self::Delete | Self::QuarantineFile)
     }
 }
 
@@ -255,24 +245,17 @@ impl Health {
     /// Records a success. It mends what failures of the same check and resource degraded.
     pub fn succeeded<'a>(&self, call: impl Into<CheckCall<'a>>) {
         let call = call.into();
-        let change = self.lock().succeeded(call);
-        if let Some(LoggedChange::Mended(since)) = change {
-            tracing::info!(
-                condition = call.check.condition().word(),
-                resource = call.named(),
-                since = %since,
-                "a condition of readiness is mended"
-            );
-        }
+        let mended = self.lock().succeeded(call);
+        tell(call.check, call.resource, mended, "is mended");
     }
 
     /// Records a failure. `error` goes to the log: answers have fixed sentences only.
     pub fn failed<'a>(&self, call: impl Into<CheckCall<'a>>, cause: CheckFailure, error: &dyn Display) {
         let call = call.into();
-        let (condition, resource) = (call.check.condition().word(), call.named());
-        let change = self.lock().failed(call, cause);
-        match change {
-            Some(LoggedChange::Degraded(Explanation { problem, remedy })) => tracing::warn!(
+        let (condition, resource) = (call.check.condition().word(), named(call.resource));
+        let degraded = self.lock().failed(call, cause);
+        match degraded {
+            Some(Explanation { problem, remedy }) => tracing::warn!(
                 condition,
                 resource,
                 problem,
@@ -280,7 +263,9 @@ impl Health {
                 error = %error,
                 "a condition of readiness is degraded: three calls in a row failed"
             ),
-            _ => tracing::debug!(condition, resource, error = %error, "a call failed that readiness counts"),
+            None => {
+                tracing::debug!(condition, resource, error = %error, "a call failed that readiness counts")
+            }
         }
     }
 
@@ -288,14 +273,8 @@ impl Health {
     pub fn answered<'a>(&self, call: impl Into<CheckCall<'a>>) {
         let call = call.into();
         let doubted = self.lock().known(call).and_then(Course::answered);
-        if let Some(LoggedChange::Doubted(since)) = doubted {
-            tracing::info!(
-                condition = call.check.condition().word(),
-                resource = call.named(),
-                since = %since,
-                "a condition of readiness is no longer degraded: there is an answer, but it does not say whether calls succeed"
-            );
-        }
+        let why = "is no longer degraded: there is an answer, but it does not say whether calls succeed";
+        tell(call.check, call.resource, doubted, why);
     }
 
     /// Checks that the receive loop runs. The status is [`HealthStatus::Stalled`] if the loop stands still while the worker does
@@ -341,13 +320,9 @@ impl Health {
     /// Forgets failures that are too old to tell anything.
     fn expire(&self) {
         let expired = self.lock().expire();
-        for (condition, resource, since) in expired {
-            tracing::info!(
-                condition = condition.word(),
-                resource = Some(resource).filter(|resource| !resource.is_empty()),
-                since = %since,
-                "a condition of readiness is no longer degraded: no call of its kind was made for an hour"
-            );
+        for (check, resource, since) in expired {
+            let why = "is no longer degraded: no call of its kind was made for an hour";
+            tell(check, &resource, Some(since), why);
         }
     }
 
@@ -357,9 +332,15 @@ impl Health {
     }
 }
 
-impl CheckCall<'_> {
-    fn named(&self) -> Option<&str> {
-        Some(self.resource).filter(|resource| !resource.is_empty())
+fn named(resource: &str) -> Option<&str> {
+    Some(resource).filter(|resource| !resource.is_empty())
+}
+
+/// Logs that a condition is not degraded any more, and since when it was.
+fn tell(check: Check, resource: &str, degraded_since: Option<Timestamp>, what: &str) {
+    if let Some(since) = degraded_since {
+        let (condition, resource) = (check.condition().word(), named(resource));
+        tracing::info!(condition, resource, since = %since, "a condition of readiness {what}");
     }
 }
 
@@ -377,28 +358,23 @@ impl State {
         self.courses.get_mut(&call.check)?.get_mut(call.resource)
     }
 
-    fn succeeded(&mut self, call: CheckCall<'_>) -> Option<LoggedChange> {
+    fn succeeded(&mut self, call: CheckCall<'_>) -> Option<Timestamp> {
         // A known course is found without a copy of the resource's name.
         let course = if self.known(call).is_some() { self.known(call)? } else { self.course(call) };
         course.succeeded(call)
     }
 
-    fn failed(&mut self, call: CheckCall<'_>, cause: CheckFailure) -> Option<LoggedChange> {
+    fn failed(&mut self, call: CheckCall<'_>, cause: CheckFailure) -> Option<Explanation> {
         let course = if call.check == Check::Put { self.known(call)? } else { self.course(call) };
         course.failed(call, cause)
     }
 
     /// Forgets failures that are too old to tell anything. Returns what is not degraded any more, and since when it was.
-    fn expire(&mut self) -> Vec<(ReadinessCondition, String, Timestamp)> {
+    fn expire(&mut self) -> Vec<(Check, String, Timestamp)> {
         let old = self.courses.iter_mut().filter(|(check, _)| check.needs_messages());
-        let old = old.flat_map(|(check, courses)| {
-            courses.iter_mut().map(|(resource, course)| (check.condition(), resource, course))
-        });
-        old.filter_map(|(condition, resource, course)| match course.expire()? {
-            LoggedChange::Doubted(since) => Some((condition, resource.clone(), since)),
-            LoggedChange::Degraded(_) | LoggedChange::Mended(_) => None,
-        })
-        .collect()
+        let old =
+            old.flat_map(|(check, courses)| courses.iter_mut().map(|(name, course)| (*check, name, course)));
+        old.filter_map(|(check, name, course)| Some((check, name.clone(), course.expire()?))).collect()
     }
 
     fn is_starting(&self) -> bool {
@@ -413,7 +389,7 @@ impl State {
 
     fn condition(&self, condition: ReadinessCondition) -> ConditionReport {
         let report = |status, since, resource: &str, explanation| {
-            let resource = Some(resource.to_owned()).filter(|resource| !resource.is_empty());
+            let resource = named(resource).map(str::to_owned);
             ConditionReport { condition: condition.word(), status, since, resource, explanation }
         };
         if condition == ReadinessCondition::Draining {

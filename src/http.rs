@@ -23,6 +23,7 @@ use axum::{
     routing::get,
 };
 use prometheus_client::registry::Registry;
+use serde::Serialize;
 use tokio::net::TcpListener;
 
 pub use self::page::{Page, Sources};
@@ -59,8 +60,12 @@ pub async fn serve_metrics(
 pub fn probes(health: Arc<Health>) -> Router {
     let alive = Arc::clone(&health);
     Router::new()
-        .route("/healthz", get(async move || healthz(&alive.alive())))
-        .route("/readyz", get(async move || readyz(&health.ready())))
+        // Only a receive loop that stands still is an error.
+        .route(
+            "/healthz",
+            get(async move || probed(&alive.alive(), |status| status != HealthStatus::Stalled)),
+        )
+        .route("/readyz", get(async move || probed(&health.ready(), |status| status == HealthStatus::Ok)))
 }
 
 /// The paths for operators: `/metrics`, and the status page at `/` with its `/events`.
@@ -69,29 +74,13 @@ pub fn insight(metrics: Arc<Registry>, page: Page) -> Router {
     Router::new().route("/metrics", metrics).merge(page::routes(Arc::new(page)))
 }
 
-/// Answers with an error only if the receive loop stands still.
-fn healthz(report: &HealthReport) -> Response {
-    let code = match report.status {
-        HealthStatus::Stalled => StatusCode::SERVICE_UNAVAILABLE,
-        HealthStatus::Ok | HealthStatus::Starting | HealthStatus::Unready | HealthStatus::Draining => {
-            StatusCode::OK
-        }
-    };
-    answer(code, report)
+fn probed(report: &HealthReport, is_good: impl Fn(HealthStatus) -> bool) -> Response {
+    answer(if is_good(report.status) { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, report)
 }
 
-fn readyz(report: &HealthReport) -> Response {
-    let code = match report.status {
-        HealthStatus::Ok => StatusCode::OK,
-        HealthStatus::Starting | HealthStatus::Unready | HealthStatus::Draining | HealthStatus::Stalled => {
-            StatusCode::SERVICE_UNAVAILABLE
-        }
-    };
-    answer(code, report)
-}
-
-fn answer(code: StatusCode, report: &HealthReport) -> Response {
-    match serde_json::to_string(report) {
+/// Answers with a line of JSON.
+fn answer(code: StatusCode, body: &impl Serialize) -> Response {
+    match serde_json::to_string(body) {
         Ok(text) => (code, [(CONTENT_TYPE, "application/json")], text + "\n").into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }

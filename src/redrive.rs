@@ -16,12 +16,12 @@ use std::{
     collections::{HashMap, HashSet, VecDeque},
     hash::{BuildHasher, RandomState},
     num::NonZeroU32,
-    sync::Arc,
     time::Duration,
 };
 
+use futures_util::{StreamExt, future, stream};
 use jiff::Timestamp;
-use tokio::{task::JoinSet, time::Instant};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::letter::{Filter, Letter, names_the_same_queue};
@@ -124,7 +124,7 @@ pub enum BrokenOff {
 /// # Cancel safety
 /// Not safe: held letters would stay hidden for up to [`HOLD`]. Cancel `stop` instead.
 pub async fn sweep<D: DeadLetters>(
-    queue: Arc<D>,
+    queue: &D,
     order: Order,
     stop: CancellationToken,
     mut progress: impl FnMut(Progress),
@@ -145,12 +145,12 @@ pub async fn sweep<D: DeadLetters>(
     if let Err(broken_off) = sweep.run(&mut progress).await {
         sweep.outcome.broken_off = Some(broken_off);
     }
-    sweep.outcome.unreturned = give_back(&sweep.queue, sweep.held).await;
+    sweep.outcome.unreturned = give_back(queue, sweep.held).await;
     sweep.outcome
 }
 
-struct Sweep<D> {
-    queue: Arc<D>,
+struct Sweep<'a, D> {
+    queue: &'a D,
     order: Order,
     stop: CancellationToken,
     held: Held,
@@ -166,16 +166,6 @@ struct Sweep<D> {
     /// When the rate allows the next batch.
     next_at: Instant,
     outcome: Outcome,
-}
-
-/// Result of several receives.
-#[derive(Default)]
-struct Received {
-    letters: Vec<StoredLetter>,
-    /// Whether a receive waited and got nothing.
-    ran_dry: bool,
-    /// Error of a receive that failed.
-    failure: Option<QueueError>,
 }
 
 /// Further copies of a selected letter.
@@ -194,21 +184,30 @@ struct Candidate {
     body: String,
 }
 
-impl<D: DeadLetters> Sweep<D> {
+impl<D: DeadLetters> Sweep<'_, D> {
     async fn run(&mut self, progress: &mut impl FnMut(Progress)) -> Result<(), BrokenOff> {
         loop {
             self.unless_stopped()?;
             if self.is_full() {
                 return Ok(());
             }
-            self.held.keep(&*self.queue).await;
-            let Received { letters, ran_dry, failure } = self.receive().await;
+            self.held.keep(self.queue).await;
+            // Receives are not cancelled, because the letters of a cancelled one would stay hidden.
+            let received = future::join_all((0..RECEIVERS).map(|_| self.queue.receive(HOLD))).await;
             let (mut anything_old, before) = (false, self.outcome.newcomers);
-            let mut candidates = VecDeque::new();
-            for stored in letters {
-                let (is_new, candidate) = self.sort(stored).await;
-                anything_old |= is_new;
-                candidates.extend(candidate);
+            let (mut candidates, mut ran_dry, mut failure) = (VecDeque::new(), false, None);
+            for received in received {
+                match received {
+                    Ok(letters) => {
+                        ran_dry |= letters.is_empty();
+                        for stored in letters {
+                            let (is_new, candidate) = self.sort(stored).await;
+                            anything_old |= is_new;
+                            candidates.extend(candidate);
+                        }
+                    }
+                    Err(error) => failure = Some(error),
+                }
             }
             // SQS keeps no order, so old letters may follow newcomers, and newcomers alone do not end the sweep. But a receive
             // that got nothing shows that no old letter is left. Without this second condition, the sweep of a queue that gets
@@ -235,26 +234,6 @@ impl<D: DeadLetters> Sweep<D> {
 
     fn is_full(&self) -> bool {
         self.order.limit.is_some_and(|limit| self.outcome.letters.len() >= limit)
-    }
-
-    /// Receives several times at once. Receives are not cancelled, because the letters of a cancelled one would stay hidden.
-    async fn receive(&self) -> Received {
-        let mut receives = JoinSet::new();
-        for _ in 0..RECEIVERS {
-            let queue = Arc::clone(&self.queue);
-            receives.spawn(async move { queue.receive(HOLD).await });
-        }
-        let mut received = Received::default();
-        for result in receives.join_all().await {
-            match result {
-                Ok(letters) => {
-                    received.ran_dry |= letters.is_empty();
-                    received.letters.extend(letters);
-                }
-                Err(error) => received.failure = Some(error),
-            }
-        }
-        received
     }
 
     /// Returns whether the letter is seen for the first time and is older than the sweep; and the letter itself, if it is
@@ -460,36 +439,18 @@ impl Held {
 }
 
 /// Makes all held letters visible. Returns the number of letters that could not be made visible.
-async fn give_back<D: DeadLetters>(queue: &Arc<D>, held: Held) -> usize {
+async fn give_back<D: DeadLetters>(queue: &D, held: Held) -> usize {
     let receipts: Vec<_> = held.receipts.into_values().collect();
-    let mut calls = JoinSet::new();
-    let mut failed = 0;
-    for batch in receipts.chunks(MAX_BATCH) {
-        if calls.len() >= RETURNERS {
-            failed += calls.join_next().await.map_or(0, |failed| failed.unwrap_or_default());
-        }
-        calls.spawn(give_back_batch(Arc::clone(queue), batch.to_vec()));
-    }
-    failed + calls.join_all().await.into_iter().sum::<usize>()
-}
-
-async fn give_back_batch<D: DeadLetters>(queue: Arc<D>, mut left: Vec<Receipt>) -> usize {
-    for attempt in 1..=ENTRY_ATTEMPTS {
-        let results = queue.hide(&left, Duration::ZERO).await;
-        // Other errors mean that the letter is visible already, or held by another receiver.
-        let failed = |result: &Result<(), QueueError>| matches!(result, Err(QueueError::Unavailable(_)));
-        left = left
-            .into_iter()
-            .zip(results)
-            .filter(|(_, result)| failed(result))
-            .map(|(receipt, _)| receipt)
-            .collect();
-        if left.is_empty() || attempt == ENTRY_ATTEMPTS {
-            break;
-        }
-        tokio::time::sleep(PAUSE).await;
-    }
-    left.len()
+    let batches = receipts.chunks(MAX_BATCH).map(async |batch| {
+        let hide = async |left: &[Receipt]| {
+            let results = queue.hide(left, Duration::ZERO).await.into_iter();
+            // Other errors mean that the letter is visible already, or held by another receiver.
+            let failed = |result: &_| matches!(result, Err(QueueError::Unavailable(_)));
+            results.map(|result| if failed(&result) { result } else { Ok(()) }).collect()
+        };
+        with_attempts(batch.to_vec(), hide).await.1.len()
+    });
+    stream::iter(batches).buffer_unordered(RETURNERS).collect::<Vec<_>>().await.into_iter().sum()
 }
 
 #[cfg(test)]

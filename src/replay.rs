@@ -26,12 +26,13 @@ pub use self::outcome::Outcome;
 use self::{
     pacer::{Caps, Pacer},
     progress::Progress,
-    selection::{Choice, Selection},
+    selection::Selection,
+    watch::Scan,
 };
 use crate::{
     event::ObjectRef,
     manual::{AnyPipeline, State},
-    object::listing::{ListedObject, ListingError, ObjectListing, Walk},
+    object::listing::{ListingError, ObjectListing, Walk},
     pipeline::{MessageReport, Skipped},
     queue::QueueError,
     tenant::Mode,
@@ -201,36 +202,9 @@ impl From<Failed> for Fate {
     }
 }
 
-/// Sees each object that was selected, and may pass over it.
-pub trait Observer: Send {
-    /// Whether the object is passed over, because its fate is known from an earlier run.
-    fn knows(&mut self, item: &Item) -> bool;
-
-    /// Takes the fate of an object.
-    fn ended(&mut self, item: &Item, fate: &Fate);
-
-    /// Whether objects whose failures may pass are tried a second time at the end of the run.
-    fn tries_again(&self) -> bool;
-}
-
-/// Observes nothing: a run of its own.
-#[derive(Clone, Copy, Debug)]
-pub struct Alone;
-
-impl Observer for Alone {
-    fn knows(&mut self, _: &Item) -> bool {
-        false
-    }
-
-    fn ended(&mut self, _: &Item, _: &Fate) {}
-
-    fn tries_again(&self) -> bool {
-        true
-    }
-}
-
 /// Gives every selected object to the destination once, and those whose failures may pass a second time at the end. Ends early
-/// once `stop` is cancelled, or if the bucket cannot be listed; the objects in work are finished or checkpointed then.
+/// once `stop` is cancelled, or if the bucket cannot be listed; the objects in work are finished or checkpointed then. A `scan`
+/// passes over objects whose fate it knows, sees the fate of the others, and has no second try: the next scan follows.
 ///
 /// # Cancel safety
 /// As [`Pipeline::handle`](crate::pipeline::Pipeline::handle), for each object in work.
@@ -238,7 +212,7 @@ pub async fn run<L: ObjectListing>(
     order: &Order,
     listing: &L,
     destination: &Arc<dyn Destination>,
-    observer: &mut dyn Observer,
+    scan: Option<&mut Scan<'_>>,
     progress: &Progress,
     stop: &CancellationToken,
 ) -> Outcome {
@@ -246,13 +220,13 @@ pub async fn run<L: ObjectListing>(
     let mut run = Run {
         order,
         destination,
-        observer,
+        scan,
         progress,
         stop,
         pacer: Pacer::new(order.caps),
         running: JoinSet::new(),
         batch: Vec::new(),
-        tries: Tries::First,
+        is_second: false,
         again: VecDeque::new(),
         again_at: began,
         outcome: Outcome::default(),
@@ -268,30 +242,25 @@ pub async fn run<L: ObjectListing>(
 }
 
 /// A run in progress.
-struct Run<'a> {
+struct Run<'a, 'k> {
     order: &'a Order,
     destination: &'a Arc<dyn Destination>,
-    observer: &'a mut dyn Observer,
+    scan: Option<&'a mut Scan<'k>>,
     progress: &'a Progress,
     stop: &'a CancellationToken,
     pacer: Pacer,
     running: JoinSet<Vec<(Item, Taken)>>,
     /// Items of the next call.
     batch: Vec<Item>,
-    tries: Tries,
+    /// Whether the second try has begun.
+    is_second: bool,
     /// Items for the second try, and when it may begin.
     again: VecDeque<Item>,
     again_at: Instant,
     outcome: Outcome,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Tries {
-    First,
-    Last,
-}
-
-impl Run<'_> {
+impl Run<'_, '_> {
     /// Lists the bucket, and begins with every selected object.
     async fn list<L: ObjectListing>(&mut self, listing: &L) -> Result<(), ListingError> {
         let order = self.order;
@@ -303,21 +272,12 @@ impl Run<'_> {
                 listed = walk.next() => listed?,
             };
             let Some(listed) = listed else { return Ok(()) };
-            self.outcome.listed += 1;
-            match order.selection.choose(&listed) {
-                Choice::Unselected => self.outcome.not_selected += 1,
-                Choice::FolderMarker => self.outcome.folder_markers += 1,
-                Choice::BadKey(error) => self.outcome.bad_keys.add(&listed.key, &error),
-                Choice::Selected { tenant_id } => {
-                    let ListedObject { key, size, etag, modified } = listed;
-                    let (bucket, size) = (order.bucket.clone(), Some(size));
-                    let object = ObjectRef { bucket, key, size, ..ObjectRef::default() };
-                    let item = Item { object, etag, tenant_id, modified };
-                    if !self.observer.knows(&item) {
-                        self.outcome.selected += 1;
-                        self.begin(item).await;
-                    }
-                }
+            let selected = self.outcome.counts.add(&order.bucket, &order.selection, listed);
+            if let Some(item) = selected
+                && !self.scan.as_mut().is_some_and(|scan| scan.knows(&item))
+            {
+                self.outcome.counts.selected += 1;
+                self.begin(item).await;
             }
         }
     }
@@ -380,7 +340,7 @@ impl Run<'_> {
     }
 
     async fn second_try(&mut self) {
-        self.tries = Tries::Last;
+        self.is_second = true;
         if !self.again.is_empty() && !self.stop.is_cancelled() {
             let wait = self.again_at.saturating_duration_since(Instant::now());
             tracing::info!(
@@ -407,7 +367,7 @@ impl Run<'_> {
             if !counts {
                 self.pacer.give_back(item.object.size.unwrap_or_default());
             }
-            let wait = fate.again_in().filter(|_| self.tries == Tries::First && self.observer.tries_again());
+            let wait = fate.again_in().filter(|_| !self.is_second && self.scan.is_none());
             match wait {
                 Some(wait) if self.again.len() < MOST_AGAIN && !self.stop.is_cancelled() => {
                     let wait = wait.clamp(SHORTEST_WAIT, LONGEST_WAIT);
@@ -429,7 +389,9 @@ impl Run<'_> {
             _ => {}
         }
         self.progress.ended(item.object.size.unwrap_or_default());
-        self.observer.ended(&item, &fate);
+        if let Some(scan) = &mut self.scan {
+            scan.ended(&item, &fate);
+        }
         self.outcome.add(&item, fate);
     }
 }

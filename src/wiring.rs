@@ -14,10 +14,7 @@ use aws_sdk_sts::{
 };
 
 use self::sns::Topics;
-use crate::{
-    aws::{Base, describe},
-    credentials::identity::Identity,
-};
+use crate::aws::{Base, describe};
 
 /// The clients of these calls. They sign with our own credentials.
 #[derive(Debug)]
@@ -74,9 +71,4 @@ impl Unread {
             _ => Self::Unavailable(problem),
         }
     }
-}
-
-/// The account that owns a bucket: the one that the configuration names, or else our own.
-pub fn owner<'a>(named: Option<&'a str>, identity: &'a Identity) -> &'a str {
-    named.unwrap_or(&identity.account)
 }

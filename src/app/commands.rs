@@ -2,59 +2,44 @@
 
 use std::time::Duration;
 
-use anyhow::Context;
 use jiff::SignedDuration;
-use tokio::net::TcpListener;
 
 use super::{
-    EVERYTHING, addressing, central_role, endpoint, ledger, load_sdk, rows, s3_client, session_settings,
-    sqs_client,
+    EVERYTHING, addressing, central_role, ledger, load_sdk, rows, s3_client, session_settings, sqs_client,
 };
 use crate::{
     breaker,
-    config::{Config, Problem},
+    config::{Config, Problem, Queue},
     copy::s3::S3Copier,
     credentials::{
         assumed::AssumedRole,
         customers::{self, Customers},
         identity::{Identity, WhoAmIError, clock_skew, identity},
     },
-    ledger::dynamodb::{DynamoDbLedger, entries::LedgerEntries},
+    ledger::dynamodb::DynamoDbLedger,
     name::bucket::OwnBucket,
     object::bucket::{self, BucketError},
-    queue::{
-        Queue, QueueError,
-        sqs::{
-            SqsQueue,
-            attributes::{self, AttributesError, QueueAttributes},
-            dead_letters::SqsDeadLetters,
-        },
-    },
+    queue::sqs::{SqsQueue, dead_letters::SqsDeadLetters},
     sink::{cloudwatch::CloudWatchSinks, group_breaker::GroupBreakers},
     tenant::table::TenantRows,
     wiring::Wiring,
 };
+
+/// The value of a field that a command needs, and that `variable` sets too.
+pub(super) fn required<T>(field: &str, variable: &str, value: Option<T>) -> Result<T, Problem> {
+    let problem = || format!("is required; set it in the file or as {variable}");
+    value.ok_or_else(|| Problem { field: field.to_owned(), problem: problem() })
+}
 
 /// The two queues of `logferry redrive`.
 #[derive(Debug)]
 pub struct RedriveQueues {
     /// The dead-letter queue, whose letters go back to the source queue.
     pub letters: SqsDeadLetters,
-    /// URL of the dead-letter queue.
-    pub dead_letter_url: String,
+    /// The dead-letter queue, for its attributes.
+    pub dead_letters: SqsQueue,
     /// URL of the source queue.
     pub source_url: String,
-    client: aws_sdk_sqs::Client,
-}
-
-impl RedriveQueues {
-    /// Attributes of the dead-letter queue.
-    ///
-    /// # Errors
-    /// The queue does not exist, we may not see it, or SQS does not answer.
-    pub async fn attributes(&self) -> Result<QueueAttributes, AttributesError> {
-        attributes::attributes(&self.client, &self.dead_letter_url).await
-    }
 }
 
 /// The queues for `logferry redrive`.
@@ -62,33 +47,14 @@ impl RedriveQueues {
 /// # Errors
 /// There is no Region, or the configuration lacks one of the queues: a [`Problem`].
 pub async fn redrive_queues(config: &Config) -> anyhow::Result<RedriveQueues> {
-    let required = |field: &str, value: &Option<String>, variable: &str| {
-        let problem = || format!("is required; set it in the file or as {variable}");
-        value.clone().ok_or_else(|| Problem { field: field.to_owned(), problem: problem() })
-    };
-    let source_url = required("queue.url", &config.queue.url, "SQS_QUEUE_URL")?;
+    let Queue { url, dead_letter_url, .. } = config.queue.clone();
+    let source_url = required("queue.url", "SQS_QUEUE_URL", url)?;
     let dead_letter_url =
-        required("queue.dead_letter_url", &config.queue.dead_letter_url, "LOGFERRY_QUEUE__DEAD_LETTER_URL")?;
+        required("queue.dead_letter_url", "LOGFERRY_QUEUE__DEAD_LETTER_URL", dead_letter_url)?;
     let client =
         sqs_client(config, &load_sdk(config, "redrive", &["queue.url", "queue.dead_letter_url"]).await?);
     let letters = SqsDeadLetters::new(client.clone(), dead_letter_url.clone(), source_url.clone());
-    Ok(RedriveQueues { letters, dead_letter_url, source_url, client })
-}
-
-/// The ledger's entries.
-///
-/// # Errors
-/// There is no Region, or the configuration has no ledger: a [`Problem`].
-pub async fn ledger_entries(config: &Config) -> anyhow::Result<LedgerEntries> {
-    let table = config.ledger.table.clone().ok_or_else(no_ledger)?;
-    let base = load_sdk(config, "ledger", &["ledger.table"]).await?;
-    let client = aws_sdk_dynamodb::Client::from_conf(base.dynamodb().build());
-    Ok(LedgerEntries::new(client, table))
-}
-
-pub(super) fn no_ledger() -> Problem {
-    let problem = "is required; set it in the file or as LOGFERRY_LEDGER__TABLE".to_owned();
-    Problem { field: "ledger.table".to_owned(), problem }
+    Ok(RedriveQueues { letters, dead_letters: SqsQueue::asking(client, dead_letter_url), source_url })
 }
 
 /// Everything that `logferry doctor` asks, built like the worker's parts.
@@ -130,28 +96,9 @@ impl Instruments {
         clock_skew(&self.sts).await
     }
 
-    /// Which permissions to receive, delete and hide messages of a queue are denied.
-    ///
-    /// # Errors
-    /// SQS does not answer.
-    pub async fn denied_permissions(&self, url: &str) -> Result<Vec<&'static str>, QueueError> {
-        SqsQueue::asking(self.sqs.clone(), url.to_owned()).denied_permissions().await
-    }
-
-    /// Attributes of a queue.
-    ///
-    /// # Errors
-    /// The queue does not exist, we may not see it, or SQS does not answer.
-    pub async fn queue(&self, url: &str) -> Result<QueueAttributes, AttributesError> {
-        attributes::attributes(&self.sqs, url).await
-    }
-
-    /// Checks that we may send to a queue. Sends nothing.
-    ///
-    /// # Errors
-    /// We may not send, or SQS does not answer.
-    pub async fn may_send(&self, url: &str) -> Result<(), QueueError> {
-        SqsQueue::asking(self.sqs.clone(), url.to_owned()).probe_sending().await
+    /// A queue, to ask about.
+    pub fn queue(&self, url: &str) -> SqsQueue {
+        SqsQueue::asking(self.sqs.clone(), url.to_owned())
     }
 
     /// Checks that a bucket exists.
@@ -161,14 +108,6 @@ impl Instruments {
     pub async fn bucket(&self, bucket: &OwnBucket) -> Result<(), BucketError> {
         bucket::probe(&self.s3, bucket).await
     }
-}
-
-/// Binds `http.listen`, for a command that serves metrics.
-///
-/// # Errors
-/// The address is in use, or is not an address of this host.
-pub async fn listen(config: &Config) -> anyhow::Result<TcpListener> {
-    endpoint::bind("http.listen", config.http.listen).await
 }
 
 /// Most attempts, and longest attempt, of the doctor's calls: an endpoint that never answers fails a condition within 12 s.
@@ -193,14 +132,13 @@ fn impatient(config: &Config) -> Config {
 pub async fn instruments(config: &Config) -> anyhow::Result<Instruments> {
     let config = &impatient(config);
     let base = load_sdk(config, "doctor", &EVERYTHING).await?;
-    let table = config.tenants.table.clone().context("tenants.table is required")?;
     let central = central_role(config, &base)?;
     let sessions = session_settings(config);
     let customers = Customers::new(&base, &central, sessions, customers::Metrics::default());
     let groups =
         GroupBreakers::new(sessions.probe_intervals, sessions.cache_capacity, breaker::Metrics::default());
     Ok(Instruments {
-        rows: rows(config, &base, table),
+        rows: rows(config, &base)?,
         sqs: sqs_client(config, &base),
         sts: aws_sdk_sts::Client::from_conf(base.sts().build()),
         s3: s3_client(config, &base),

@@ -38,33 +38,19 @@ impl Metrics {
     }
 
     /// Shows the depth of the queue.
-    pub(super) fn show_queue(&self, depth: Option<Depth>) {
-        let Some(Depth { visible, in_flight, delayed }) = depth else { return self.queue_messages.clear() };
-        for (state, count) in [("visible", visible), ("in_flight", in_flight), ("delayed", delayed)] {
+    pub(super) fn show_queue(&self, depth: Option<QueueAttributes>) {
+        let Some(QueueAttributes { visible, hidden, delayed, .. }) = depth else {
+            return self.queue_messages.clear();
+        };
+        for (state, count) in [("visible", visible), ("in_flight", hidden), ("delayed", delayed)] {
             let count = i64::try_from(count).unwrap_or(i64::MAX);
             self.queue_messages.get_or_create(&State::new(state)).set(count);
         }
     }
 
     /// Shows the depth of the dead-letter queue.
-    pub(super) fn show_dead_letters(&self, depth: Option<Depth>) {
-        self.dead_letters
-            .set(depth.map(|Depth { visible, in_flight, delayed }| visible + in_flight + delayed));
-    }
-}
-
-/// Number of messages in a queue, by SQS's approximate count.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Depth {
-    visible: u64,
-    in_flight: u64,
-    delayed: u64,
-}
-
-impl From<QueueAttributes> for Depth {
-    fn from(attributes: QueueAttributes) -> Self {
-        let QueueAttributes { visible, hidden: in_flight, delayed, .. } = attributes;
-        Self { visible, in_flight, delayed }
+    pub(super) fn show_dead_letters(&self, depth: Option<QueueAttributes>) {
+        self.dead_letters.set(depth.map(|depth| depth.visible + depth.hidden + depth.delayed));
     }
 }
 
@@ -72,20 +58,17 @@ impl From<QueueAttributes> for Depth {
 pub(super) async fn keep_asking(queue: SqsQueue, letters: Option<SqsQueue>, metrics: Metrics) {
     let letters = async {
         if let Some(letters) = &letters {
-            ask_again("dead_letter_queue", || depth(letters), |depth| metrics.show_dead_letters(depth)).await;
+            ask_again("dead_letter_queue", || letters.attributes(), |depth| metrics.show_dead_letters(depth))
+                .await;
         }
     };
-    tokio::join!(ask_again("queue", || depth(&queue), |depth| metrics.show_queue(depth)), letters);
-}
-
-async fn depth(queue: &SqsQueue) -> Result<Depth, AttributesError> {
-    queue.attributes().await.map(Depth::from)
+    tokio::join!(ask_again("queue", || queue.attributes(), |depth| metrics.show_queue(depth)), letters);
 }
 
 /// Asks for ever, and shows each answer. Says in the log, once, that the permission is missing.
-async fn ask_again<F>(name: &str, ask: impl Fn() -> F, show: impl Fn(Option<Depth>))
+async fn ask_again<F>(name: &str, ask: impl Fn() -> F, show: impl Fn(Option<QueueAttributes>))
 where
-    F: Future<Output = Result<Depth, AttributesError>>,
+    F: Future<Output = Result<QueueAttributes, AttributesError>>,
 {
     let mut told = false;
     loop {
@@ -130,8 +113,8 @@ mod tests {
     fn unknown_depths_are_absent() {
         let metrics = Metrics::default();
         assert_eq!(samples(&metrics), [""; 0]);
-        let depth = Depth { visible: 5, in_flight: 4, delayed: 3 };
-        metrics.show_queue(Some(depth));
+        let depth = QueueAttributes { visible: 5, hidden: 4, delayed: 3, ..QueueAttributes::default() };
+        metrics.show_queue(Some(depth.clone()));
         metrics.show_dead_letters(Some(depth));
         let expected = [
             "logferry_dead_letter_queue_messages 12",
@@ -147,18 +130,18 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_denied_depth_is_asked_for_rarely() {
-        let depth = Depth { visible: 1, ..Depth::default() };
+        let depth = || Ok(QueueAttributes { visible: 1, ..QueueAttributes::default() });
         let failed = || Err(AttributesError::Unavailable("503".into()));
         let denied = || Err(AttributesError::Denied("AccessDenied".into()));
-        let answers =
-            RefCell::new(VecDeque::from([Ok(depth), failed(), denied(), denied(), Ok(depth), Ok(depth)]));
+        let answers = RefCell::new(VecDeque::from([depth(), failed(), denied(), denied(), depth(), depth()]));
         let (begun, shown) = (Instant::now(), RefCell::new(Vec::new()));
         let ask = || {
             let answer = answers.borrow_mut().pop_front();
             async { answer.unwrap_or_else(failed) }
         };
-        let show =
-            |depth: Option<Depth>| shown.borrow_mut().push((begun.elapsed().as_secs(), depth.is_some()));
+        let show = |depth: Option<QueueAttributes>| {
+            shown.borrow_mut().push((begun.elapsed().as_secs(), depth.is_some()))
+        };
         let _ = tokio::time::timeout(Duration::from_secs(2000), ask_again("queue", ask, show)).await;
         let expected = [(0, true), (60, false), (120, false), (1020, false), (1920, true), (1980, true)];
         assert_eq!(shown.into_inner(), expected);

@@ -2,8 +2,6 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use anyhow::Context;
-
 use super::{
     clients::{load_sdk, s3_store},
     parts::{Parts, claim_settings},
@@ -99,8 +97,7 @@ pub(super) fn stored(
     let store = s3_store(config, base);
     let settings = change(pipeline_settings(config)?);
     if tenants.rows.is_empty() {
-        let table = config.tenants.table.clone().context("tenants.table is required")?;
-        shown(store, rows(config, base, table), lines, settings, config)
+        shown(store, rows(config, base)?, lines, settings, config)
     } else {
         shown(store, tenants.clone(), lines, settings, config)
     }

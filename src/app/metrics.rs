@@ -36,47 +36,30 @@ pub(super) struct Metrics {
     pub(super) groups: breaker::Metrics,
     pub(super) status: Arc<Status>,
     calls: Calls,
-    program: Program,
+    bound: MemoryBound,
 }
 
-/// Metrics that are known when the worker starts.
-#[derive(Clone, Debug, Default)]
-struct Program {
-    /// `logferry_build_info{version, revision}`: always 1.
-    build_info: Family<Build, Gauge>,
-    /// `logferry_memory_bound_bytes{bound}`: `ordinary`, `worst`.
-    memory_bound: Family<Bound, Gauge>,
-}
-
+/// Labels of `logferry_build_info`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Build {
     version: &'static str,
     revision: &'static str,
 }
 
-impl Program {
-    fn new(bound: MemoryBound) -> Self {
-        let program = Self::default();
-        // The image's build sets the revision.
-        let revision = option_env!("LOGFERRY_REVISION").unwrap_or("unknown");
-        let build = Build { version: env!("CARGO_PKG_VERSION"), revision };
-        program.build_info.get_or_create(&build).set(1);
-        for (name, bytes) in [("ordinary", bound.ordinary), ("worst", bound.worst)] {
-            let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
-            program.memory_bound.get_or_create(&Bound::new(name)).set(bytes);
-        }
-        program
+/// Registers the metrics that are known when the worker starts: `logferry_build_info{version, revision}`, always 1, and
+/// `logferry_memory_bound_bytes{bound}` for `ordinary` and `worst`.
+fn register_program(bound: MemoryBound, registry: &mut Registry) {
+    // The image's build sets the revision.
+    let revision = option_env!("LOGFERRY_REVISION").unwrap_or("unknown");
+    let build_info = Family::<Build, Gauge>::default();
+    build_info.get_or_create(&Build { version: env!("CARGO_PKG_VERSION"), revision }).set(1);
+    add(registry, "build_info", "The version of the program; always 1", &build_info);
+    let memory_bound = Family::<Bound, Gauge>::default();
+    for (name, bytes) in [("ordinary", bound.ordinary), ("worst", bound.worst)] {
+        memory_bound.get_or_create(&Bound::new(name)).set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
-
-    fn register(&self, registry: &mut Registry) {
-        add(registry, "build_info", "The version of the program; always 1", &self.build_info);
-        registry.register_with_unit(
-            "memory_bound",
-            "Memory that the buffers can take, with ordinary records and with the worst",
-            Unit::Bytes,
-            self.memory_bound.clone(),
-        );
-    }
+    let help = "Memory that the buffers can take, with ordinary records and with the worst";
+    registry.register_with_unit("memory_bound", help, Unit::Bytes, memory_bound);
 }
 
 impl Metrics {
@@ -99,7 +82,7 @@ impl Metrics {
                 Status::new(tenants.max_tenants).with_heartbeat(tenants.heartbeat_tenant.clone()),
             ),
             calls,
-            program: Program::new(bound),
+            bound,
         }
     }
 
@@ -107,7 +90,7 @@ impl Metrics {
     pub(super) fn registry(&self, health: &Arc<Health>) -> Registry {
         let mut registry = Registry::default();
         let ours = ours(&mut registry);
-        self.program.register(ours);
+        register_program(self.bound, ours);
         self.worker.register(ours);
         self.queues.register(ours);
         self.protection.register(ours);
@@ -137,7 +120,6 @@ mod tests {
 
     use super::*;
     use crate::{
-        app::depth::Depth,
         aws::Base,
         breaker::Change,
         ledger::{
@@ -145,6 +127,7 @@ mod tests {
             dynamodb::{DynamoDbLedger, LedgerSettings},
         },
         metrics::{Call, Ended, Form, Outcome, Reason, TextFormat, Verdict},
+        queue::sqs::attributes::QueueAttributes,
     };
 
     /// `name{label,...} type` of each metric on the page.
@@ -207,7 +190,7 @@ mod tests {
             groups,
             status: known,
             calls: _,
-            program: _,
+            bound: _,
         } = &metrics;
         let dead_letters = [&worker.dead_letters, &worker.dead_letters_overdue, &worker.messages_sent_anew];
         let others = [&pipeline.skipped, &worker.failures, &quarantine.quarantined];
@@ -227,8 +210,8 @@ mod tests {
         for by_result in sessions.into_iter().chain(others) {
             by_result.get_or_create(&Ended::new("x")).inc();
         }
-        queues.show_queue(Some(Depth::default()));
-        queues.show_dead_letters(Some(Depth::default()));
+        queues.show_queue(Some(QueueAttributes::default()));
+        queues.show_dead_letters(Some(QueueAttributes::default()));
         protection.is_protected.set(Some(1));
         worker.messages.get_or_create(&Verdict::new("x")).inc();
         pipeline.object_bytes.get_or_create(&Form::new("x")).inc();

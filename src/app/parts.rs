@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use anyhow::Context;
-
 use super::{
     addressing, central_role, ledger, longest_receive, memory_bound,
     metrics::Metrics,
@@ -71,11 +69,10 @@ impl Parts {
         let health = Arc::new(Health::new(longest_receive(config), &readiness::NEEDED));
         // A row may name a Region that does not exist. Our own Region exists.
         base.sdk().region().inspect(|region| health.expect(Check::Put.on(region.as_ref())));
-        let table = config.tenants.table.clone().context("tenants.table is required")?;
         let tenants = TenantCache::new(
-            Watched::new(rows(config, base, table.clone()), &health),
+            Watched::new(rows(config, base)?, &health),
             CacheSettings {
-                table,
+                table: config.tenants.table.clone().unwrap_or_default(),
                 capacity: config.tenants.cache_capacity,
                 ttl: config.tenants.cache_ttl,
                 negative_ttl: config.tenants.negative_ttl,

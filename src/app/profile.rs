@@ -1,7 +1,5 @@
 //! Our own credentials, found like those of any AWS program, with errors that name the profile.
 
-use std::fmt;
-
 use aws_config::SdkConfig;
 use aws_credential_types::{
     Credentials,
@@ -27,18 +25,6 @@ struct Profiled {
     profile: Option<String>,
 }
 
-/// Why there are no credentials, and the remedy, in one line.
-#[derive(Debug)]
-struct NoCredentials(String);
-
-impl fmt::Display for NoCredentials {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for NoCredentials {}
-
 /// Wraps the credentials provider of `sdk`, so that its errors name `profile`, the value of `AWS_PROFILE`.
 pub(super) fn naming_profile(sdk: SdkConfig, profile: Option<String>) -> SdkConfig {
     let Some(provider) = sdk.credentials_provider() else { return sdk };
@@ -50,9 +36,7 @@ pub(super) fn naming_profile(sdk: SdkConfig, profile: Option<String>) -> SdkConf
 impl Profiled {
     async fn credentials(&self) -> provider::Result {
         let found = self.provider.provide_credentials().await;
-        found.map_err(|error| {
-            CredentialsError::provider_error(NoCredentials(explain(&error, self.profile.as_deref())))
-        })
+        found.map_err(|error| CredentialsError::provider_error(explain(&error, self.profile.as_deref())))
     }
 }
 
@@ -69,6 +53,7 @@ impl ProvideCredentials for Profiled {
     }
 }
 
+/// Why there are no credentials, and the remedy, in one line.
 fn explain(error: &CredentialsError, profile: Option<&str>) -> String {
     let name = profile.unwrap_or(DEFAULT_PROFILE);
     let problem = chain(error);

@@ -1,8 +1,8 @@
 //! The probes of readiness. The calls that messages cause are reported too: see `watched`.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{fmt::Display, pin::pin, sync::Arc, time::Duration};
 
-use tokio::task::JoinSet;
+use futures_util::future;
 
 use super::watched::{Watched, cause_of_identity, cause_of_queue};
 use crate::{
@@ -43,45 +43,30 @@ pub(super) struct Readiness {
     pub(super) quarantine: Option<OwnBucket>,
 }
 
-/// A dependency that a probe asks.
-#[derive(Debug)]
-enum Dependency {
-    Ledger,
-    Table,
-    Identity,
-    CentralRole,
-    Letters(SqsQueue),
-    Bucket(Check, OwnBucket),
+/// Repeats a probe for ever.
+async fn again<F: Future<Output = bool>>(probe: impl Fn() -> F) {
+    loop {
+        let works = probe().await;
+        tokio::time::sleep(if works { INTERVAL } else { SOON }).await;
+    }
 }
 
 impl Readiness {
     /// Probes all dependencies for ever, concurrently, so that a slow one does not delay the others.
-    pub(super) async fn keep_asking(mut self) {
-        use Dependency::{Bucket, CentralRole, Identity, Ledger, Letters, Table};
-        let mut all = vec![Ledger, Table, Identity, CentralRole];
-        all.extend(self.letters.take().map(Letters));
-        all.extend(self.source.drain(..).map(|bucket| Bucket(Check::SourceBucket, bucket)));
-        all.extend(self.quarantine.take().map(|bucket| Bucket(Check::QuarantineBucket, bucket)));
-        let this = Arc::new(self);
-        let mut asking = JoinSet::new();
-        for dependency in all {
-            asking.spawn(Arc::clone(&this).keep_asking_one(dependency));
-        }
-        asking.join_all().await;
-    }
-
-    async fn keep_asking_one(self: Arc<Self>, dependency: Dependency) {
-        loop {
-            let works = match &dependency {
-                Dependency::Ledger => self.ledger().await,
-                Dependency::Table => self.table().await,
-                Dependency::Identity => self.identity().await,
-                Dependency::CentralRole => self.central_role().await,
-                Dependency::Letters(letters) => self.letters(letters).await,
-                Dependency::Bucket(check, bucket) => self.bucket(*check, bucket).await,
-            };
-            tokio::time::sleep(if works { INTERVAL } else { SOON }).await;
-        }
+    pub(super) async fn keep_asking(self) {
+        let letters = self.letters.iter().map(|letters| again(|| self.letters(letters)));
+        let source = self.source.iter().map(|bucket| again(|| self.bucket(Check::SourceBucket, bucket)));
+        let quarantine =
+            self.quarantine.iter().map(|bucket| again(|| self.bucket(Check::QuarantineBucket, bucket)));
+        tokio::join!(
+            again(|| self.ledger()),
+            again(|| self.table()),
+            again(|| self.identity()),
+            again(|| self.central_role()),
+            future::join_all(letters),
+            future::join_all(source),
+            future::join_all(quarantine),
+        );
     }
 
     // `Watched` reports the answers of the ledger and the table.
@@ -95,47 +80,45 @@ impl Readiness {
     }
 
     async fn identity(&self) -> bool {
-        let call = CheckCall::from(Check::Identity);
-        let answer = self.answer(call, identity(&self.sts)).await.map_err(|error| match &error {
-            WhoAmIError::Refused(ours) => (cause_of_identity(ours), error.to_string()),
-            WhoAmIError::Unanswered(_) => (CheckFailure::Unanswered, error.to_string()),
-        });
-        self.tell(call, answer)
+        let cause = |error: &WhoAmIError| match error {
+            WhoAmIError::Refused(ours) => cause_of_identity(ours),
+            WhoAmIError::Unanswered(_) => CheckFailure::Unanswered,
+        };
+        self.ask(Check::Identity.into(), identity(&self.sts), cause).await
     }
 
     async fn central_role(&self) -> bool {
-        let call = CheckCall::from(Check::CentralRole);
-        let answer = self.answer(call, self.central.credentials()).await.map_err(|error| match &error {
-            AssumeError::Ours(ours) => (cause_of_identity(ours), error.to_string()),
-            AssumeError::Denied { .. } | AssumeError::Held { .. } => {
-                (CheckFailure::Denied, error.to_string())
-            }
-            AssumeError::Unavailable { .. } => (CheckFailure::Unanswered, error.to_string()),
-        });
-        self.tell(call, answer)
+        let cause = |error: &AssumeError| match error {
+            AssumeError::Ours(ours) => cause_of_identity(ours),
+            AssumeError::Denied { .. } | AssumeError::Held { .. } => CheckFailure::Denied,
+            AssumeError::Unavailable { .. } => CheckFailure::Unanswered,
+        };
+        self.ask(Check::CentralRole.into(), self.central.credentials(), cause).await
     }
 
     async fn letters(&self, letters: &SqsQueue) -> bool {
-        let call = CheckCall::from(Check::DeadLettersAllowed);
-        let answer = self.answer(call, letters.probe_sending()).await;
-        self.tell(call, answer.map_err(|error| (cause_of_queue(&error), error.to_string())))
+        self.ask(Check::DeadLettersAllowed.into(), letters.probe_sending(), cause_of_queue).await
     }
 
     async fn bucket(&self, check: Check, bucket: &OwnBucket) -> bool {
         let call = check.on(&bucket.name);
         let cause = match self.answer(call, bucket::probe(&self.s3, bucket)).await {
-            Ok(()) => return self.tell(call, Ok(())),
+            Ok(()) => {
+                self.health.succeeded(call);
+                return true;
+            }
             // The role lacks s3:ListBucket, so the answer does not tell whether objects can be read. If the owner is another one,
             // `Check::Read` reports the reads that S3 denies.
             Err(BucketError::Hidden(_) | BucketError::Foreign { .. }) => {
                 self.health.answered(call);
                 return true;
             }
-            Err(error @ BucketError::Missing(_)) => (CheckFailure::Missing, error.to_string()),
-            Err(error @ BucketError::Elsewhere { .. }) => (CheckFailure::Elsewhere, error.to_string()),
-            Err(error @ BucketError::Unavailable { .. }) => (CheckFailure::Unanswered, error.to_string()),
+            Err(error @ BucketError::Missing(_)) => (CheckFailure::Missing, error),
+            Err(error @ BucketError::Elsewhere { .. }) => (CheckFailure::Elsewhere, error),
+            Err(error @ BucketError::Unavailable { .. }) => (CheckFailure::Unanswered, error),
         };
-        self.tell(call, Err::<(), _>(cause))
+        self.health.failed(call, cause.0, &cause.1);
+        false
     }
 
     /// Waits for the answer of a probe.
@@ -149,10 +132,17 @@ impl Readiness {
         }
     }
 
-    fn tell<T>(&self, call: CheckCall<'_>, answer: Result<T, (CheckFailure, String)>) -> bool {
+    /// Reports the answer of a probe.
+    async fn ask<T, E: Display>(
+        &self,
+        call: CheckCall<'_>,
+        probe: impl Future<Output = Result<T, E>>,
+        cause: impl Fn(&E) -> CheckFailure,
+    ) -> bool {
+        let answer = self.answer(call, probe).await;
         match &answer {
             Ok(_) => self.health.succeeded(call),
-            Err((cause, error)) => self.health.failed(call, *cause, error),
+            Err(error) => self.health.failed(call, cause(error), error),
         }
         answer.is_ok()
     }

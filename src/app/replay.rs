@@ -8,10 +8,11 @@ use super::{
     clients::{load_sdk, s3_client, s3_store, short_sqs_client},
     ledger,
     manual::{Mode, stored},
+    tools::of_ledger,
 };
 use crate::{
     aws::Base,
-    config::{Config, Problem},
+    config::Config,
     fairness::book::Limits,
     ledger::dynamodb::DynamoDbLedger,
     manual::dry_run::{GivenTenants, Lines},
@@ -88,10 +89,8 @@ impl<'a> Supplier<'a> {
     /// The places of watches.
     ///
     /// # Errors
-    /// The configuration has no ledger: a [`Problem`].
+    /// The configuration has no ledger: a [`Problem`](crate::config::Problem).
     pub fn places(&self) -> anyhow::Result<DynamoDbLedger> {
-        let problem = || "is required; set it in the file or as LOGFERRY_LEDGER__TABLE".to_owned();
-        let missing = || Problem { field: "ledger.table".to_owned(), problem: problem() };
-        Ok(ledger(self.config, &self.base).ok_or_else(missing)?)
+        Ok(of_ledger(ledger(self.config, &self.base))?)
     }
 }

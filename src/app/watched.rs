@@ -46,6 +46,17 @@ impl<P> Watched<P> {
             },
         }
     }
+
+    /// Reports the outcome of a call, and returns it.
+    fn told<T, E: Display>(
+        &self,
+        check: Check,
+        outcome: Result<T, E>,
+        cause: impl FnOnce(&E) -> Evidence,
+    ) -> Result<T, E> {
+        self.tell(check, &outcome, cause);
+        outcome
+    }
 }
 
 /// What an error says about the dependency.
@@ -92,9 +103,9 @@ fn of_ledger(error: &LedgerError) -> Evidence {
 
 impl<Q: Queue> Queue for Watched<Q> {
     async fn receive(&self, max: usize, wait: Duration) -> Result<Vec<Message>, QueueError> {
-        let received = self.port.receive(max, wait).await;
-        self.tell(Check::Receive, &received, |error| Evidence::Failure(cause_of_queue(error)));
-        received
+        self.told(Check::Receive, self.port.receive(max, wait).await, |error| {
+            Evidence::Failure(cause_of_queue(error))
+        })
     }
 
     async fn delete(&self, receipts: &[Receipt]) -> Vec<Result<(), QueueError>> {
@@ -130,25 +141,21 @@ impl<Q: Queue> Queue for Watched<Q> {
     }
 
     async fn send_dead_letter(&self, letter: &DeadLetter) -> Result<(), QueueError> {
-        let sent = self.port.send_dead_letter(letter).await;
-        self.tell(Check::DeadLetters, &sent, of_queue);
-        sent
+        self.told(Check::DeadLetters, self.port.send_dead_letter(letter).await, of_queue)
     }
 }
 
 impl<D: Directory> Directory for Watched<D> {
     async fn find(&self, tenant_id: &str) -> Result<Option<Arc<Tenant>>, LookupError> {
-        let found = self.port.find(tenant_id).await;
-        self.tell(Check::Lookup, &found, |_| Evidence::Failure(CheckFailure::Unanswered));
-        found
+        self.told(Check::Lookup, self.port.find(tenant_id).await, |_| {
+            Evidence::Failure(CheckFailure::Unanswered)
+        })
     }
 }
 
 impl<L: Ledger> Ledger for Watched<L> {
     async fn begin(&self, key: &EntryKey, owner: &str) -> Result<Begun, LedgerError> {
-        let begun = self.port.begin(key, owner).await;
-        self.tell(Check::Ledger, &begun, of_ledger);
-        begun
+        self.told(Check::Ledger, self.port.begin(key, owner).await, of_ledger)
     }
 
     async fn checkpoint(
@@ -157,9 +164,7 @@ impl<L: Ledger> Ledger for Watched<L> {
         owner: &str,
         progress: &DeliveryProgress,
     ) -> Result<(), LedgerError> {
-        let recorded = self.port.checkpoint(key, owner, progress).await;
-        self.tell(Check::Ledger, &recorded, of_ledger);
-        recorded
+        self.told(Check::Ledger, self.port.checkpoint(key, owner, progress).await, of_ledger)
     }
 
     async fn release(
@@ -168,15 +173,11 @@ impl<L: Ledger> Ledger for Watched<L> {
         owner: &str,
         progress: &DeliveryProgress,
     ) -> Result<(), LedgerError> {
-        let released = self.port.release(key, owner, progress).await;
-        self.tell(Check::Ledger, &released, of_ledger);
-        released
+        self.told(Check::Ledger, self.port.release(key, owner, progress).await, of_ledger)
     }
 
     async fn restart(&self, key: &EntryKey, owner: &str) -> Result<(), LedgerError> {
-        let restarted = self.port.restart(key, owner).await;
-        self.tell(Check::Ledger, &restarted, of_ledger);
-        restarted
+        self.told(Check::Ledger, self.port.restart(key, owner).await, of_ledger)
     }
 
     async fn finish(
@@ -186,15 +187,11 @@ impl<L: Ledger> Ledger for Watched<L> {
         recorded: &DeliveryProgress,
         position: Position,
     ) -> Result<(), LedgerError> {
-        let finished = self.port.finish(key, owner, recorded, position).await;
-        self.tell(Check::Ledger, &finished, of_ledger);
-        finished
+        self.told(Check::Ledger, self.port.finish(key, owner, recorded, position).await, of_ledger)
     }
 
     async fn probe(&self) -> Result<(), LedgerError> {
-        let probed = self.port.probe().await;
-        self.tell(Check::Ledger, &probed, of_ledger);
-        probed
+        self.told(Check::Ledger, self.port.probe().await, of_ledger)
     }
 }
 
@@ -357,11 +354,8 @@ fn of_sink(error: &SinkError) -> Evidence {
 
 impl<S: QuarantineStore> QuarantineStore for Watched<S> {
     fn put<'a>(&'a self, key: &'a str, body: Bytes) -> WriteFuture<'a> {
-        Box::pin(async move {
-            let put = self.port.put(key, body).await;
-            self.tell(Check::QuarantineFile, &put, |_| Evidence::Failure(CheckFailure::Unanswered));
-            put
-        })
+        let unanswered = |_: &_| Evidence::Failure(CheckFailure::Unanswered);
+        Box::pin(async move { self.told(Check::QuarantineFile, self.port.put(key, body).await, unanswered) })
     }
 }
 

@@ -25,8 +25,8 @@ use tokio_util::task::AbortOnDropHandle;
 use self::rows::LakeOfRow;
 use super::{
     Refusal,
-    moment::{Moment, age, moment},
-    show::{Show, columns, printable},
+    moment::{Moment, age, duration, moment},
+    show::{Show, printable, table},
 };
 use crate::{
     app,
@@ -37,19 +37,6 @@ use crate::{
     },
     tell::tell,
 };
-
-/// The configuration's fields that this command uses.
-pub(super) const CONCERNS: [&str; 9] = [
-    "aws.region",
-    "credentials.central_role_arn",
-    "credentials.refresh_before",
-    "credentials.session_duration",
-    "delivery.attempts",
-    "delivery.attempt_timeout",
-    "delivery.mode",
-    "tenants.default_region",
-    "tenants.table",
-];
 
 /// Most rows that are compacted at once. Most of them wait for --settle.
 const ROWS: usize = 256;
@@ -131,10 +118,6 @@ pub(super) struct CompactArgs {
     json: bool,
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
-    age(text)?.try_into().map_err(|_| format!("{text:?} is too long"))
-}
-
 fn settle(text: &str) -> Result<Duration, String> {
     match duration(text)? {
         settle if settle <= MAX_SETTLE => Ok(settle),
@@ -197,26 +180,24 @@ impl CompactArgs {
 async fn all<S: CompactStore>(
     setup: &Arc<Setup>,
     store: &S,
-    lakes: Vec<Result<LakeOfRow, (LakeOfRow, String)>>,
+    lakes: Vec<LakeOfRow>,
 ) -> Vec<(LakeOfRow, Report)> {
-    let runs = lakes.into_iter().map(async |lake| match lake {
-        Ok(lake) => {
-            let report = one(setup, store, &lake).await;
-            (lake, report)
-        }
-        Err((lake, problem)) => (lake, Report { failures: vec![problem], ..Report::default() }),
+    let runs = lakes.into_iter().map(async |lake| {
+        let report = one(setup, store, &lake).await;
+        (lake, report.unwrap_or_else(|problem| Report { failures: vec![problem], ..Report::default() }))
     });
     let mut results: Vec<_> = stream::iter(runs).buffer_unordered(ROWS).collect().await;
     results.sort_by(|(one, _), (other, _)| one.cmp(other));
     results
 }
 
-async fn one<S: CompactStore>(setup: &Arc<Setup>, store: &S, lake: &LakeOfRow) -> Report {
-    let Some(row) = lake.row().filter(|_| !setup.stop.is_cancelled()) else { return Report::default() };
-    match store.enter_compaction(&row).await {
-        Ok(account) => compact(setup, account, &row).await,
-        Err(error) => Report { failures: vec![error.to_string()], ..Report::default() },
+async fn one<S: CompactStore>(setup: &Arc<Setup>, store: &S, lake: &LakeOfRow) -> Result<Report, String> {
+    let row = lake.row()?;
+    if setup.stop.is_cancelled() {
+        return Ok(Report::default());
     }
+    let account = store.enter_compaction(&row).await.map_err(|error| error.to_string())?;
+    Ok(compact(setup, account, &row).await)
 }
 
 fn progress(setup: &Setup) -> String {
@@ -294,7 +275,7 @@ fn text(results: &[(LakeOfRow, Report)]) -> String {
             report.failures.len().to_string(),
         ]
     });
-    let mut text = columns(std::iter::once(heads.map(str::to_owned)).chain(rows));
+    let mut text = table(heads, rows);
     for (lake, report) in results.iter().filter(|(_, report)| !report.failures.is_empty()) {
         text.push_str(&format!("\n{} of {}:\n", printable(&lake.name), printable(&lake.tenant_id)));
         report.failures.iter().for_each(|failure| text.push_str(&format!("  {}\n", printable(failure))));
@@ -330,25 +311,14 @@ fn as_json(setup: &Setup, results: &[(LakeOfRow, Report)], interrupted: bool) ->
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
-
     use super::*;
-
-    #[derive(Debug, Parser)]
-    struct Command {
-        #[command(flatten)]
-        compact: CompactArgs,
-    }
-
-    fn args(arguments: &[&str]) -> Result<CompactArgs, clap::Error> {
-        Command::try_parse_from([&["test"], arguments].concat()).map(|command| command.compact)
-    }
+    use crate::cli::parsed;
 
     #[test]
     fn only_closed_hours_are_selected() {
         let now: Timestamp = "2026-11-28T12:03:20Z".parse().expect("a time");
         let check = |arguments: &[&str], expected: Option<(&str, &str)>| {
-            let setup = args(arguments).expect("right usage").setup(now).ok();
+            let setup = parsed::<CompactArgs>(arguments).expect("right usage").setup(now).ok();
             let found = setup.map(|setup| (setup.since.to_string(), setup.until.to_string()));
             let expected = expected.map(|(from, until)| (from.to_owned(), until.to_owned()));
             assert_eq!(found, expected, "{arguments:?}");
@@ -361,7 +331,7 @@ mod tests {
 
     #[test]
     fn the_help_quotes_the_memory_of_the_defaults() {
-        let defaults = args(&[]).expect("right usage");
+        let defaults = parsed::<CompactArgs>(&[]).expect("right usage");
         let bound = u64::from(defaults.concurrency.get()) * memory_bound(defaults.target_size);
         assert!(MORE.contains(&format!("so {} MiB by default", bound >> 20)), "{} MiB", bound >> 20);
         let rest = memory_bound(defaults.target_size) - defaults.target_size / 2;
@@ -392,7 +362,7 @@ mod tests {
         for (given, limit) in [(arguments(&container["args"]), limit), (of_task, task_memory)] {
             assert_eq!(given[0], "compact");
             let given: Vec<_> = given[1..].iter().map(String::as_str).collect();
-            let given = args(&given).expect("right usage");
+            let given = parsed::<CompactArgs>(&given).expect("right usage");
             let bound = u64::from(given.concurrency.get()) * memory_bound(given.target_size);
             let rest = limit.as_u64().saturating_sub(bound);
             assert!(rest > 256 << 20, "{limit} for {}", ByteSize::b(bound));
@@ -408,7 +378,7 @@ mod tests {
             ["--settle", "11m"],
             ["--since", "yesterday"],
         ] {
-            assert!(args(&arguments).is_err(), "{arguments:?}");
+            assert!(parsed::<CompactArgs>(&arguments).is_err(), "{arguments:?}");
         }
     }
 }

@@ -2,17 +2,15 @@
 
 use std::{process::ExitCode, str::FromStr};
 
-use bytesize::ByteSize;
 use clap::Args;
+use indicatif::HumanCount;
 use serde_json::json;
 
 use super::{
     Refusal,
     show::{Show, columns},
 };
-use crate::cost::{
-    BATCH_SECONDS, Bill, Costs, Item, Network, Prices, RETENTION_DAYS, STAGING_DAYS, Workload, costs,
-};
+use crate::cost::{Bill, Costs, Item, Prices, Workload, costs};
 
 const MORE: &str = "\
 The objects are what each pod writes in --batch-seconds, as Vector gathers them, unless --object-size sets their size. Calls and
@@ -25,53 +23,14 @@ Exit codes: 0 done; 2 wrong usage.";
 #[derive(Debug, Args)]
 #[command(after_help = MORE)]
 pub(super) struct CostArgs {
-    /// GB of JSON that Vector writes per day, before compression.
-    #[arg(long, value_name = "GB", value_parser = positive)]
-    gb_per_day: f64,
-    /// Pods that write logs.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    pods: u64,
-    /// Tenants, each with one delivery to CloudWatch Logs.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    tenants: u64,
-    /// JSON of an object: 100kB.
-    #[arg(long, value_name = "SIZE")]
-    object_size: Option<ByteSize>,
-    /// How long Vector gathers an object.
-    #[arg(long, value_name = "SECONDS", default_value_t = BATCH_SECONDS, value_parser = positive)]
-    batch_seconds: f64,
-    /// JSON of a record.
-    #[arg(long, value_name = "SIZE", default_value = "1360B")]
-    record_size: ByteSize,
-    /// Share of the JSON that is the message, above 0 and up to 1.
-    #[arg(long, value_name = "SHARE", default_value = "0.16", value_parser = positive)]
-    message_share: f64,
-    /// Bytes of JSON per stored byte.
-    #[arg(long, value_name = "RATIO", default_value = "6.1", value_parser = positive)]
-    compression: f64,
-    /// Days until the staging bucket deletes an object: StagingDays of cloudformation/core.yaml.
-    #[arg(long, value_name = "DAYS", default_value_t = STAGING_DAYS, value_parser = positive)]
-    staging_days: f64,
-    /// Retention of the customers' log groups in days.
-    #[arg(long, value_name = "DAYS", default_value_t = RETENTION_DAYS, value_parser = positive)]
-    retention_days: f64,
-    /// Pods on one node, for the comparison with Vector alone.
-    #[arg(long, value_name = "N", default_value = "20", value_parser = positive)]
-    pods_per_node: f64,
-    /// How the workers reach SQS, STS and CloudWatch Logs.
-    #[arg(long, value_name = "WAY", default_value = "endpoints")]
-    network: Network,
+    #[command(flatten)]
+    workload: Workload,
     /// Use another price: --price logs-ingestion=0.25. May be repeated.
     #[arg(long, value_name = "NAME=USD", value_parser = price)]
     price: Vec<(String, f64)>,
     /// Print the result as JSON.
     #[arg(long)]
     json: bool,
-}
-
-fn positive(text: &str) -> Result<f64, String> {
-    let number = f64::from_str(text).map_err(|error| error.to_string())?;
-    if number > 0.0 && number.is_finite() { Ok(number) } else { Err("must be more than 0".to_owned()) }
 }
 
 fn price(text: &str) -> Result<(String, f64), String> {
@@ -100,29 +59,14 @@ pub(super) fn execute(args: CostArgs) -> anyhow::Result<ExitCode> {
         };
         price.usd = *usd;
     }
-    let record_bytes = args.record_size.as_u64() as f64;
-    let object_bytes = args.object_size.map(|size| size.as_u64() as f64);
+    let Workload { record_bytes, object_bytes, message_share, .. } = args.workload;
     if record_bytes < 1.0 || object_bytes.is_some_and(|bytes| bytes < record_bytes) {
         return Err(usage("--object-size must not be less than --record-size, and neither 0".to_owned()));
     }
-    if args.message_share > 1.0 {
+    if message_share > 1.0 {
         return Err(usage("--message-share must not be more than 1".to_owned()));
     }
-    let workload = Workload {
-        gb_per_day: args.gb_per_day,
-        pods: args.pods,
-        tenants: args.tenants,
-        object_bytes,
-        batch_seconds: args.batch_seconds,
-        record_bytes,
-        message_share: args.message_share,
-        compression: args.compression,
-        staging_days: args.staging_days,
-        retention_days: args.retention_days,
-        pods_per_node: args.pods_per_node,
-        network: args.network,
-    };
-    let costs = costs(workload, &prices);
+    let costs = costs(args.workload, &prices);
     let show = if args.json { Show::Json } else { Show::Text };
     show.result(|| text(&costs), || json!(costs))?;
     Ok(ExitCode::SUCCESS)
@@ -212,14 +156,7 @@ fn few(number: f64) -> String {
 fn grouped(number: f64, decimals: usize) -> String {
     let text = format!("{number:.decimals$}");
     let (digits, rest) = text.split_at(text.find('.').unwrap_or(text.len()));
-    let mut grouped = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index) % 3 == 0 {
-            grouped.push(',');
-        }
-        grouped.push(digit);
-    }
-    grouped + rest
+    HumanCount(digits.parse().unwrap_or(u64::MAX)).to_string() + rest
 }
 
 /// Bytes in kB or MB, with three digits or so.

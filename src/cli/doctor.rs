@@ -117,7 +117,7 @@ pub(super) async fn execute(args: DoctorArgs, config: &Config) -> anyhow::Result
     };
     let stop = CancellationToken::new();
     app::stop_on_signals(stop.clone())?;
-    let listener = app::commands::listen(config).await?;
+    let listener = app::bind("http.listen", config.http.listen).await?;
     tell!("logferry: metrics are at http://{}/metrics", listener.local_addr()?);
     let metrics = Metrics::default();
     let mut registry = Registry::default();

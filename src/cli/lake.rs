@@ -6,22 +6,17 @@ use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use jiff::{Timestamp, tz::TimeZone};
 use serde_json::json;
 
-use super::{Refusal, show::Show, tenant::given_rows};
+use super::{
+    Refusal,
+    show::Show,
+    tenant::{CONCERNS, given_rows},
+};
 use crate::{
     app,
     config::Config,
     lake::ddl::{Tables, Wishes},
     tenant::{Bucket, Content, Contents, Delivery, Destination, Lake, Row, check_row},
 };
-
-/// The configuration's fields that a row of the tenant table needs.
-const CONCERNS: [&str; 5] = [
-    "aws.region",
-    "delivery.attempts",
-    "delivery.attempt_timeout",
-    "tenants.table",
-    "tenants.default_region",
-];
 
 const MORE: &str = "\
 The database has two tables and a view: TABLE_files for the lake's files, TABLE_manifests for the compaction's manifests, and TABLE,
@@ -155,14 +150,10 @@ pub(super) async fn execute(args: LakeArgs, config: &Config) -> anyhow::Result<E
     Ok(ExitCode::SUCCESS)
 }
 
-fn lake_of(delivery: &Delivery) -> Option<(&Bucket, &Lake)> {
-    match &delivery.destination {
-        Destination::S3(bucket) => match &bucket.contents {
-            Contents::Lake(lake) => Some((bucket, lake)),
-            Contents::Copies(_) => None,
-        },
-        Destination::CloudWatch(_) => None,
-    }
+pub(super) fn lake_of(delivery: &Delivery) -> Option<(&Bucket, &Lake)> {
+    let Destination::S3(bucket) = &delivery.destination else { return None };
+    let Contents::Lake(lake) = &bucket.contents else { return None };
+    Some((bucket, lake))
 }
 
 /// Chooses the row of the lake.

@@ -8,8 +8,9 @@ mod selection;
 use std::{num::NonZeroU16, process::ExitCode, time::Duration};
 
 use clap::{Args, Subcommand};
+use futures_util::{StreamExt, stream};
 use jiff::{SignedDuration, Timestamp};
-use tokio::{task::JoinSet, time::Instant};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::selection::{Reach, Selection, SelectionArgs};
@@ -99,14 +100,8 @@ enum LedgerCommand {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Doing {
     Show,
-    DryRun(Leases),
-    Forget(Leases),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Leases {
-    Respected,
-    Overridden,
+    DryRun(Guard),
+    Forget(Guard),
 }
 
 #[derive(Debug)]
@@ -140,6 +135,9 @@ pub(super) async fn execute(args: LedgerArgs, config: &Config) -> anyhow::Result
     let show = if json { Show::Json } else { Show::Text };
     let now = Timestamp::now();
     let retention = SignedDuration::try_from(config.ledger.retention).unwrap_or(SignedDuration::MAX);
+    // A lease that ended before this time has ended by every worker's clock.
+    let skew = SignedDuration::try_from(config.ledger.max_clock_skew).unwrap_or(SignedDuration::MAX);
+    let ended_at = now.checked_sub(skew).unwrap_or(Timestamp::MIN);
     let (selection, rate, doing) = match command {
         LedgerCommand::Show { selection, rate } => (selection.at(now, retention), rate, Doing::Show),
         LedgerCommand::Forget { selection, rate, dry_run, force, yes } => {
@@ -151,17 +149,14 @@ pub(super) async fn execute(args: LedgerArgs, config: &Config) -> anyhow::Result
                 );
                 return Ok(ExitCode::from(EXIT_USAGE));
             }
-            let leases = if force { Leases::Overridden } else { Leases::Respected };
-            (selection, rate, if dry_run { Doing::DryRun(leases) } else { Doing::Forget(leases) })
+            let guard = if force { Guard::None } else { Guard::Unleased(ended_at) };
+            (selection, rate, if dry_run { Doing::DryRun(guard) } else { Doing::Forget(guard) })
         }
     };
-    let entries = app::commands::ledger_entries(config).await?;
+    let entries = app::tools::ledger_entries(config).await?;
     let stop = CancellationToken::new();
     app::stop_on_signals(stop.clone())?;
-    // A lease that ended before this time has ended by every worker's clock.
-    let skew = SignedDuration::try_from(config.ledger.max_clock_skew).unwrap_or(SignedDuration::MAX);
-    let ended_at = now.checked_sub(skew).unwrap_or(Timestamp::MIN);
-    let outcome = sweep(&entries, &selection, rate, doing, ended_at, &stop).await;
+    let outcome = sweep(&entries, &selection, rate, doing, &stop).await;
     show.result(|| report::text(&outcome.found, ended_at), || report::json(&outcome.found, ended_at))?;
     Ok(told(&outcome, &selection, doing))
 }
@@ -172,7 +167,6 @@ async fn sweep(
     selection: &Selection,
     rate: Option<NonZeroU16>,
     doing: Doing,
-    ended_at: Timestamp,
     stop: &CancellationToken,
 ) -> Outcome {
     let (mut outcome, mut seen) = (Outcome::default(), 0);
@@ -208,18 +202,12 @@ async fn sweep(
                 next_at.max(Instant::now()) + Duration::from_secs(page.seen as u64) / u32::from(rate.get());
         }
         seen += page.seen;
-        let asked_for: Vec<_> = page.entries.into_iter().filter(|entry| selection.has(entry)).collect();
-        for some in asked_for.chunks(DELETIONS) {
-            let mut running = JoinSet::new();
-            for entry in some {
-                running.spawn(carry_out(entries.clone(), entry.clone(), doing, ended_at));
-            }
-            let carried_out = running.join_all().await.into_iter();
-            outcome.found.extend(carried_out.map(|(entry, fate)| {
-                let changed_at = selection.changed_at(&entry);
-                Found { entry, changed_at, fate }
-            }));
-        }
+        let selected = page.entries.into_iter().filter(|entry| selection.has(entry));
+        let carried_out = stream::iter(selected.map(async |entry| {
+            let (changed_at, fate) = (selection.changed_at(&entry), carry_out(entries, &entry, doing).await);
+            Found { entry, changed_at, fate }
+        }));
+        outcome.found.extend(carried_out.buffer_unordered(DELETIONS).collect::<Vec<_>>().await);
         from = page.next;
         if from.is_none() {
             break;
@@ -235,26 +223,22 @@ async fn sweep(
     outcome
 }
 
-async fn carry_out(entries: LedgerEntries, entry: Entry, doing: Doing, ended_at: Timestamp) -> (Entry, Fate) {
-    let leased = entry.lease.as_ref().is_some_and(|lease| lease.until > ended_at);
-    let fate = match doing {
+async fn carry_out(entries: &LedgerEntries, entry: &Entry, doing: Doing) -> Fate {
+    match doing {
         Doing::Show => Fate::Shown,
-        Doing::DryRun(Leases::Respected) if leased => Fate::Leased,
-        Doing::DryRun(_) => Fate::WouldBeForgotten,
-        Doing::Forget(leases) => {
-            // The table checks the lease again, because a worker may have begun after the entry was read.
-            let guard = match leases {
-                Leases::Respected => Guard::Unleased(ended_at),
-                Leases::Overridden => Guard::None,
-            };
-            match entries.forget(&entry.key, guard).await {
-                Ok(Forgotten::Gone) => Fate::Forgotten,
-                Ok(Forgotten::Leased) => Fate::Leased,
-                Err(error) => Fate::Failed(error),
-            }
+        Doing::DryRun(Guard::Unleased(ended_at))
+            if entry.lease.as_ref().is_some_and(|lease| lease.until > ended_at) =>
+        {
+            Fate::Leased
         }
-    };
-    (entry, fate)
+        Doing::DryRun(_) => Fate::WouldBeForgotten,
+        // The table checks the lease again, because a worker may have begun after the entry was read.
+        Doing::Forget(guard) => match entries.forget(&entry.key, guard).await {
+            Ok(Forgotten::Gone) => Fate::Forgotten,
+            Ok(Forgotten::Leased) => Fate::Leased,
+            Err(error) => Fate::Failed(error),
+        },
+    }
 }
 
 /// Prints what was done and what was not, and returns the exit code.

@@ -1,14 +1,18 @@
 //! Times and ages on the command line.
 
-use jiff::{SignedDuration, Span, SpanRelativeTo, Timestamp};
+#[cfg(feature = "tools")]
+use jiff::Timestamp;
+use jiff::{SignedDuration, Span, SpanRelativeTo};
 
 /// A time, or an age.
+#[cfg(feature = "tools")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Moment {
     At(Timestamp),
     Ago(SignedDuration),
 }
 
+#[cfg(feature = "tools")]
 impl Moment {
     pub(super) fn before(self, now: Timestamp) -> Timestamp {
         match self {
@@ -20,6 +24,7 @@ impl Moment {
 }
 
 /// Reads a time or an age.
+#[cfg(feature = "tools")]
 pub(super) fn moment(text: &str) -> Result<Moment, String> {
     if let Ok(at) = text.parse() {
         return Ok(Moment::At(at));
@@ -35,6 +40,12 @@ pub(super) fn age(text: &str) -> Result<SignedDuration, String> {
     let span: Span = text.parse().map_err(|_| bad())?;
     let age = span.to_duration(SpanRelativeTo::days_are_24_hours()).map_err(|_| bad())?;
     if age.is_negative() { Err(bad()) } else { Ok(age) }
+}
+
+/// Reads an age as a time without a sign.
+#[cfg(feature = "tools")]
+pub(super) fn duration(text: &str) -> Result<std::time::Duration, String> {
+    age(text)?.try_into().map_err(|_| format!("{text:?} is too long"))
 }
 
 #[cfg(test)]

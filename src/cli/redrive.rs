@@ -7,7 +7,6 @@ mod report;
 use std::{
     num::NonZeroU32,
     process::ExitCode,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -145,7 +144,7 @@ pub(super) async fn execute(args: RedriveArgs, config: &Config) -> anyhow::Resul
         RedriveCommand::Move { filter, limit, rate, .. } => (filter, limit, Doing::Move(rate)),
     };
     let queues = app::commands::redrive_queues(config).await?;
-    let total = match queues.attributes().await {
+    let total = match queues.dead_letters.attributes().await {
         Ok(attributes) => {
             if attributes.hidden > 0 {
                 let hidden = attributes.hidden;
@@ -169,7 +168,7 @@ pub(super) async fn execute(args: RedriveArgs, config: &Config) -> anyhow::Resul
     };
     let stop = CancellationToken::new();
     app::stop_on_signals(stop.clone())?;
-    let outcome = sweep(Arc::new(queues.letters), order, stop, teller(doing, total)).await;
+    let outcome = sweep(&queues.letters, order, stop, teller(doing, total)).await;
     show.result(
         || report::text(&outcome.letters, doing == Doing::ListEach, now),
         || report::json(&outcome, doing),

@@ -20,7 +20,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{
     LAST_EXPORT, OF_WORKERS, Refusal,
-    moment::{age, moment},
+    moment::{duration, moment},
     show::Show,
     variable,
 };
@@ -29,7 +29,7 @@ use crate::{
     config::{Config, Log, Problem},
     name::bucket::OwnBucket,
     replay::{
-        Alone, Destination, Order,
+        Destination, Order,
         estimate::estimate,
         pacer::Caps,
         progress::Progress,
@@ -122,7 +122,7 @@ pub(super) struct ReplayArgs {
     #[arg(long, value_name = "INTERVAL", value_parser = interval, conflicts_with_all = ["dry_run", "until"])]
     watch: Option<Duration>,
     /// How long the upload of an object may take: a scan goes back by this time, so that no object is missed [default: 15m].
-    #[arg(long, value_name = "DURATION", requires = "watch", value_parser = length)]
+    #[arg(long, value_name = "DURATION", requires = "watch", value_parser = duration)]
     overlap: Option<Duration>,
 }
 
@@ -153,12 +153,8 @@ fn price(text: &str) -> Result<f64, String> {
     }
 }
 
-fn length(text: &str) -> Result<Duration, String> {
-    age(text)?.try_into().map_err(|_| format!("{text:?} is too long"))
-}
-
 fn interval(text: &str) -> Result<Duration, String> {
-    let interval = length(text)?;
+    let interval = duration(text)?;
     if interval.as_secs() < SHORTEST_INTERVAL {
         return Err(format!("{text:?} is too short; the shortest interval is {SHORTEST_INTERVAL} s"));
     }
@@ -286,9 +282,9 @@ pub(super) async fn execute(args: ReplayArgs, config: &Config) -> anyhow::Result
         let progress = Arc::new(Progress::default());
         let shown = shown::show(Arc::clone(&progress), listing.clone(), order.selection.clone());
         let shown = AbortOnDropHandle::new(tokio::spawn(shown));
-        let outcome = run(&order, &listing, &destination, &mut Alone, &progress, &stop).await;
+        let outcome = run(&order, &listing, &destination, None, &progress, &stop).await;
         drop(shown);
-        if let (Some(error), 0) = (&outcome.listing_error, outcome.listed) {
+        if let (Some(error), 0) = (&outcome.listing_error, outcome.counts.listed) {
             anyhow::bail!("{error}");
         }
         (json!(outcome), outcome.is_success())

@@ -13,14 +13,13 @@ use tokio_util::sync::CancellationToken;
 
 use self::targets::{Destined, Target};
 use super::{
-    EXIT_CONFIG, Refusal,
+    Refusal,
     moment::{Moment, age, moment},
-    run_async,
     show::Show,
 };
 use crate::{
     app::{self, tools::ShadowSources},
-    config::{Config, Problem},
+    config::Config,
     shadow::{
         WINDOW, Window, WindowCounts,
         comparison::{By, Cells, Comparison, compare},
@@ -29,23 +28,10 @@ use crate::{
     tell::tell,
 };
 
-/// The configuration's fields that this command uses.
-pub(super) const CONCERNS: [&str; 10] = [
-    "aws.region",
-    "credentials.central_role_arn",
-    "credentials.refresh_before",
-    "credentials.session_duration",
-    "delivery.attempts",
-    "delivery.attempt_timeout",
-    "delivery.mode",
-    "ledger.table",
-    "tenants.default_region",
-    "tenants.table",
-];
 /// A log group differs from the counts.
 const EXIT_DIFFERENT: u8 = 1;
 /// Nothing differs, but something could not be compared.
-const EXIT_NOT_COMPARED: u8 = 3;
+pub(super) const EXIT_NOT_COMPARED: u8 = 3;
 
 const MORE: &str = "\
 A delivery in shadow mode (`deliver = \"shadow\"` in its row, or delivery.mode = \"shadow\" in the worker's configuration)
@@ -150,20 +136,8 @@ impl Compared {
 }
 
 /// Runs the command and prints its result.
-pub(super) fn run(args: ShadowArgs, config: &Config) -> ExitCode {
+pub(super) async fn execute(args: ShadowArgs, config: &Config) -> anyhow::Result<ExitCode> {
     let ShadowCommand::Compare(args) = args.command;
-    run_async(execute(args, config)).unwrap_or_else(|error| {
-        tell!("logferry: {error:#}");
-        ExitCode::from(match error.downcast_ref::<Refusal>() {
-            Some(refusal) => refusal.exit_code(),
-            None if error.is::<Problem>() => EXIT_CONFIG,
-            // 1 would mean a difference.
-            None => EXIT_NOT_COMPARED,
-        })
-    })
-}
-
-async fn execute(args: CompareArgs, config: &Config) -> anyhow::Result<ExitCode> {
     let windows = args.windows(Timestamp::now())?;
     let by = match args.by {
         ByArg::Stream => By::Stream,
@@ -289,21 +263,14 @@ fn cells(counts: &[(Object, WindowCounts)], by: By) -> (Cells, u64) {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
-
     use super::*;
-
-    #[derive(Debug, Parser)]
-    struct Command {
-        #[command(flatten)]
-        compare: CompareArgs,
-    }
+    use crate::cli::parsed;
 
     #[test]
     fn only_whole_windows_that_have_settled_are_compared() {
         let check = |arguments: &[&str], expected: Option<(&str, &str)>| {
-            let command = Command::try_parse_from([&["test"], arguments].concat()).expect("right usage");
-            let found = command.compare.windows("2026-11-28T12:03:20Z".parse().expect("a time"));
+            let compare: CompareArgs = parsed(arguments).expect("right usage");
+            let found = compare.windows("2026-11-28T12:03:20Z".parse().expect("a time"));
             let found = found.map(|found| (found.start.to_string(), found.end.to_string())).ok();
             let expected = expected.map(|(from, until)| (from.to_owned(), until.to_owned()));
             assert_eq!(found, expected, "{arguments:?}");

@@ -32,6 +32,11 @@ impl Show {
     }
 }
 
+/// Aligns a table with a line of heads.
+pub(super) fn table<const N: usize>(heads: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
+    columns(std::iter::once(heads.map(str::to_owned)).chain(rows))
+}
+
 /// Aligns the columns of lines, two spaces apart.
 pub(super) fn columns<const N: usize>(lines: impl IntoIterator<Item = [String; N]>) -> String {
     let lines: Vec<_> = lines.into_iter().collect();
@@ -49,13 +54,11 @@ pub(super) fn columns<const N: usize>(lines: impl IntoIterator<Item = [String; N
 
 /// Escapes control characters, so that text from a row cannot move the terminal's cursor.
 pub(super) fn printable(text: &str) -> String {
-    let mut shown = String::new();
-    for character in text.chars() {
-        if character.is_control() {
-            shown.extend(character.escape_default());
-        } else {
-            shown.push(character);
-        }
-    }
-    shown
+    let shown = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(shown).collect()
+}
+
+/// The same, or a dash if there is no text.
+pub(super) fn or_dash(text: &str) -> String {
+    if text.is_empty() { "-".to_owned() } else { printable(text) }
 }

@@ -6,6 +6,8 @@
 mod entry;
 mod file;
 
+#[cfg(feature = "tools")]
+use std::collections::BTreeMap;
 use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use clap::{ArgGroup, Args, Subcommand};
@@ -31,8 +33,8 @@ use crate::{
     },
 };
 
-/// The configuration's fields that these commands use.
-const CONCERNS: [&str; 5] = [
+/// The configuration's fields that the tenant table needs.
+pub(super) const CONCERNS: [&str; 5] = [
     "aws.region",
     "delivery.attempts",
     "delivery.attempt_timeout",
@@ -202,6 +204,24 @@ impl Seen {
     }
 }
 
+/// The rows of the named tenants, or of all, by tenant.
+#[cfg(feature = "tools")]
+pub(super) async fn rows_of(
+    rows: &TenantRows,
+    tenants: &[String],
+) -> anyhow::Result<BTreeMap<String, Vec<(String, crate::tenant::Row)>>> {
+    let mut found = BTreeMap::<_, Vec<_>>::new();
+    for tenant_id in tenants {
+        found.insert(tenant_id.clone(), rows.of(tenant_id).await?);
+    }
+    if tenants.is_empty() {
+        for (tenant_id, name, row) in rows.all().await? {
+            found.entry(tenant_id).or_default().push((name, row));
+        }
+    }
+    Ok(found)
+}
+
 async fn all(rows: &TenantRows) -> anyhow::Result<Vec<CheckedRow>> {
     let (all, reading) = (rows.all().await?, Reading::new(rows.default_region()));
     Ok(all.into_iter().map(|(tenant_id, name, row)| CheckedRow::new(tenant_id, name, row, reading)).collect())
@@ -226,14 +246,14 @@ fn no_such_row(tenant_id: &str, name: &str) -> anyhow::Error {
 
 /// The tenants that their settings rows pause.
 fn paused(entries: &[CheckedRow]) -> BTreeSet<String> {
-    entries.iter().filter(|entry| entry.pauses()).map(|entry| entry.tenant_id().to_owned()).collect()
+    entries.iter().filter(|entry| entry.pauses()).map(|entry| entry.tenant_id.clone()).collect()
 }
 
 fn reports<'a>(
     entries: impl IntoIterator<Item = &'a CheckedRow>,
     paused: Option<&BTreeSet<String>>,
 ) -> Vec<Value> {
-    let paused = |entry: &CheckedRow| paused.map(|paused| paused.contains(entry.tenant_id()));
+    let paused = |entry: &CheckedRow| paused.map(|paused| paused.contains(&entry.tenant_id));
     entries.into_iter().map(|entry| entry.report(paused(entry))).collect()
 }
 
@@ -252,7 +272,7 @@ async fn get(show: Show, rows: &TenantRows, tenant_id: &str, name: Option<&str>)
     let mut entries = of(rows, tenant_id).await?;
     let paused = paused(&entries);
     if let Some(name) = name {
-        entries.retain(|entry| entry.name() == name);
+        entries.retain(|entry| entry.name == *name);
         if entries.is_empty() {
             return Err(no_such_row(tenant_id, name));
         }
@@ -302,11 +322,11 @@ async fn put(show: Show, rows: &TenantRows, entries: &[CheckedRow], seen: Seen) 
     warn_of_ignored(entries);
     let (mut done, mut failed) = (Vec::new(), None);
     for entry in entries {
-        match rows.put(entry.row()).await {
+        match rows.put(&entry.row).await {
             Ok(Put::Created) => done.push((entry, "created")),
             Ok(Put::Replaced) => done.push((entry, "replaced")),
             Err(error) => {
-                let (tenant_id, name) = (entry.tenant_id(), entry.name());
+                let CheckedRow { tenant_id, name, .. } = entry;
                 let place = format!("row {name:?} of tenant {tenant_id:?}, after {}", count(done.len()));
                 failed = Some(anyhow::Error::new(error).context(place));
                 break;
@@ -325,8 +345,8 @@ async fn would_put(show: Show, rows: &TenantRows, entries: &[CheckedRow]) -> any
     warn_of_ignored(entries);
     let mut would = Vec::new();
     for entry in entries {
-        let present = rows.of(entry.tenant_id()).await?;
-        let present = present.iter().find(|(name, _)| name == entry.name());
+        let present = rows.of(&entry.tenant_id).await?;
+        let present = present.iter().find(|(name, _)| *name == entry.name);
         let outcome = match present {
             None => "would be created",
             Some((_, row)) if entry.is_there(row) => "is there already",
@@ -339,9 +359,9 @@ async fn would_put(show: Show, rows: &TenantRows, entries: &[CheckedRow]) -> any
 
 fn outcomes(show: Show, outcomes: &[(&CheckedRow, &str)]) -> anyhow::Result<()> {
     let text = || {
-        let lines = outcomes.iter().map(|(entry, outcome)| {
-            [printable(entry.tenant_id()), printable(entry.name()), (*outcome).into()]
-        });
+        let lines = outcomes
+            .iter()
+            .map(|(entry, outcome)| [printable(&entry.tenant_id), printable(&entry.name), (*outcome).into()]);
         columns(lines)
     };
     let json = || {
@@ -357,7 +377,7 @@ fn outcomes(show: Show, outcomes: &[(&CheckedRow, &str)]) -> anyhow::Result<()> 
 
 fn warn_of_ignored(entries: &[CheckedRow]) {
     for entry in entries {
-        let (tenant_id, name) = (entry.tenant_id(), entry.name());
+        let CheckedRow { tenant_id, name, .. } = entry;
         for field in entry.unknown() {
             tell!(
                 "logferry: row {name:?} of tenant {tenant_id:?} has the attribute {field:?}, which means nothing to logferry"
@@ -385,7 +405,7 @@ fn warn_of_misfits(entries: &[CheckedRow], config: &Config) {
 async fn enable(show: Show, rows: &TenantRows, key: &DeliveryKey, config: &Config) -> anyhow::Result<()> {
     let DeliveryKey { tenant, name } = key;
     let entries = of(rows, tenant).await?;
-    let entry = entries.iter().find(|entry| entry.name() == name).ok_or_else(|| no_such_row(tenant, name))?;
+    let entry = entries.iter().find(|entry| entry.name == *name).ok_or_else(|| no_such_row(tenant, name))?;
     // An enabled row that cannot be used sends every message of its tenant to the dead-letter queue.
     let reading = Reading::new(rows.default_region());
     let enabled = entry.with("enabled", Attribute::Bool(true), reading);

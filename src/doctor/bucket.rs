@@ -34,10 +34,8 @@ impl Doctor {
             file: "probe".to_owned(),
         };
         let role = match &to.role {
-            _ if our_side.no_central => {
-                Finding::Skipped("it can only be assumed through the central role".to_owned())
-            }
-            None => Finding::Skipped("the row names no role, so the central role writes".to_owned()),
+            _ if our_side.no_central => Finding::skipped("it can only be assumed through the central role"),
+            None => Finding::skipped("the row names no role, so the central role writes"),
             Some(role) => {
                 let below = |prefix: &str| to.bucket_prefix.clone() + prefix;
                 let bucket = to.bucket_name.clone();
@@ -69,7 +67,7 @@ impl Doctor {
             Contents::Copies(_) => ("copy", "the role that copies was not entered"),
         };
         let written = match &to.contents {
-            _ if our_side.no_central || role.is_failure() => Finding::Skipped(closed.to_owned()),
+            _ if our_side.no_central || role.is_failure() => Finding::skipped(closed),
             Contents::Lake(lake) => self.lake(delivery, to, lake, &route).await,
             Contents::Copies(bucket_key) => self.copy(delivery, to, bucket_key, &route).await,
         };
@@ -96,8 +94,7 @@ impl Doctor {
         match within_time(written).await {
             Ok(()) => Finding::Ok(format!("{place}, of 0 bytes, was written; it stays")),
             Err(error @ CopyError::Denied(_)) => {
-                let role =
-                    to.role.as_ref().map_or_else(|| "the central role".to_owned(), ToString::to_string);
+                let role = writer(to);
                 let retention = if lake.lock.is_some() { ", s3:PutObjectRetention" } else { "" };
                 let fix = format!(
                     "allow s3:PutObject{retention} and s3:AbortMultipartUpload on arn:aws:s3:::{}/* to {role} in the role's policy \
@@ -120,8 +117,8 @@ impl Doctor {
         route: &Route,
     ) -> Finding {
         let Some(source) = self.source.first() else {
-            return Finding::Skipped(
-                "not checked: source.buckets is empty, so there is no bucket to copy from".to_owned(),
+            return Finding::skipped(
+                "not checked: source.buckets is empty, so there is no bucket to copy from",
             );
         };
         let source_prefix = match self.config.source.key_rules() {
@@ -132,15 +129,8 @@ impl Doctor {
         if let Err(error) = self.instruments.wiring.put(source, &key).await {
             return Finding::Skipped(format!("a copy needs the probe s3://{}/{key}: {error}", source.name));
         }
-        let object = ObjectRef {
-            bucket: source.name.clone(),
-            key: key.clone(),
-            version_id: None,
-            etag: None,
-            size: Some(0),
-            sequencer: None,
-            event_time: None,
-        };
+        let (bucket, size) = (source.name.clone(), Some(0));
+        let object = ObjectRef { bucket, key: key.clone(), size, ..ObjectRef::default() };
         let source_prefix = &source_prefix;
         let way = CopyWay { delivery, destination: to, bucket_key, route, object: &object, source_prefix };
         let head = ObjectHead { size: Some(0), ..ObjectHead::default() };
@@ -175,13 +165,17 @@ async fn within_time<T>(write: impl Future<Output = Result<T, CopyError>>) -> Re
     tokio::time::timeout(LONGEST_WRITE, write).await.unwrap_or_else(|_| Err(timed_out()))
 }
 
+fn writer(to: &Bucket) -> String {
+    to.role.as_ref().map_or_else(|| "the central role".to_owned(), ToString::to_string)
+}
+
 fn fix(error: &CopyError, to: &Bucket, source: &str) -> String {
     match error {
         CopyError::Denied(_) => format!(
             "allow s3:PutObject and s3:PutObjectAcl on arn:aws:s3:::{}/* to {} in the bucket's policy or the role's, and \
              s3:GetObject on arn:aws:s3:::{source}/* in the policy of the staging bucket; and both for their KMS keys",
             to.bucket_name,
-            to.role.as_ref().map_or_else(|| "the central role".to_owned(), ToString::to_string),
+            writer(to),
         ),
         CopyError::Throttled(_) | CopyError::Unavailable(_) => "try again".to_owned(),
         _ => {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 
-use super::{Doctor, Finding, Findings, OurSide};
+use super::{Doctor, Finding, Findings, OurSide, skipped};
 use crate::{
     batch::RejectedEvents,
     credentials::{request::SessionSpec, scope::Scope},
@@ -34,52 +34,43 @@ impl Doctor {
         to: &CloudWatch,
         our_side: &OurSide,
     ) -> Findings {
-        let not_checked = |why: &str| Finding::Skipped(why.to_owned());
-        let behind = |why: &str| ["log group", "log stream", "put"].map(|name| (name, not_checked(why)));
+        let closed = |role| {
+            let why = "the customer's role was not entered";
+            [vec![("customer role", role)], skipped(&["log group", "log stream", "put"], why)].concat()
+        };
         if our_side.no_central {
-            let mut findings =
-                vec![("customer role", not_checked("it can only be assumed through the central role"))];
-            findings.extend(behind("the customer's role was not entered"));
-            return findings;
+            return closed(Finding::skipped("it can only be assumed through the central role"));
         }
-        let entry = entry(self, delivery, to);
-        let sink = match self.instruments.sinks.open(delivery, to, &self.cluster, &ObjectRef::default()).await
-        {
-            Ok(sink) => sink,
-            Err(SinkError::Session(error)) => {
-                let mut findings = vec![("customer role", self.refused(&entry, our_side, &error))];
-                findings.extend(behind("the customer's role was not entered"));
-                return findings;
+        let entry = SessionSpec {
+            tenant_id: delivery.tenant_id.clone(),
+            role: to.role.clone(),
+            external_id: to.external_id.clone(),
+            session_tags: to.session_tags,
+            source_identity: to.source_identity,
+            cluster: self.cluster.clone(),
+            scope: Scope::LogGroup {
+                region: delivery.target_region.clone(),
+                log_group_name: to.log_group_name.clone(),
+            },
+        };
+        let opened = self.instruments.sinks.open(delivery, to, &self.cluster, &ObjectRef::default()).await;
+        if let Err(SinkError::Session(error)) = &opened {
+            return closed(self.refused(&entry, our_side, error));
+        }
+        let mut findings = vec![("customer role", self.entered(&entry, our_side))];
+        match opened {
+            Ok(sink) => {
+                let check = CloudWatchCheck { doctor: self, sink, delivery, to, entry, our_side };
+                findings.extend(check.run().await);
             }
-            // The role was entered. The group is not tried, because another delivery of the tenant with this role and group
-            // was denied.
+            // The group is not tried, because another delivery of the tenant with this role and group was denied.
             Err(error) => {
-                let mut findings = vec![("customer role", self.entered(&entry, our_side))];
                 let fix = "apply the fix of the delivery above, which has the same role and group";
                 findings.push(("log group", Finding::failed(error.to_string(), fix)));
-                findings
-                    .extend(["log stream", "put"].map(|name| (name, not_checked("the group was denied"))));
-                return findings;
+                findings.extend(skipped(&["log stream", "put"], "the group was denied"));
             }
-        };
-        let mut findings = vec![("customer role", self.entered(&entry, our_side))];
-        findings.extend(CloudWatchCheck { doctor: self, sink, delivery, to, our_side }.run().await);
+        }
         findings
-    }
-}
-
-fn entry(doctor: &Doctor, delivery: &Delivery, to: &CloudWatch) -> SessionSpec {
-    SessionSpec {
-        tenant_id: delivery.tenant_id.clone(),
-        role: to.role.clone(),
-        external_id: to.external_id.clone(),
-        session_tags: to.session_tags,
-        source_identity: to.source_identity,
-        cluster: doctor.cluster.clone(),
-        scope: Scope::LogGroup {
-            region: delivery.target_region.clone(),
-            log_group_name: to.log_group_name.clone(),
-        },
     }
 }
 
@@ -89,6 +80,7 @@ struct CloudWatchCheck<'a, S> {
     sink: S,
     delivery: &'a Delivery,
     to: &'a CloudWatch,
+    entry: SessionSpec,
     our_side: &'a OurSide,
 }
 
@@ -98,9 +90,7 @@ impl<S: LogSink> CloudWatchCheck<'_, S> {
         let (group, created) = self.create(&stream).await;
         let put = match &created {
             Finding::Ok(_) => self.put(&stream).await,
-            Finding::Failed { .. } | Finding::Warning { .. } | Finding::Skipped(_) => {
-                Finding::Skipped("there is no log stream to put into".to_owned())
-            }
+            _ => Finding::skipped("there is no log stream to put into"),
         };
         vec![("log group", group), ("log stream", created), ("put", put)]
     }
@@ -109,19 +99,18 @@ impl<S: LogSink> CloudWatchCheck<'_, S> {
     async fn create(&self, stream: &str) -> (Finding, Finding) {
         let group = &self.to.log_group_name;
         let place = format!("{group} in {}, account {}", self.delivery.target_region, self.to.role.account());
-        let made = || Finding::Ok(format!("{stream} exists or was created; it stays empty"));
-        match self.sink.create_log_stream(group, stream, &Lease::unlimited()).await {
-            Ok(()) => (Finding::Ok(place), made()),
+        let lease = Lease::unlimited();
+        let create_stream = || self.sink.create_log_stream(group, stream, &lease);
+        let (found, made) = match create_stream().await {
+            Ok(()) => (place, Ok(())),
             Err(SinkError::NotFound(_)) => {
-                match self.sink.create_log_group(group, self.to.retention_days, &Lease::unlimited()).await {
+                match self.sink.create_log_group(group, self.to.retention_days, &lease).await {
                     Ok(()) => {
                         let days = self.to.retention_days.map(|days| format!(", for {days} days"));
-                        let found =
-                            format!("{place}: was missing, and was created{}", days.unwrap_or_default());
-                        let stream = self.create_in_new_group(stream).await;
+                        let days = days.unwrap_or_default();
                         (
-                            Finding::Ok(found),
-                            stream.map_or_else(|error| self.refused("CreateLogStream", &error), |()| made()),
+                            format!("{place}: was missing, and was created{days}"),
+                            until_found(create_stream).await,
                         )
                     }
                     Err(error) => {
@@ -129,33 +118,23 @@ impl<S: LogSink> CloudWatchCheck<'_, S> {
                         let fix = self.fix("CreateLogGroup", &error);
                         let fix = if denied { format!("create the group, or {fix}") } else { fix };
                         let problem = format!("{place} does not exist and was not created: {error}");
-                        (
+                        return (
                             Finding::failed(problem, fix),
-                            Finding::Skipped("there is no log group for it".to_owned()),
-                        )
+                            Finding::skipped("there is no log group for it"),
+                        );
                     }
                 }
             }
-            Err(error) => (
-                Finding::Skipped(
-                    "CreateLogStream was refused, so it is unknown whether the group exists".to_owned(),
-                ),
-                self.refused("CreateLogStream", &error),
-            ),
-        }
-    }
-
-    /// Repeats the call, because a new group may not be found at first.
-    async fn create_in_new_group(&self, stream: &str) -> Result<(), SinkError> {
-        let mut pause = PAUSE;
-        for _ in 1..ROUNDS {
-            match self.sink.create_log_stream(&self.to.log_group_name, stream, &Lease::unlimited()).await {
-                Err(SinkError::NotFound(_)) => tokio::time::sleep(pause).await,
-                other => return other,
+            Err(error) => {
+                let unknown = "CreateLogStream was refused, so it is unknown whether the group exists";
+                return (Finding::skipped(unknown), self.refused("CreateLogStream", &error));
             }
-            pause *= 2;
-        }
-        self.sink.create_log_stream(&self.to.log_group_name, stream, &Lease::unlimited()).await
+        };
+        let made = match made {
+            Ok(()) => Finding::Ok(format!("{stream} exists or was created; it stays empty")),
+            Err(error) => self.refused("CreateLogStream", &error),
+        };
+        (Finding::Ok(found), made)
     }
 
     async fn put(&self, stream: &str) -> Finding {
@@ -166,15 +145,8 @@ impl<S: LogSink> CloudWatchCheck<'_, S> {
             "logEvents": [{ "timestamp": at.as_millisecond(), "message": "logferry doctor was here" }],
         });
         let body = Bytes::from(body.to_string());
-        let mut pause = PAUSE;
-        let mut answer = self.sink.put_log_events(body.clone(), &Lease::unlimited()).await;
-        for _ in 1..ROUNDS {
-            let Err(SinkError::NotFound(_)) = answer else { break };
-            tokio::time::sleep(pause).await;
-            pause *= 2;
-            answer = self.sink.put_log_events(body.clone(), &Lease::unlimited()).await;
-        }
-        match answer {
+        let lease = Lease::unlimited();
+        match until_found(|| self.sink.put_log_events(body.clone(), &lease)).await {
             Ok(PutAnswer { rejected, .. }) => Finding::Ok(taken(&rejected).to_owned()),
             Err(SinkError::InvalidSequenceToken { .. } | SinkError::DataAlreadyAccepted { .. }) => {
                 Finding::Ok(
@@ -188,7 +160,7 @@ impl<S: LogSink> CloudWatchCheck<'_, S> {
 
     fn refused(&self, call: &str, error: &SinkError) -> Finding {
         if let SinkError::Session(session) = error {
-            return self.doctor.refused(&entry(self.doctor, self.delivery, self.to), self.our_side, session);
+            return self.doctor.refused(&self.entry, self.our_side, session);
         }
         Finding::failed(format!("{call}: {error}"), self.fix(call, error))
     }
@@ -229,6 +201,19 @@ impl<S: LogSink> CloudWatchCheck<'_, S> {
             | SinkError::LeaseEnded(_) => "try again".to_owned(),
         }
     }
+}
+
+/// Repeats a call, because a new group or stream may not be found at first.
+async fn until_found<T, F: Future<Output = Result<T, SinkError>>>(call: impl Fn() -> F) -> F::Output {
+    let mut pause = PAUSE;
+    for _ in 1..ROUNDS {
+        match call().await {
+            Err(SinkError::NotFound(_)) => tokio::time::sleep(pause).await,
+            other => return other,
+        }
+        pause *= 2;
+    }
+    call().await
 }
 
 fn taken(rejected: &RejectedEvents) -> &'static str {

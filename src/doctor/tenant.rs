@@ -2,11 +2,13 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use futures_util::{StreamExt, stream};
 use jiff::Timestamp;
-use tokio::task::JoinSet;
 
-use super::{Condition, Doctor, Finding, OurSide, wiring::tables::table_fix};
-use crate::tenant::{BadRow, Content, Destination, Mode, Row, SETTINGS, check_row, expired_at};
+use super::{Condition, Doctor, Finding, Findings, OurSide, wiring::tables::table_fix};
+use crate::tenant::{
+    BadRow, Content, Delivery, Destination, FieldProblem, Mode, Row, SETTINGS, check_row, expired_at,
+};
 
 /// Number of tenants that are checked at the same time. STS allows a few hundred calls per second, and most of a check is
 /// waiting.
@@ -18,7 +20,7 @@ struct CheckedRows {
     /// Names of the rows whose `ttl` has passed, with that time.
     expired: Vec<(String, Timestamp)>,
     paused: bool,
-    deliveries: Vec<(String, Result<Arc<crate::tenant::Delivery>, BadRow>)>,
+    deliveries: Vec<(String, Result<Arc<Delivery>, BadRow>)>,
     bad_settings: Option<BadRow>,
 }
 
@@ -41,7 +43,7 @@ impl CheckedRows {
         tenant
     }
 
-    fn is_enabled(delivery: &Result<Arc<crate::tenant::Delivery>, BadRow>) -> bool {
+    fn is_enabled(delivery: &Result<Arc<Delivery>, BadRow>) -> bool {
         match delivery {
             Ok(delivery) => delivery.enabled,
             Err(bad) => bad.enabled,
@@ -70,7 +72,7 @@ impl Doctor {
             vec![Condition { tenant_id, delivery: None, name: "rows", finding }]
         };
         if our_side.no_table {
-            return about(Finding::Skipped("the tenant table cannot be read".to_owned()));
+            return about(Finding::skipped("the tenant table cannot be read"));
         }
         let rows = match self.instruments.rows.of(tenant_id).await {
             Ok(rows) => rows,
@@ -99,12 +101,12 @@ impl Doctor {
     }
 
     /// Checks every tenant with an enabled delivery, in the table's order. Paused tenants are reported without a check.
-    pub(super) async fn everyone(self, our_side: OurSide) -> Vec<Condition> {
+    pub(super) async fn everyone(&self, our_side: &OurSide) -> Vec<Condition> {
         let about_all = |finding| {
             vec![Condition { tenant_id: None, delivery: None, name: "every tenant's rows", finding }]
         };
         let Some(identity) = our_side.identity.as_ref().filter(|_| !our_side.no_table) else {
-            return about_all(Finding::Skipped("the tenant table cannot be read".to_owned()));
+            return about_all(Finding::skipped("the tenant table cannot be read"));
         };
         let rows = match self.instruments.rows.all().await {
             Ok(rows) => rows,
@@ -119,29 +121,14 @@ impl Doctor {
         }
         let default_region = self.instruments.rows.default_region();
         let tenants = tenants.into_iter().map(|(id, rows)| CheckedRows::read(id, rows, default_region));
-        let tenants: Vec<_> = tenants.filter(|tenant| tenant.has_enabled()).collect();
-        let mut found = BTreeMap::new();
-        let mut running = JoinSet::new();
-        let (doctor, our_side) = (Arc::new(self), Arc::new(our_side));
-        for (index, tenant) in tenants.into_iter().enumerate() {
+        let examined = stream::iter(tenants.filter(CheckedRows::has_enabled)).map(async |tenant| {
             if tenant.paused {
-                let paused = Finding::Skipped(format!(
-                    "paused; `logferry tenant resume {}` ends the pause",
-                    tenant.id
-                ));
-                found.insert(index, vec![tenant.condition(None, "not paused", paused)]);
-                continue;
+                let resume = format!("paused; `logferry tenant resume {}` ends the pause", tenant.id);
+                return vec![tenant.condition(None, "not paused", Finding::Skipped(resume))];
             }
-            if running.len() >= AT_ONCE
-                && let Some(Ok((index, conditions))) = running.join_next().await
-            {
-                found.insert(index, conditions);
-            }
-            let (doctor, our_side) = (Arc::clone(&doctor), Arc::clone(&our_side));
-            running.spawn(async move { (index, doctor.examine_tenant(tenant, None, &our_side).await) });
-        }
-        found.extend(running.join_all().await);
-        found.into_values().flatten().collect()
+            self.examine_tenant(tenant, None, our_side).await
+        });
+        examined.buffered(AT_ONCE).collect::<Vec<_>>().await.concat()
     }
 
     async fn examine_tenant(
@@ -156,7 +143,10 @@ impl Doctor {
             conditions.push(tenant.condition(Some(name), "ttl", Finding::Skipped(gone)));
         }
         match &tenant.bad_settings {
-            Some(bad) => conditions.extend(bad_row(&tenant, SETTINGS, bad)),
+            Some(bad) => {
+                let of_settings = |(what, finding)| tenant.condition(Some(SETTINGS), what, finding);
+                conditions.extend(bad_row(&tenant, SETTINGS, bad).into_iter().map(of_settings));
+            }
             None if tenant.paused => conditions.push(tenant.condition(
                 None,
                 "not paused",
@@ -180,45 +170,47 @@ impl Doctor {
         // If no delivery is enabled, all are checked, because the operator may be about to enable one.
         let all = !tenant.has_enabled();
         for (name, delivery) in &tenant.deliveries {
-            let enabled = CheckedRows::is_enabled(delivery);
-            let chosen = asked.map_or(all || enabled, |asked| asked == name);
-            if asked.is_some() && !chosen {
-                continue;
-            }
-            if !chosen {
-                let off = Finding::Skipped("the row is disabled, so it delivers nothing".to_owned());
-                conditions.push(tenant.condition(Some(name), "enabled", off));
-                continue;
-            }
-            conditions.push(tenant.condition(Some(name), "enabled", of_enabled(&tenant.id, name, enabled)));
-            let fits = delivery.as_ref().map_or(Ok(()), |delivery| self.own_buckets.check(delivery));
-            match delivery {
-                Err(bad) => conditions.extend(bad_row(&tenant, name, bad)),
-                Ok(delivery) => {
-                    if let Err(bad) = &fits {
-                        conditions.extend(bad_row(&tenant, name, bad));
-                        continue;
-                    }
-                    let valid = Finding::Ok("every field can be used".to_owned());
-                    conditions.push(tenant.condition(Some(name), "row", valid));
-                    if delivery.mode == Mode::Shadow {
-                        let fix = "when the delivery shall begin, remove the row's attribute deliver, or set delivery.mode to \
-                                   \"live\"";
-                        let shadow =
-                            Finding::warning("in shadow mode: events are counted, and nothing is put", fix);
-                        conditions.push(tenant.condition(Some(name), "mode", shadow));
-                    }
-                    let findings = match &delivery.destination {
-                        Destination::CloudWatch(to) => self.cloudwatch(delivery, to, our_side).await,
-                        Destination::S3(to) => self.bucket(delivery, to, our_side).await,
-                    };
-                    let findings = findings.into_iter();
-                    conditions
-                        .extend(findings.map(|(what, finding)| tenant.condition(Some(name), what, finding)));
+            let chosen = asked.map_or(all || CheckedRows::is_enabled(delivery), |asked| asked == name);
+            let findings = match (asked, chosen) {
+                (_, true) => self.delivery(&tenant, name, delivery, our_side).await,
+                (None, false) => {
+                    vec![("enabled", Finding::skipped("the row is disabled, so it delivers nothing"))]
                 }
-            }
+                (Some(_), false) => continue,
+            };
+            let of_delivery = |(what, finding)| tenant.condition(Some(name), what, finding);
+            conditions.extend(findings.into_iter().map(of_delivery));
         }
         conditions
+    }
+
+    async fn delivery(
+        &self,
+        tenant: &CheckedRows,
+        name: &str,
+        delivery: &Result<Arc<Delivery>, BadRow>,
+        our_side: &OurSide,
+    ) -> Findings {
+        let mut findings = vec![("enabled", of_enabled(&tenant.id, name, CheckedRows::is_enabled(delivery)))];
+        let misfit = delivery.as_ref().ok().and_then(|delivery| self.own_buckets.check(delivery).err());
+        let delivery = match (delivery, &misfit) {
+            (Ok(delivery), None) => delivery,
+            (Err(bad), _) | (_, Some(bad)) => {
+                findings.extend(bad_row(tenant, name, bad));
+                return findings;
+            }
+        };
+        findings.push(("row", Finding::Ok("every field can be used".to_owned())));
+        if delivery.mode == Mode::Shadow {
+            let fix = "when the delivery shall begin, remove the row's attribute deliver, or set delivery.mode to \"live\"";
+            let shadow = Finding::warning("in shadow mode: events are counted, and nothing is put", fix);
+            findings.push(("mode", shadow));
+        }
+        findings.extend(match &delivery.destination {
+            Destination::CloudWatch(to) => self.cloudwatch(delivery, to, our_side).await,
+            Destination::S3(to) => self.bucket(delivery, to, our_side).await,
+        });
+        findings
     }
 }
 
@@ -232,18 +224,16 @@ fn of_enabled(tenant_id: &str, name: &str, enabled: bool) -> Finding {
     )
 }
 
-/// A condition for each field that cannot be used.
-fn bad_row<'a>(
-    tenant: &'a CheckedRows,
-    name: &'a str,
-    bad: &'a BadRow,
-) -> impl Iterator<Item = Condition> + use<'a> {
-    bad.problems.iter().map(move |problem| {
-        let setting = if problem.field == "oversize" { "set quarantine.bucket for the workers, or " } else { "" };
+/// A finding for each field that cannot be used.
+fn bad_row(tenant: &CheckedRows, name: &str, bad: &BadRow) -> Findings {
+    let finding = |problem: &FieldProblem| {
+        let setting =
+            if problem.field == "oversize" { "set quarantine.bucket for the workers, or " } else { "" };
         let fix = format!(
             "{setting}correct {} in the row (`logferry tenant get {} --type {name}` shows it, `put` replaces it)",
             problem.field, tenant.id
         );
-        tenant.condition(Some(name), "row", Finding::failed(problem.to_string(), fix))
-    })
+        ("row", Finding::failed(problem.to_string(), fix))
+    };
+    bad.problems.iter().map(finding).collect()
 }

@@ -9,16 +9,8 @@ mod topic;
 
 use std::time::Duration;
 
-use super::{Condition, Finding};
+use super::Finding;
 use crate::wiring::Unread;
-
-fn ours(name: &'static str, finding: Finding) -> Condition {
-    Condition { tenant_id: None, delivery: None, name, finding }
-}
-
-fn no_credentials() -> Finding {
-    Finding::Skipped("there are no credentials to call AWS with".to_owned())
-}
 
 /// The result for something that cannot be read. `fix` is for a resource that does not exist.
 fn unread(what: &str, error: &Unread, fix: &str) -> Finding {

@@ -38,13 +38,6 @@ pub(super) enum Standing {
     Degraded(CheckFailure),
 }
 
-/// A change that is logged.
-pub(super) enum LoggedChange {
-    Degraded(Explanation),
-    Mended(Timestamp),
-    Doubted(Timestamp),
-}
-
 /// Failures in a row.
 #[derive(Clone, Debug)]
 pub(super) struct FailureRow {
@@ -70,26 +63,24 @@ impl Course {
         }
     }
 
-    pub(super) fn succeeded(&mut self, call: CheckCall<'_>) -> Option<LoggedChange> {
+    /// Returns since when the check was degraded, if it was. So do [`Course::answered`] and [`Course::expire`].
+    pub(super) fn succeeded(&mut self, call: CheckCall<'_>) -> Option<Timestamp> {
         self.hear(call.party);
-        self.row = None;
-        let (before, since) = self.becomes(Standing::Ok)?;
-        matches!(before, Standing::Degraded(_)).then_some(LoggedChange::Mended(since))
+        self.becomes(Standing::Ok)
     }
 
     /// The answer shows neither that the resource can be used nor that it cannot.
-    pub(super) fn answered(&mut self) -> Option<LoggedChange> {
+    pub(super) fn answered(&mut self) -> Option<Timestamp> {
         self.last = Instant::now();
         // A bucket that is missing, or in another Region, may be denied all the same.
         if matches!(self.standing, Standing::Degraded(cause) if cause != CheckFailure::Unanswered) {
             return None;
         }
-        self.row = None;
-        let (before, since) = self.becomes(Standing::Unknown)?;
-        matches!(before, Standing::Degraded(_)).then_some(LoggedChange::Doubted(since))
+        self.becomes(Standing::Unknown)
     }
 
-    pub(super) fn failed(&mut self, call: CheckCall<'_>, cause: CheckFailure) -> Option<LoggedChange> {
+    /// Returns the explanation if the check becomes degraded.
+    pub(super) fn failed(&mut self, call: CheckCall<'_>, cause: CheckFailure) -> Option<Explanation> {
         self.hear(call.party);
         let voices = self.voices(call.check);
         let row = self.row.get_or_insert_with(|| FailureRow {
@@ -116,25 +107,25 @@ impl Course {
             Standing::Degraded(_) => None,
             Standing::Unknown | Standing::Ok => {
                 self.since = row.since;
-                Some(LoggedChange::Degraded(call.check.explain(cause)))
+                Some(call.check.explain(cause))
             }
         }
     }
 
     /// Forgets failures that are too old to tell anything.
-    pub(super) fn expire(&mut self) -> Option<LoggedChange> {
+    pub(super) fn expire(&mut self) -> Option<Timestamp> {
         if self.row.is_none() || self.last.elapsed() <= EVIDENCE_LASTS {
             return None;
         }
-        self.row = None;
-        let (before, since) = self.becomes(Standing::Unknown)?;
-        matches!(before, Standing::Degraded(_)).then_some(LoggedChange::Doubted(since))
+        self.becomes(Standing::Unknown)
     }
 
-    /// Changes the standing. Returns the one before, and the time at which it began; `None` if the standing stays the same.
-    fn becomes(&mut self, standing: Standing) -> Option<(Standing, Timestamp)> {
+    /// Ends the row of failures, and changes the standing. Returns since when the check was degraded, if it was.
+    fn becomes(&mut self, standing: Standing) -> Option<Timestamp> {
+        self.row = None;
         let before = std::mem::replace(&mut self.standing, standing);
-        (before != standing).then(|| (before, std::mem::replace(&mut self.since, now())))
+        let since = (before != standing).then(|| std::mem::replace(&mut self.since, now()))?;
+        matches!(before, Standing::Degraded(_)).then_some(since)
     }
 
     /// How many parties must fail in a row.

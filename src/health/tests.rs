@@ -1,6 +1,7 @@
 use tracing_subscriber::layer::SubscriberExt;
 
 use super::{
+    ConditionStatus::{Degraded, Unknown},
     course::{APART, EVIDENCE_LASTS},
     *,
 };
@@ -39,27 +40,34 @@ fn a_second_passes(health: &Health) {
     }
 }
 
+/// Makes the last calls older.
+fn age(health: &Health, by: Duration) {
+    let mut state = health.lock();
+    state.courses.values_mut().flat_map(BTreeMap::values_mut).for_each(|course| course.last -= by);
+}
+
 #[test]
 fn failures_at_once_count_as_one() {
     let health = health(&[]);
+    let state = || status(&health, ReadinessCondition::Ledger);
     let many = || (0..64).for_each(|_| health.failed(Check::Ledger, CheckFailure::Unanswered, &"a stall"));
     many();
     a_second_passes(&health);
     many();
-    assert_eq!(status(&health, ReadinessCondition::Ledger), ConditionStatus::Unknown, "two stalls");
+    assert_eq!(state(), Unknown, "two stalls");
     a_second_passes(&health);
     many();
-    assert_eq!(status(&health, ReadinessCondition::Ledger), ConditionStatus::Degraded);
+    assert_eq!(state(), Degraded);
     health.succeeded(Check::Ledger);
     many();
-    assert_eq!(status(&health, ReadinessCondition::Ledger), ConditionStatus::Ok, "a new row begins");
+    assert_eq!(state(), ConditionStatus::Ok, "a new row begins");
 }
 
 #[test]
 fn the_third_failure_in_a_row_degrades_and_only_the_same_check_mends() {
     let health = health(&[Check::Receive]);
     assert_eq!(health.ready().status, HealthStatus::Starting);
-    assert_eq!(status(&health, ReadinessCondition::Receive), ConditionStatus::Unknown);
+    assert_eq!(status(&health, ReadinessCondition::Receive), Unknown);
     health.succeeded(Check::Receive);
     assert_eq!(health.ready().status, HealthStatus::Ok);
     fail(&health, Check::Receive, 2);
@@ -68,14 +76,14 @@ fn the_third_failure_in_a_row_degrades_and_only_the_same_check_mends() {
     assert_eq!(health.ready().status, HealthStatus::Ok, "a success between ends the row");
     fail(&health, Check::Receive, 1);
     assert_eq!(health.ready().status, HealthStatus::Unready);
-    assert_eq!(status(&health, ReadinessCondition::Receive), ConditionStatus::Degraded);
+    assert_eq!(status(&health, ReadinessCondition::Receive), Degraded);
 
     fail(&health, Check::DeadLetters, 3);
     health.succeeded(Check::Delete);
     health.succeeded(Check::DeadLettersAllowed);
     assert_eq!(
         status(&health, ReadinessCondition::Settle),
-        ConditionStatus::Degraded,
+        Degraded,
         "neither a delete nor a probe mends a send"
     );
     health.succeeded(Check::DeadLetters);
@@ -83,7 +91,7 @@ fn the_third_failure_in_a_row_degrades_and_only_the_same_check_mends() {
     fail(&health, Check::SourceBucket.on("a"), 3);
     health.succeeded(Check::SourceBucket.on("b"));
     let get = of(&health, ReadinessCondition::Get);
-    assert_eq!((get.status, get.resource.as_deref()), (ConditionStatus::Degraded, Some("a")));
+    assert_eq!((get.status, get.resource.as_deref()), (Degraded, Some("a")));
     health.succeeded(Check::SourceBucket.on("a"));
     health.succeeded(Check::Receive);
     assert_eq!(health.ready().status, HealthStatus::Ok);
@@ -95,40 +103,33 @@ fn a_worker_that_starts_is_not_ready_before_every_needed_check_succeeded() {
     health.succeeded(Check::Lookup);
     health.succeeded(Check::Identity);
     health.switch_off(ReadinessCondition::Ledger);
-    assert_eq!(
-        status(&health, ReadinessCondition::Assume),
-        ConditionStatus::Unknown,
-        "the role has not answered"
-    );
+    assert_eq!(status(&health, ReadinessCondition::Assume), Unknown, "the role has not answered");
     assert_eq!(health.ready().status, HealthStatus::Starting);
     health.succeeded(Check::CentralRole);
     assert_eq!(health.ready().status, HealthStatus::Ok);
     assert_eq!(status(&health, ReadinessCondition::Ledger), ConditionStatus::Off);
-    assert_eq!(status(&health, ReadinessCondition::Get), ConditionStatus::Unknown, "nothing was read yet");
+    assert_eq!(status(&health, ReadinessCondition::Get), Unknown, "nothing was read yet");
 }
 
 #[test]
 fn a_region_degrades_only_after_several_accounts_fail_in_a_row() {
     let health = health(&[]);
+    let state = || status(&health, ReadinessCondition::Put);
     let put = |account: &'static str| Check::Put.on("eu-west-1").by(account);
     for account in ["1", "2", "3", "4"] {
         fail(&health, put(account), 1);
     }
-    assert_eq!(
-        status(&health, ReadinessCondition::Put),
-        ConditionStatus::Unknown,
-        "the Region may not exist"
-    );
+    assert_eq!(state(), Unknown, "the Region may not exist");
     for account in ["1", "2", "3"] {
         health.succeeded(put(account));
     }
     fail(&health, put("1"), 50);
     fail(&health, put("2"), 50);
-    assert_eq!(status(&health, ReadinessCondition::Put), ConditionStatus::Ok, "two accounts");
+    assert_eq!(state(), ConditionStatus::Ok, "two accounts");
     fail(&health, put("3"), 1);
     assert_eq!(of(&health, ReadinessCondition::Put).resource.as_deref(), Some("eu-west-1"));
     health.succeeded(put("4"));
-    assert_eq!(status(&health, ReadinessCondition::Put), ConditionStatus::Ok);
+    assert_eq!(state(), ConditionStatus::Ok);
 
     health.expect(Check::Put.on("us-east-1"));
     for account in ["1", "2", "3"] {
@@ -144,25 +145,18 @@ fn a_region_degrades_only_after_several_accounts_fail_in_a_row() {
 #[test]
 fn a_region_with_few_accounts_degrades_when_all_of_them_fail() {
     let health = health(&[]);
+    let state = || status(&health, ReadinessCondition::Put);
     let put = |account: &'static str| Check::Put.on("eu-west-1").by(account);
     health.succeeded(put("1"));
     fail(&health, put("1"), 2);
-    assert_eq!(status(&health, ReadinessCondition::Put), ConditionStatus::Ok, "two failures");
+    assert_eq!(state(), ConditionStatus::Ok, "two failures");
     fail(&health, put("1"), 1);
-    assert_eq!(
-        status(&health, ReadinessCondition::Put),
-        ConditionStatus::Degraded,
-        "there is no other account"
-    );
+    assert_eq!(state(), Degraded, "there is no other account");
     health.succeeded(put("2"));
     fail(&health, put("1"), 50);
-    assert_eq!(
-        status(&health, ReadinessCondition::Put),
-        ConditionStatus::Ok,
-        "it may be the account's own trouble"
-    );
+    assert_eq!(state(), ConditionStatus::Ok, "it may be the account's own trouble");
     fail(&health, put("2"), 1);
-    assert_eq!(status(&health, ReadinessCondition::Put), ConditionStatus::Degraded, "both fail");
+    assert_eq!(state(), Degraded, "both fail");
 
     health.succeeded(put("1"));
     let forget = |account: &str| {
@@ -173,16 +167,13 @@ fn a_region_with_few_accounts_degrades_when_all_of_them_fail() {
     };
     forget("2");
     fail(&health, put("1"), 3);
-    assert_eq!(
-        status(&health, ReadinessCondition::Put),
-        ConditionStatus::Degraded,
-        "nothing was heard of 2 for an hour"
-    );
+    assert_eq!(state(), Degraded, "nothing was heard of 2 for an hour");
 }
 
 #[test]
 fn accounts_that_fail_at_once_all_count() {
     let health = health(&[]);
+    let state = || status(&health, ReadinessCondition::Put);
     let put = |account: &'static str| Check::Put.on("eu-west-1").by(account);
     let at_once = |accounts: &[&'static str]| {
         accounts
@@ -193,13 +184,9 @@ fn accounts_that_fail_at_once_all_count() {
     health.succeeded(put("1"));
     at_once(&["1", "2", "3", "4"]);
     fail(&health, put("1"), 1);
-    assert_eq!(status(&health, ReadinessCondition::Put), ConditionStatus::Ok, "two failures");
+    assert_eq!(state(), ConditionStatus::Ok, "two failures");
     fail(&health, put("1"), 1);
-    assert_eq!(
-        status(&health, ReadinessCondition::Put),
-        ConditionStatus::Degraded,
-        "the others make no more calls"
-    );
+    assert_eq!(state(), Degraded, "the others make no more calls");
 
     let read = |tenant: &'static str| Check::Read.on("staging").by(tenant);
     for _ in 0..3 {
@@ -208,66 +195,52 @@ fn accounts_that_fail_at_once_all_count() {
         }
         a_second_passes(&health);
     }
-    assert_eq!(
-        status(&health, ReadinessCondition::Get),
-        ConditionStatus::Degraded,
-        "the busiest tenant is always first"
-    );
+    assert_eq!(status(&health, ReadinessCondition::Get), Degraded, "the busiest tenant is always first");
 }
 
 #[test]
 fn reads_degrade_only_when_three_tenants_fail() {
     let health = health(&[]);
+    let state = || status(&health, ReadinessCondition::Get);
     let read = |tenant: &'static str| Check::Read.on("staging").by(tenant);
     for tenant in ["a", "b"] {
         fail(&health, read(tenant), 50);
     }
-    assert_eq!(status(&health, ReadinessCondition::Get), ConditionStatus::Unknown);
+    assert_eq!(state(), Unknown);
     health.succeeded(Check::Read.on("staging"));
     for tenant in ["b", "c"] {
         fail(&health, read(tenant), 1);
     }
-    assert_eq!(
-        status(&health, ReadinessCondition::Get),
-        ConditionStatus::Ok,
-        "a success between ends the row"
-    );
+    assert_eq!(state(), ConditionStatus::Ok, "a success between ends the row");
     fail(&health, read("a"), 1);
-    assert_eq!(status(&health, ReadinessCondition::Get), ConditionStatus::Degraded);
+    assert_eq!(state(), Degraded);
 }
 
 #[test]
 fn an_answer_without_evidence_neither_degrades_nor_shows_that_all_is_well() {
     let health = health(&[]);
+    let state = || status(&health, ReadinessCondition::Get);
     let head = || Check::SourceBucket.on("staging");
     health.answered(head());
-    assert_eq!(status(&health, ReadinessCondition::Get), ConditionStatus::Unknown);
+    assert_eq!(state(), Unknown);
     fail(&health, head(), 3);
-    assert_eq!(status(&health, ReadinessCondition::Get), ConditionStatus::Degraded);
+    assert_eq!(state(), Degraded);
     health.answered(head());
-    assert_eq!(
-        status(&health, ReadinessCondition::Get),
-        ConditionStatus::Unknown,
-        "there is an answer again"
-    );
+    assert_eq!(state(), Unknown, "there is an answer again");
     fail(&health, head(), 2);
-    assert_eq!(status(&health, ReadinessCondition::Get), ConditionStatus::Unknown, "a new row begins");
+    assert_eq!(state(), Unknown, "a new row begins");
     health.succeeded(head());
     health.answered(head());
-    assert_eq!(status(&health, ReadinessCondition::Get), ConditionStatus::Unknown);
+    assert_eq!(state(), Unknown);
     for _ in 0..3 {
         health.failed(head(), CheckFailure::Missing, &"404");
         a_second_passes(&health);
     }
     health.answered(head());
     let get = of(&health, ReadinessCondition::Get);
-    assert_eq!(
-        get.status,
-        ConditionStatus::Degraded,
-        "a denied HeadBucket does not show that the bucket exists"
-    );
+    assert_eq!(get.status, Degraded, "a denied HeadBucket does not show that the bucket exists");
     health.succeeded(head());
-    assert_eq!(status(&health, ReadinessCondition::Get), ConditionStatus::Ok);
+    assert_eq!(state(), ConditionStatus::Ok);
 }
 
 /// The lines of the log, and whether the lock was free while each was written.
@@ -301,9 +274,7 @@ fn every_change_is_logged_and_no_line_is_written_under_the_lock() {
         health.answered(head());
         fail(health, Check::QuarantineFile, 3);
         fail(health, Check::DeadLetters, 2);
-        for course in health.lock().courses.values_mut().flat_map(BTreeMap::values_mut) {
-            course.last -= EVIDENCE_LASTS + Duration::from_secs(1);
-        }
+        age(health, EVIDENCE_LASTS + Duration::from_secs(1));
         health.ready();
         health.alive();
     });
@@ -323,28 +294,14 @@ fn an_old_failure_that_no_probe_repeats_becomes_unknown() {
     fail(&health, Check::QuarantineFile, 3);
     fail(&health, Check::DeadLetters, 3);
     fail(&health, Check::SourceBucket, 3);
-    let age = |by: Duration| {
-        let mut state = health.lock();
-        for course in state.courses.values_mut().flat_map(BTreeMap::values_mut) {
-            course.last -= by;
-        }
-    };
-    age(EVIDENCE_LASTS - Duration::from_secs(60));
-    assert_eq!(status(&health, ReadinessCondition::Quarantine), ConditionStatus::Degraded);
-    age(Duration::from_secs(61));
-    assert_eq!(status(&health, ReadinessCondition::Quarantine), ConditionStatus::Unknown);
-    assert_eq!(
-        status(&health, ReadinessCondition::Settle),
-        ConditionStatus::Unknown,
-        "a probe sends no dead letter"
-    );
-    assert_eq!(
-        status(&health, ReadinessCondition::Get),
-        ConditionStatus::Degraded,
-        "a probe would have mended it"
-    );
+    age(&health, EVIDENCE_LASTS - Duration::from_secs(60));
+    assert_eq!(status(&health, ReadinessCondition::Quarantine), Degraded);
+    age(&health, Duration::from_secs(61));
+    assert_eq!(status(&health, ReadinessCondition::Quarantine), Unknown);
+    assert_eq!(status(&health, ReadinessCondition::Settle), Unknown, "a probe sends no dead letter");
+    assert_eq!(status(&health, ReadinessCondition::Get), Degraded, "a probe would have mended it");
     fail(&health, Check::QuarantineFile, 2);
-    assert_eq!(status(&health, ReadinessCondition::Quarantine), ConditionStatus::Unknown, "a new row begins");
+    assert_eq!(status(&health, ReadinessCondition::Quarantine), Unknown, "a new row begins");
 }
 
 #[test]
@@ -387,7 +344,7 @@ fn a_worker_that_drains_is_alive_and_not_ready() {
         (health.alive().status, health.ready().status),
         (HealthStatus::Draining, HealthStatus::Draining)
     );
-    assert_eq!(status(&health, ReadinessCondition::Draining), ConditionStatus::Degraded);
+    assert_eq!(status(&health, ReadinessCondition::Draining), Degraded);
 }
 
 #[test]

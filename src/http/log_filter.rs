@@ -9,11 +9,7 @@ use std::{
 use axum::{
     Router,
     extract::{DefaultBodyLimit, Request},
-    http::{
-        HeaderMap, StatusCode,
-        header::{CONTENT_TYPE, HOST},
-        uri::Authority,
-    },
+    http::{HeaderMap, StatusCode, header::HOST, uri::Authority},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::get,
@@ -21,6 +17,7 @@ use axum::{
 use serde_json::json;
 use tokio::net::TcpStream;
 
+use super::answer;
 use crate::telemetry::level::LogFilter;
 
 /// Headers that a proxy adds to a request that it passes on.
@@ -40,17 +37,14 @@ pub(super) fn routes(filter: Arc<LogFilter>) -> Router {
 }
 
 fn show(filter: &LogFilter) -> Response {
-    let shown = json!({ "filter": filter.current(), "configured": filter.configured() });
-    (StatusCode::OK, [(CONTENT_TYPE, "application/json")], format!("{shown}\n")).into_response()
+    answer(StatusCode::OK, &json!({ "filter": filter.current(), "configured": filter.configured() }))
 }
 
 fn change(filter: &LogFilter, text: &str) -> Response {
     match filter.change(text) {
         Ok(()) => show(filter),
         Err(problem) => {
-            let refused = json!({ "filter": filter.current(), "problem": problem });
-            let (code, json) = (StatusCode::BAD_REQUEST, [(CONTENT_TYPE, "application/json")]);
-            (code, json, format!("{refused}\n")).into_response()
+            answer(StatusCode::BAD_REQUEST, &json!({ "filter": filter.current(), "problem": problem }))
         }
     }
 }

@@ -11,7 +11,6 @@ mod text;
 
 use std::{
     convert::Infallible,
-    fmt,
     sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
     time::Duration,
 };
@@ -67,14 +66,7 @@ pub struct Sources {
     pub since: Timestamp,
 }
 
-impl fmt::Debug for Sources {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sources").field("queue_url", &self.queue_url).finish_non_exhaustive()
-    }
-}
-
 /// The status page of a worker.
-#[derive(Debug)]
 pub struct Page {
     sources: Sources,
     written: Mutex<Option<(Instant, Arc<str>)>>,

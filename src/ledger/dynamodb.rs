@@ -16,6 +16,7 @@
 //! `ledger.max_clock_skew` has passed on its own clock. Then the lease has also ended on the owner's clock, as long as the
 //! two clocks differ by no more.
 
+#[cfg(feature = "tools")]
 pub mod entries;
 mod together;
 mod watch;
@@ -380,7 +381,7 @@ impl DynamoDbLedger {
             AttributeValue::B(bytes) => {
                 bytes.as_ref().iter().take(32).map(|byte| format!("{byte:02x}")).collect()
             }
-            other => entries::words(other),
+            other => words(other),
         };
         LedgerError::Unreadable(format!(
             "table {table:?}: {name} of object {object:?}, delivery {delivery:?} is {value}, {why}; \
@@ -480,6 +481,22 @@ fn condition_failed(error: &SdkError<UpdateItemError, HttpResponse>) -> bool {
 
 fn lost(key: &EntryKey) -> LedgerError {
     LedgerError::Lost(format!("object {:?}, delivery {:?}", key.object, key.delivery))
+}
+
+/// Shows an attribute's value to people.
+fn words(value: &AttributeValue) -> String {
+    match value {
+        AttributeValue::S(text) => text.clone(),
+        AttributeValue::N(number) => number.clone(),
+        AttributeValue::Bool(flag) => flag.to_string(),
+        AttributeValue::B(bytes) => format!("{} bytes", bytes.as_ref().len()),
+        AttributeValue::Null(_) => "NULL".to_owned(),
+        AttributeValue::L(values) => format!("a list of {}", values.len()),
+        AttributeValue::M(values) => format!("a map of {}", values.len()),
+        AttributeValue::Ss(values) | AttributeValue::Ns(values) => values.join(", "),
+        AttributeValue::Bs(values) => format!("a set of {} binary values", values.len()),
+        _ => "a value of an unknown type".to_owned(),
+    }
 }
 
 fn number(value: u64) -> AttributeValue {

@@ -53,6 +53,13 @@ impl Lines {
     fn write(&self, lines: &[u8]) -> std::io::Result<()> {
         self.out.lock().unwrap_or_else(PoisonError::into_inner).write_all(lines)
     }
+
+    fn show(&self, line: &CopyLine<'_>) -> Result<(), CopyError> {
+        let unwritten = |error| CopyError::Unavailable(format!("the line cannot be written: {error}"));
+        let mut line = serde_json::to_vec(line).expect("memory takes every byte");
+        line.push(b'\n');
+        self.write(&line).map_err(unwritten)
+    }
 }
 
 #[derive(Serialize)]
@@ -68,7 +75,7 @@ struct EventLine<'a> {
 struct CopyLine<'a> {
     bucket: &'a str,
     key: &'a str,
-    source: String,
+    source: &'a str,
 }
 
 impl LogSinks for Lines {
@@ -126,13 +133,9 @@ impl ObjectCopier for Lines {
     }
 
     async fn copy(&self, _session: &(), job: &CopyJob<'_>) -> Result<Copied, CopyError> {
-        let (way, object) = (job.way, job.way.object);
-        let source = format!("s3://{}/{}", object.bucket, object.key);
-        let line = CopyLine { bucket: &way.destination.bucket_name, key: &way.key()?, source };
-        let mut line = serde_json::to_vec(&line).expect("memory takes every byte");
-        line.push(b'\n');
-        let unwritten = |error| CopyError::Unavailable(format!("the line cannot be written: {error}"));
-        self.write(&line).map_err(unwritten)?;
+        let way = job.way;
+        let source = format!("s3://{}/{}", way.object.bucket, way.object.key);
+        self.show(&CopyLine { bucket: &way.destination.bucket_name, key: &way.key()?, source: &source })?;
         Ok(Copied::Written)
     }
 }
@@ -161,11 +164,7 @@ pub struct LakeLines {
 
 impl LakeLines {
     fn show(&self, key: &str) -> Result<(), CopyError> {
-        let line = CopyLine { bucket: &self.bucket, key, source: self.source.clone() };
-        let mut line = serde_json::to_vec(&line).expect("memory takes every byte");
-        line.push(b'\n');
-        let unwritten = |error| CopyError::Unavailable(format!("the line cannot be written: {error}"));
-        self.lines.write(&line).map_err(unwritten)
+        self.lines.show(&CopyLine { bucket: &self.bucket, key, source: &self.source })
     }
 }
 

@@ -203,8 +203,8 @@ fn of_tenant(tenant: &str) -> Filter {
     Filter { tenants: vec![tenant.to_owned()], ..Filter::default() }
 }
 
-async fn run(queue: &Arc<MemoryLetters>, order: Order) -> Outcome {
-    sweep(Arc::clone(queue), order, CancellationToken::new(), |_| ()).await
+async fn run(queue: &MemoryLetters, order: Order) -> Outcome {
+    sweep(queue, order, CancellationToken::new(), |_| ()).await
 }
 
 fn ids(letters: &[Letter]) -> Vec<&str> {
@@ -215,7 +215,7 @@ fn ids(letters: &[Letter]) -> Vec<&str> {
 
 #[tokio::test(start_paused = true)]
 async fn looking_sees_each_letter_once_and_changes_nothing() {
-    let queue = Arc::new(MemoryLetters::of(std::iter::repeat_n("acme", 137)));
+    let queue = MemoryLetters::of(std::iter::repeat_n("acme", 137));
     let outcome = run(&queue, order(Action::Look)).await;
     assert_eq!(outcome.letters.len(), 137);
     assert!(outcome.broken_off.is_none());
@@ -227,7 +227,7 @@ async fn looking_sees_each_letter_once_and_changes_nothing() {
 #[tokio::test(start_paused = true)]
 async fn only_the_selected_letters_are_moved() {
     let tenants = std::iter::repeat_n(["acme", "globex"], 30).flatten();
-    let queue = Arc::new(MemoryLetters::of(tenants));
+    let queue = MemoryLetters::of(tenants);
     let outcome = run(&queue, Order { filter: of_tenant("acme"), ..order(Action::Move(None)) }).await;
     assert_eq!((outcome.letters.len(), outcome.others), (30, 30));
     let (visible, hidden) = queue.left();
@@ -256,7 +256,7 @@ async fn copies_of_a_letter_count_as_one() {
                 copy(&format!("other-{index}"), &format!("m-{index}"));
             }
             copy("c", "1");
-            Arc::new(queue)
+            queue
         };
         let queue = build();
         let looked = run(&queue, order(Action::Look)).await;
@@ -272,7 +272,7 @@ async fn copies_of_a_letter_count_as_one() {
 
 #[tokio::test(start_paused = true)]
 async fn a_letter_that_comes_back_is_not_moved_again() {
-    let again = |at| Arc::new(MemoryLetters { buried_again_at: Some(at), ..MemoryLetters::of(["acme"; 25]) });
+    let again = |at| MemoryLetters { buried_again_at: Some(at), ..MemoryLetters::of(["acme"; 25]) };
     let queue = again(NOW + 1);
     let outcome = run(&queue, order(Action::Move(None))).await;
     assert_eq!((outcome.letters.len(), outcome.newcomers, outcome.came_back), (25, 25, 0));
@@ -295,14 +295,14 @@ async fn old_letters_behind_newcomers_are_found() {
     for index in 0..25 {
         queue.bury(&format!("old-{index}"), "acme", NOW - 60);
     }
-    let outcome = run(&Arc::new(queue), order(Action::Look)).await;
+    let outcome = run(&queue, order(Action::Look)).await;
     assert_eq!((outcome.letters.len(), outcome.newcomers), (25, 80));
     assert!(outcome.broken_off.is_none());
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_sweep_ends_although_new_letters_arrive_all_the_time() {
-    let queue = Arc::new(MemoryLetters { trickles: Some(RECEIVERS), ..MemoryLetters::of(["acme"; 25]) });
+    let queue = MemoryLetters { trickles: Some(RECEIVERS), ..MemoryLetters::of(["acme"; 25]) };
     let outcome = run(&queue, order(Action::Look));
     let outcome = tokio::time::timeout(HOLD, outcome).await.expect("the sweep ends");
     assert_eq!(outcome.letters.len(), 25);
@@ -320,7 +320,6 @@ async fn another_queue_s_letters_are_never_touched() {
             ..StoredLetter::default()
         });
     }
-    let queue = Arc::new(queue);
     let outcome = run(&queue, order(Action::Move(None))).await;
     assert_eq!((ids(&outcome.letters), outcome.of_other_queues), (vec!["ours"], 1));
     assert_eq!(queue.left().0, ["theirs"]);
@@ -337,7 +336,6 @@ async fn failed_entries_are_tried_again_and_then_reported() {
     };
     fail(&queue.refused, [("body of acme-1", 2), ("body of acme-2", u32::MAX)]);
     fail(&queue.stuck, [("acme-3", 2), ("acme-4", u32::MAX)]);
-    let queue = Arc::new(queue);
     let outcome = run(&queue, order(Action::Move(None))).await;
     assert_eq!(outcome.letters.len(), 11);
     let told =
@@ -357,7 +355,6 @@ async fn a_source_queue_that_accepts_nothing_ends_the_sweep() {
     let queue = MemoryLetters::of(["acme"; 200]);
     let all = (0..200).map(|index| (format!("body of acme-{index}"), u32::MAX));
     queue.refused.lock().expect("no test panics while it holds the lock").extend(all);
-    let queue = Arc::new(queue);
     let outcome = run(&queue, order(Action::Move(None))).await;
     assert!(matches!(outcome.broken_off, Some(BrokenOff::Unwritable)), "{outcome:?}");
     assert_eq!(outcome.unsent.len(), 10, "one batch is enough to know");
@@ -366,7 +363,7 @@ async fn a_source_queue_that_accepts_nothing_ends_the_sweep() {
 
 #[tokio::test(start_paused = true)]
 async fn letters_are_given_back_if_the_queue_can_no_longer_be_read() {
-    let queue = Arc::new(MemoryLetters { broken_after: Some(6), ..MemoryLetters::of(["acme"; 100]) });
+    let queue = MemoryLetters { broken_after: Some(6), ..MemoryLetters::of(["acme"; 100]) };
     let outcome = run(&queue, order(Action::Look)).await;
     assert!(matches!(outcome.broken_off, Some(BrokenOff::Unreadable(_))), "{outcome:?}");
     assert_eq!(outcome.letters.len(), 60);
@@ -375,7 +372,7 @@ async fn letters_are_given_back_if_the_queue_can_no_longer_be_read() {
 
 #[tokio::test(start_paused = true)]
 async fn an_interrupt_gives_every_letter_back() {
-    let queue = Arc::new(MemoryLetters::of(["acme"; 100]));
+    let queue = MemoryLetters::of(["acme"; 100]);
     let stop = CancellationToken::new();
     let interrupt = |progress: Progress| {
         if progress.done >= 10 {
@@ -383,7 +380,7 @@ async fn an_interrupt_gives_every_letter_back() {
         }
     };
     let rate = NonZeroU32::new(10);
-    let outcome = sweep(Arc::clone(&queue), order(Action::Move(rate)), stop.clone(), interrupt).await;
+    let outcome = sweep(&queue, order(Action::Move(rate)), stop.clone(), interrupt).await;
     assert!(matches!(outcome.broken_off, Some(BrokenOff::Interrupted)), "{outcome:?}");
     assert_eq!((outcome.letters.len(), queue.sent().len()), (10, 10));
     let (visible, hidden) = queue.left();
@@ -393,7 +390,7 @@ async fn an_interrupt_gives_every_letter_back() {
 #[tokio::test(start_paused = true)]
 async fn the_limit_is_exact() {
     for action in [Action::Look, Action::Move(None)] {
-        let queue = Arc::new(MemoryLetters::of(["acme"; 100]));
+        let queue = MemoryLetters::of(["acme"; 100]);
         let outcome = run(&queue, Order { limit: Some(13), ..order(action) }).await;
         assert_eq!(outcome.letters.len(), 13);
         let moved = if action == Action::Look { 0 } else { 13 };
@@ -404,7 +401,7 @@ async fn the_limit_is_exact() {
 #[tokio::test(start_paused = true)]
 async fn a_slow_move_keeps_its_rate_and_keeps_letters_hidden() {
     let tenants = std::iter::repeat_n(["acme", "globex", "globex"], 300).flatten();
-    let queue = Arc::new(MemoryLetters::of(tenants));
+    let queue = MemoryLetters::of(tenants);
     let asked = Order { filter: of_tenant("acme"), ..order(Action::Move(NonZeroU32::new(1))) };
     let started = Instant::now();
     let outcome = run(&queue, asked).await;
@@ -426,7 +423,6 @@ async fn a_moved_letter_that_is_received_again_is_deleted() {
         .lock()
         .expect("no test panics while it holds the lock")
         .insert("acme-4".to_owned(), ENTRY_ATTEMPTS);
-    let queue = Arc::new(queue);
     // The move takes longer than the letter stays hidden.
     let outcome = run(&queue, order(Action::Move(NonZeroU32::new(1)))).await;
     assert_eq!((outcome.letters.len(), outcome.came_back, outcome.undeleted.len()), (400, 0, 0));

@@ -11,13 +11,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Destination, Fate, Item, Taken,
-    outcome::{BadKeys, Failures, add_failure},
-    selection::{Choice, Selection},
+    outcome::{Counts, Failures, add_failure},
+    selection::Selection,
 };
-use crate::{
-    event::ObjectRef,
-    object::listing::{ListingError, ObjectListing, Walk},
-};
+use crate::object::listing::{ListingError, ObjectListing, Walk};
 
 /// Most objects of the sample.
 const SAMPLE: usize = 20;
@@ -31,16 +28,9 @@ pub struct Estimate {
     pub dry_run: bool,
     /// Whether the command was stopped before the listing's end.
     pub interrupted: bool,
-    /// Objects that the listing has.
-    pub listed: u64,
-    /// Objects of another time, tenant or application.
-    pub not_selected: u64,
-    /// Folder markers.
-    pub folder_markers: u64,
-    /// Objects whose keys match no layout.
-    pub bad_keys: BadKeys,
-    /// Selected objects.
-    pub selected: u64,
+    /// The listing.
+    #[serde(flatten)]
+    pub counts: Counts,
     /// Stored bytes of the selected objects.
     pub stored_bytes: u64,
     /// The sample.
@@ -98,36 +88,20 @@ pub async fn estimate<L: ObjectListing>(
             listed = walk.next() => listed?,
         };
         let Some(listed) = listed else { break };
-        estimate.listed += 1;
-        let tenant_id = match selection.choose(&listed) {
-            Choice::Selected { tenant_id } => tenant_id,
-            Choice::Unselected => {
-                estimate.not_selected += 1;
-                continue;
-            }
-            Choice::FolderMarker => {
-                estimate.folder_markers += 1;
-                continue;
-            }
-            Choice::BadKey(error) => {
-                estimate.bad_keys.add(&listed.key, &error);
-                continue;
-            }
-        };
-        estimate.selected += 1;
-        estimate.stored_bytes += listed.size;
-        let of_tenant = estimate.tenants.entry(tenant_id.clone()).or_default();
+        let size = listed.size;
+        let Some(item) = estimate.counts.add(bucket, selection, listed) else { continue };
+        estimate.counts.selected += 1;
+        estimate.stored_bytes += size;
+        let of_tenant = estimate.tenants.entry(item.tenant_id.clone()).or_default();
         of_tenant.objects += 1;
-        of_tenant.stored_bytes += listed.size;
+        of_tenant.stored_bytes += size;
         // Each object so far is in the sample with the same probability.
-        let place = usize::try_from(fastrand::u64(..estimate.selected)).unwrap_or(usize::MAX);
-        if sample.len() >= SAMPLE && place >= SAMPLE {
-            continue;
+        let place = usize::try_from(fastrand::u64(..estimate.counts.selected)).unwrap_or(usize::MAX);
+        if sample.len() < SAMPLE {
+            sample.push(item);
+        } else if let Some(sampled) = sample.get_mut(place) {
+            *sampled = item;
         }
-        let (bucket, size) = (bucket.to_owned(), Some(listed.size));
-        let object = ObjectRef { bucket, key: listed.key, size, ..ObjectRef::default() };
-        let item = Item { object, etag: listed.etag, tenant_id, modified: listed.modified };
-        if sample.len() < SAMPLE { sample.push(item) } else { sample[place] = item }
     }
     for item in &sample {
         for taken in showing.take(std::slice::from_ref(item), stop).await {
@@ -148,7 +122,7 @@ impl Estimate {
     /// Why there is no estimate: no object of the sample could be read.
     pub fn problem(&self) -> Option<String> {
         let (reason, failures) = self.sample.failed.first_key_value().filter(|_| self.sample.objects == 0)?;
-        let error = failures.first.error();
+        let error = &failures.first.failure.error;
         Some(format!(
             "there is no estimate, because no object of the sample could be read: {reason}: {error}"
         ))

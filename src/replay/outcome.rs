@@ -4,8 +4,11 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{Fate, Item};
-use crate::{manual::FailureOutcome, route::KeyError};
+use super::{
+    Fate, Item,
+    selection::{Choice, Selection},
+};
+use crate::{event::ObjectRef, manual::FailureOutcome, object::listing::ListedObject, route::KeyError};
 
 /// Most keys without a meaning that are named.
 const MOST_BAD_KEYS: usize = 5;
@@ -19,16 +22,9 @@ pub struct Outcome {
     /// Why the bucket was not listed to its end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub listing_error: Option<String>,
-    /// Objects that the listing has.
-    pub listed: u64,
-    /// Objects of another time, tenant or application.
-    pub not_selected: u64,
-    /// Folder markers.
-    pub folder_markers: u64,
-    /// Objects whose keys match no layout.
-    pub bad_keys: BadKeys,
-    /// Selected objects.
-    pub selected: u64,
+    /// The listing.
+    #[serde(flatten)]
+    pub counts: Counts,
     /// Objects that every delivery that wants them has got.
     pub delivered: u64,
     /// Objects about which the queue has got a message.
@@ -51,6 +47,40 @@ pub struct Outcome {
     pub seconds: f64,
 }
 
+/// The objects of a listing.
+#[derive(Debug, Default, Serialize)]
+pub struct Counts {
+    /// Objects that the listing has.
+    pub listed: u64,
+    /// Objects of another time, tenant or application.
+    pub not_selected: u64,
+    /// Folder markers.
+    pub folder_markers: u64,
+    /// Objects whose keys match no layout.
+    pub bad_keys: BadKeys,
+    /// Selected objects.
+    pub selected: u64,
+}
+
+impl Counts {
+    /// Counts a listed object, and returns it if it is selected. The caller counts it as selected.
+    pub(super) fn add(&mut self, bucket: &str, selection: &Selection, listed: ListedObject) -> Option<Item> {
+        self.listed += 1;
+        match selection.choose(&listed) {
+            Choice::Unselected => self.not_selected += 1,
+            Choice::FolderMarker => self.folder_markers += 1,
+            Choice::BadKey(error) => self.bad_keys.add(&listed.key, &error),
+            Choice::Selected { tenant_id } => {
+                let ListedObject { key, size, etag, modified } = listed;
+                let object =
+                    ObjectRef { bucket: bucket.to_owned(), key, size: Some(size), ..ObjectRef::default() };
+                return Some(Item { object, etag, tenant_id, modified });
+            }
+        }
+        None
+    }
+}
+
 /// Keys without a meaning.
 #[derive(Debug, Default, Serialize)]
 pub struct BadKeys {
@@ -64,16 +94,12 @@ pub struct BadKeys {
 /// A key without a meaning.
 #[derive(Debug, Serialize)]
 pub struct BadKey {
-    key: String,
+    /// The key.
+    pub key: String,
     error: String,
 }
 
 impl BadKeys {
-    /// The first key.
-    pub fn first_key(&self) -> Option<&str> {
-        self.first.first().map(|bad| bad.key.as_str())
-    }
-
     /// Adds an object.
     pub fn add(&mut self, key: &str, error: &KeyError) {
         self.objects += 1;
@@ -97,15 +123,9 @@ pub struct Failures {
 pub struct FirstFailure {
     key: String,
     tenant: String,
+    /// The failure.
     #[serde(flatten)]
-    failure: FailureOutcome,
-}
-
-impl FirstFailure {
-    /// Error text.
-    pub fn error(&self) -> &str {
-        &self.failure.error
-    }
+    pub failure: FailureOutcome,
 }
 
 /// Adds an object to the failures by reason.

@@ -85,20 +85,13 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::{object::listing::memory::MemoryListing, route::KeyLayout};
+    use crate::{object::listing::memory::MemoryListing, replay::selection::tests::selection};
 
     #[tokio::test]
     async fn the_rest_takes_as_long_as_objects_and_bytes_did_so_far() {
         let objects = ["a/c/p/1", "a/c/p/2", "a/c/p/3", "b/c/p/4", "no-key"];
         let listing = MemoryListing::of(2, objects.map(|key| (key, 10, Timestamp::UNIX_EPOCH)));
-        let selection = Selection {
-            prefix: String::new(),
-            since: None,
-            until: None,
-            tenants: Vec::new(),
-            applications: Vec::new(),
-            key_rules: KeyLayout::parse("{tenant}/{cluster}/{pod}/{file}").expect("a layout").into(),
-        };
+        let selection = selection("{tenant}/{cluster}/{pod}/{file}");
         let (progress, minute) = (Progress::default(), Duration::from_secs(60));
         progress.ended(10);
         assert_eq!(progress.remaining(minute), None, "the total is unknown");

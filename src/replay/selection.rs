@@ -85,11 +85,12 @@ impl Selection {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::route::KeyLayout;
 
-    fn selection(layout: &str) -> Selection {
+    /// Everything.
+    pub(in crate::replay) fn selection(layout: &str) -> Selection {
         Selection {
             prefix: String::new(),
             since: None,

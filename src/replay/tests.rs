@@ -11,7 +11,6 @@ use crate::{
     ledger::watch::{MemoryWatchPlaces, WatchPlaces},
     object::{ObjectError, listing::memory::MemoryListing},
     pipeline::Delivered,
-    route::KeyLayout,
     verdict::Failure,
 };
 
@@ -118,14 +117,7 @@ impl Destination for Answers {
 fn order() -> Order {
     Order {
         bucket: "staging".to_owned(),
-        selection: Selection {
-            prefix: String::new(),
-            since: None,
-            until: None,
-            tenants: Vec::new(),
-            applications: Vec::new(),
-            key_rules: KeyLayout::parse("{tenant}/{file}").expect("the layout is valid").into(),
-        },
+        selection: selection::tests::selection("{tenant}/{file}"),
         concurrency: NonZeroUsize::new(4).expect("above 0"),
         caps: Caps { objects_per_second: 1e6, bytes_per_second: 1e12 },
     }
@@ -139,8 +131,8 @@ fn listing<'a>(keys: impl IntoIterator<Item = &'a str>) -> MemoryListing {
 async fn replay(order: &Order, listing: &MemoryListing, answers: &Arc<Answers>) -> Outcome {
     let destination: Arc<dyn Destination> = Arc::clone(answers) as _;
     let (progress, stop) = (Progress::default(), CancellationToken::new());
-    let outcome = run(order, listing, &destination, &mut Alone, &progress, &stop).await;
-    let ended = outcome.selected;
+    let outcome = run(order, listing, &destination, None, &progress, &stop).await;
+    let ended = outcome.counts.selected;
     assert_eq!(progress.finished().objects, ended, "every selected object has an end");
     assert_eq!(sum(&outcome), ended, "{outcome:?}");
     outcome
@@ -171,8 +163,8 @@ async fn every_object_is_counted_once() {
         .on("d/1", &[Answer::Panic]);
     let answers = Arc::new(answers);
     let outcome = replay(&order(), &listing, &answers).await;
-    assert_eq!((outcome.listed, outcome.selected, outcome.folder_markers), (9, 7, 1));
-    assert_eq!((outcome.delivered, outcome.already_delivered, outcome.bad_keys.objects), (2, 1, 1));
+    assert_eq!((outcome.counts.listed, outcome.counts.selected, outcome.counts.folder_markers), (9, 7, 1));
+    assert_eq!((outcome.delivered, outcome.already_delivered, outcome.counts.bad_keys.objects), (2, 1, 1));
     assert_eq!(outcome.skipped, [("filtered", 1)].into());
     assert_eq!((outcome.stored_bytes, outcome.billed_bytes), (20, 60));
     let failed: Vec<_> =
@@ -264,7 +256,7 @@ async fn a_stopped_run_begins_no_further_object() {
         stopping.cancel();
     });
     let order = Order { caps, ..order() };
-    let outcome = run(&order, &listing, &destination, &mut Alone, &progress, &stop).await;
+    let outcome = run(&order, &listing, &destination, None, &progress, &stop).await;
     assert!(began.elapsed() < Duration::from_secs(3));
     assert!(outcome.interrupted && !outcome.is_success());
     let begun = answers.keys().len() as u64;
@@ -274,7 +266,7 @@ async fn a_stopped_run_begins_no_further_object() {
         (1..=2).contains(&outcome.unfinished),
         "it, and perhaps the one that waited for its turn: {outcome:?}"
     );
-    assert_eq!(sum(&outcome), outcome.selected);
+    assert_eq!(sum(&outcome), outcome.counts.selected);
 }
 
 #[tokio::test(start_paused = true)]
@@ -290,7 +282,7 @@ async fn what_was_listed_is_delivered_if_the_rest_cannot_be_listed() {
         failing.fail_next();
     };
     let (outcome, ()) = tokio::join!(replay(&order, &listing, &answers), fail);
-    assert_eq!((outcome.delivered, outcome.listed), (3, 3));
+    assert_eq!((outcome.delivered, outcome.counts.listed), (3, 3));
     assert!(outcome.listing_error.as_ref().is_some_and(|error| error.contains("cannot be listed")));
     assert!(!outcome.is_success());
 }
@@ -306,7 +298,10 @@ async fn the_cost_is_estimated_from_a_sample() {
     let (price, stop) = (0.5, CancellationToken::new());
     let estimate = estimate::estimate("staging", &order.selection, &listing, &answers, price, &stop).await;
     let estimate = estimate.expect("memory answers");
-    assert_eq!((estimate.listed, estimate.selected, estimate.bad_keys.objects), (61, 60, 1));
+    assert_eq!(
+        (estimate.counts.listed, estimate.counts.selected, estimate.counts.bad_keys.objects),
+        (61, 60, 1)
+    );
     assert_eq!((estimate.stored_bytes, estimate.billed_bytes), (600, Some(1800)));
     assert_eq!((estimate.sample.objects, estimate.sample.stored_bytes), (20, 200));
     let of_tenants: Vec<_> =

@@ -21,7 +21,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Destination, Fate, Item, Observer, Order, Outcome, progress::Progress, run};
+use super::{Destination, Fate, Item, Order, Outcome, outcome::Counts, progress::Progress, run};
 use crate::{
     ledger::{
         LedgerError,
@@ -133,7 +133,7 @@ pub async fn watch<L: ObjectListing>(
             unfinished: None,
             given_up: 0,
         };
-        let outcome = run(&order, listing, destination, &mut scan, &Progress::default(), stop).await;
+        let outcome = run(&order, listing, destination, Some(&mut scan), &Progress::default(), stop).await;
         let Scan { newest, unfinished, given_up, .. } = scan;
         if let Some(error) = &outcome.listing_error {
             if watched.scans == 0 {
@@ -155,14 +155,14 @@ pub async fn watch<L: ObjectListing>(
             }
         }
         tell(&outcome, place);
-        if outcome.bad_keys.objects > bad_keys {
+        if outcome.counts.bad_keys.objects > bad_keys {
             tracing::warn!(
-                replay.bad_keys = outcome.bad_keys.objects,
-                object.key = outcome.bad_keys.first_key().unwrap_or_default(),
+                replay.bad_keys = outcome.counts.bad_keys.objects,
+                object.key = outcome.counts.bad_keys.first.first().map(|bad| &bad.key),
                 "objects match neither source.key_layout nor a rule, and nobody gets them"
             );
         }
-        bad_keys = outcome.bad_keys.objects;
+        bad_keys = outcome.counts.bad_keys.objects;
         if Instant::now() > next {
             tracing::warn!(
                 replay.seconds = outcome.seconds,
@@ -202,7 +202,8 @@ fn before(time: Timestamp, by: Duration) -> Timestamp {
 }
 
 fn tell(outcome: &Outcome, place: Timestamp) {
-    let Outcome { listed, selected, delivered, sent, already_delivered, busy, seconds, .. } = outcome;
+    let Outcome { counts, delivered, sent, already_delivered, busy, seconds, .. } = outcome;
+    let Counts { listed, selected, .. } = counts;
     let failed = outcome.failures();
     if *selected == 0 {
         tracing::debug!(replay.listed = listed, replay.seconds = seconds, replay.place = %place, "scan without new objects");
@@ -233,7 +234,7 @@ impl WatchOutcome {
 }
 
 /// Observes one scan.
-struct Scan<'a> {
+pub struct Scan<'a> {
     known: &'a mut Known,
     /// An older object that fails is given up. `None`: the watch has not run for long enough.
     hopeless: Option<Timestamp>,
@@ -244,13 +245,15 @@ struct Scan<'a> {
     given_up: u64,
 }
 
-impl Observer for Scan<'_> {
-    fn knows(&mut self, item: &Item) -> bool {
+impl Scan<'_> {
+    /// Whether the object is passed over, because its fate is known from an earlier scan.
+    pub(super) fn knows(&mut self, item: &Item) -> bool {
         self.newest = self.newest.max(Some(item.modified));
         self.known.contains(item)
     }
 
-    fn ended(&mut self, item: &Item, fate: &Fate) {
+    /// Takes the fate of an object.
+    pub(super) fn ended(&mut self, item: &Item, fate: &Fate) {
         let finished = match fate {
             Fate::Delivered | Fate::Sent | Fate::AlreadyDelivered | Fate::Skipped(_) => true,
             Fate::Busy(_) | Fate::Interrupted => false,
@@ -272,11 +275,6 @@ impl Observer for Scan<'_> {
                 "the watch gives an object up; replay it when its failure is mended"
             );
         }
-    }
-
-    fn tries_again(&self) -> bool {
-        // The next scan does.
-        false
     }
 }
 

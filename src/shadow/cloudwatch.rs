@@ -30,14 +30,6 @@ pub struct LogReader {
     pace: Interval,
 }
 
-/// A log group cannot be read.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{problem}")]
-pub struct Unreadable {
-    /// AWS's words, and what to do.
-    pub problem: String,
-}
-
 impl LogReader {
     /// Enters accounts with `customers`. Sends at most `rate` calls per second. The quota of FilterLogEvents is 5 per second
     /// and account in the smallest Regions, and the customer shares it.
@@ -51,13 +43,14 @@ impl LogReader {
     /// Counts the group's events whose windows begin in `windows`. A group that does not exist has no events.
     ///
     /// # Errors
-    /// The role cannot be assumed, or may not read the group, or CloudWatch Logs does not answer.
+    /// The role cannot be assumed, or may not read the group, or CloudWatch Logs does not answer. The text has AWS's words, and
+    /// what to do.
     pub async fn count(
         &mut self,
         delivery: &Delivery,
         destination: &CloudWatch,
         windows: Range<Window>,
-    ) -> Result<Cells, Unreadable> {
+    ) -> Result<Cells, String> {
         let role = self.customers.enter(SessionSpec {
             tenant_id: delivery.tenant_id.clone(),
             role: destination.role.clone(),
@@ -70,7 +63,7 @@ impl LogReader {
                 log_group_name: destination.log_group_name.clone(),
             },
         });
-        let role = role.await.map_err(|error| Unreadable { problem: error.to_string() })?;
+        let role = role.await.map_err(|error| error.to_string())?;
         let customer = config::Builder::default()
             .region(Region::new(delivery.target_region.clone()))
             .credentials_provider(SharedCredentialsProvider::new(role.clone()))
@@ -93,7 +86,7 @@ impl LogReader {
                 Ok(page) => page,
                 Err(error) if error.code() == Some("ResourceNotFoundException") => break,
                 Err(error) => {
-                    let problem = match (find_cause::<AssumeError>(&error), error.code()) {
+                    return Err(match (find_cause::<AssumeError>(&error), error.code()) {
                         (Some(session), _) => session.to_string(),
                         (None, Some("AccessDeniedException" | "AccessDenied")) => format!(
                             "{}; the role {} lacks logs:FilterLogEvents on the group's ARN and on the ARN with :*",
@@ -101,8 +94,7 @@ impl LogReader {
                             destination.role
                         ),
                         (None, _) => describe(&error),
-                    };
-                    return Err(Unreadable { problem });
+                    });
                 }
             };
             for event in page.events.unwrap_or_default() {

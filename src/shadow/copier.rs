@@ -28,17 +28,9 @@ impl<K, C> ShadowCopier<K, C> {
     }
 }
 
-/// What a delivery copies with.
-#[derive(Debug)]
-pub enum ModeSession<S> {
-    /// A session in the customer's account.
-    Live(S),
-    /// Nothing: the object is counted.
-    Shadow,
-}
-
 impl<K: ObjectCopier, C: CountStore> ObjectCopier for ShadowCopier<K, C> {
-    type Session = ModeSession<K::Session>;
+    /// A session in the customer's account; none if the object is counted.
+    type Session = Option<K::Session>;
 
     async fn closed(&self, way: &CopyWay<'_>) -> Option<CopyError> {
         self.copier.closed(way).await
@@ -46,17 +38,14 @@ impl<K: ObjectCopier, C: CountStore> ObjectCopier for ShadowCopier<K, C> {
 
     async fn enter(&self, way: &CopyWay<'_>) -> Result<Self::Session, CopyError> {
         let session = self.copier.enter(way).await?;
-        Ok(match way.delivery.mode {
-            Mode::Live => ModeSession::Live(session),
-            Mode::Shadow => ModeSession::Shadow,
-        })
+        Ok((way.delivery.mode == Mode::Live).then_some(session))
     }
 
     async fn copy(&self, session: &Self::Session, job: &CopyJob<'_>) -> Result<Copied, CopyError> {
-        let counts = match session {
-            ModeSession::Live(session) => return self.copier.copy(session, job).await,
-            ModeSession::Shadow => self.counts.as_ref().ok_or_else(|| CopyError::Uncounted(no_store()))?,
-        };
+        if let Some(session) = session {
+            return self.copier.copy(session, job).await;
+        }
+        let counts = self.counts.as_ref().ok_or_else(|| CopyError::Uncounted(no_store()))?;
         let CopyWay { delivery, destination, object, .. } = job.way;
         let count = Count { events: 1, bytes: job.head.size.or(object.size).unwrap_or_default() };
         let (subject, counted) = counted(delivery, destination, object, count);

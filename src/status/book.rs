@@ -244,30 +244,27 @@ impl StatusBook {
         }
     }
 
+    /// The counters of a tenant, whose volume grows.
+    fn counters(&mut self, tenant_id: &str, volume: u64) -> &mut Series {
+        let Some(tenant) = self.tenants.get_mut(tenant_id) else { return &mut self.other };
+        tenant.volume += volume;
+        tenant.counters(&mut self.other)
+    }
+
     /// Counts events that were accepted.
     pub(super) fn accepted(&mut self, tenant_id: &str, events: u64, bytes: u64, now: i64) {
         self.minute.accepted(events, bytes, now);
-        let series = match self.tenants.get_mut(tenant_id) {
-            Some(tenant) => {
-                tenant.volume += bytes;
-                tenant.counters(&mut self.other)
-            }
-            None => &mut self.other,
-        };
+        let series = self.counters(tenant_id, bytes);
         series.events += events;
         series.bytes += bytes;
     }
 
     /// A delivery in shadow mode has counted events of an object.
     pub(super) fn shadowed(&mut self, tenant_id: &str, delivery: &str, events: u64, bytes: u64) {
-        let series = match self.tenants.get_mut(tenant_id) {
-            Some(tenant) => {
-                tenant.volume += bytes + 1;
-                tenant.succeeded(delivery);
-                tenant.counters(&mut self.other)
-            }
-            None => &mut self.other,
-        };
+        if let Some(tenant) = self.tenants.get_mut(tenant_id) {
+            tenant.succeeded(delivery);
+        }
+        let series = self.counters(tenant_id, bytes + 1);
         series.shadow_events += events;
         series.shadow_bytes += bytes;
     }

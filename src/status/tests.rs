@@ -5,6 +5,7 @@ use super::{
     *,
 };
 
+const OBJECT: ObjectName<'_> = ObjectName { bucket: "b", key: "k", version: None };
 const HOUR: Duration = Duration::from_secs(3_600);
 
 /// A book, and a clock that the test moves.
@@ -357,14 +358,13 @@ fn rendered(status: &Arc<Status>) -> String {
 async fn a_tenants_metrics_tell_its_state() {
     let status = Arc::new(Status::new(50));
     assert!(!rendered(&status).contains("tenant"), "no tenant is known");
-    let object = ObjectName { bucket: "b", key: "k", version: None };
-    let waiting = status.begin("acme", object, Duration::from_secs(100));
+    let waiting = status.begin("acme", OBJECT, Duration::from_secs(100));
     let text = rendered(&status);
     assert!(text.contains("tenant_waiting_objects"), "{text}");
     for without in ["tenant_failures", "tenant_last_success"] {
         assert!(!text.contains(without), "a metric without samples has no head: {text}");
     }
-    status.begin("globex", object, Duration::ZERO).end();
+    status.begin("globex", OBJECT, Duration::ZERO).end();
     status.accepted("globex", 7, 700);
     status.delivered("globex", "cloudwatch", None);
     let failure = ObjectFailure {
@@ -404,10 +404,9 @@ async fn a_tenants_metrics_tell_its_state() {
 #[test]
 fn a_name_cannot_break_out_of_its_label() {
     let status = Arc::new(Status::new(50));
-    let object = ObjectName { bucket: "b", key: "k", version: None };
     let evil = "a\"} 1\n# EOF\nx{y=\"\\";
     for name in [evil, "ü-日本-🦀", OTHER] {
-        status.begin(name, object, Duration::ZERO).end();
+        status.begin(name, OBJECT, Duration::ZERO).end();
         status.accepted(name, 1, 10);
     }
     let text = rendered(&status);
@@ -437,9 +436,8 @@ async fn work_that_is_dropped_leaves_its_object_waiting() {
 #[test]
 fn work_that_panics_shows_at_its_tenant() {
     let status = Arc::new(Status::new(50));
-    let object = ObjectName { bucket: "b", key: "k", version: None };
     let work = || {
-        let _waiting = status.begin("acme", object, Duration::ZERO);
+        let _waiting = status.begin("acme", OBJECT, Duration::ZERO);
         // Does not call the panic hook, which would print.
         std::panic::resume_unwind(Box::new("a record"));
     };
@@ -448,7 +446,7 @@ fn work_that_panics_shows_at_its_tenant() {
     assert_eq!((found.in_work, found.waiting, found.states), (0, 1, [0, 0, 1, 0, 0]));
     assert_eq!(found.tenants[0].advice.map(|advice| advice.reason), Some("panic"));
     assert_eq!(found.failures[0].text, PANIC_TEXT);
-    status.begin("acme", object, Duration::ZERO).end();
+    status.begin("acme", OBJECT, Duration::ZERO).end();
     status.delivered("acme", "cloudwatch", None);
     assert_eq!(status.snapshot(9).states, [1, 0, 0, 0, 0]);
 }

@@ -1,6 +1,6 @@
 //! The connection to a collector of traces: OTLP over gRPC or HTTP.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, ensure};
 use axum::http::{Request, Response};
@@ -114,15 +114,10 @@ fn https(tls: ClientConfig) -> HttpsConnectorBuilder<hyper_rustls::builderstates
 }
 
 /// Sends exports over HTTP.
+#[derive(Debug)]
 struct HttpClient {
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     timeout: Duration,
-}
-
-impl fmt::Debug for HttpClient {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HttpClient").field("timeout", &self.timeout).finish_non_exhaustive()
-    }
 }
 
 #[async_trait::async_trait]

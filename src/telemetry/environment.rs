@@ -38,16 +38,9 @@ pub(super) enum Protocol {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Sampler {
     /// Whether a trace that comes from elsewhere keeps the decision of its sender.
-    pub(super) heeds_parent: HeedsParent,
+    pub(super) parent_based: bool,
     /// Share of the other traces, 0 to 1.
     pub(super) ratio: f64,
-}
-
-/// Whether the decision of the sender counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum HeedsParent {
-    Yes,
-    No,
 }
 
 /// How finished spans wait for their export.
@@ -226,11 +219,8 @@ impl<V: Fn(&str) -> Option<String>> Reader<V> {
     fn sampler(&mut self) -> Sampler {
         let name = "OTEL_TRACES_SAMPLER";
         let value = self.get(name).unwrap_or_else(|| "parentbased_always_on".to_owned());
-        let (heeds_parent, root) = match value.strip_prefix("parentbased_") {
-            Some(root) => (HeedsParent::Yes, root),
-            None => (HeedsParent::No, value.as_str()),
-        };
-        let ratio = match root {
+        let root = value.strip_prefix("parentbased_");
+        let ratio = match root.unwrap_or(&value) {
             "always_on" => 1.0,
             "always_off" => 0.0,
             "traceidratio" => self.ratio(),
@@ -245,7 +235,7 @@ impl<V: Fn(&str) -> Option<String>> Reader<V> {
                 1.0
             }
         };
-        Sampler { heeds_parent, ratio }
+        Sampler { parent_based: root.is_some(), ratio }
     }
 
     fn ratio(&mut self) -> f64 {

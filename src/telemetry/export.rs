@@ -35,7 +35,7 @@ pub(super) use super::collector::check;
 use super::{
     Metrics,
     collector::{self, SpanExporter},
-    environment::{HeedsParent, Protocol, Settings},
+    environment::{Protocol, Settings},
 };
 use crate::trace::{
     TARGET, UNDECIDED,
@@ -52,7 +52,48 @@ impl Export {
     /// # Errors
     /// The certificates that TLS needs cannot be read.
     pub(super) fn new(settings: Settings, metrics: Metrics) -> anyhow::Result<Self> {
-        Ok(Self(provider(settings, metrics)?))
+        let batches = settings.batches;
+        let state = Arc::new(State {
+            waiting: AtomicUsize::new(0),
+            overflowing: AtomicBool::new(false),
+            trouble: Mutex::default(),
+            hint: hint(settings.protocol, &settings.endpoint),
+            endpoint: format!("{}://{}", settings.endpoint.scheme_str().unwrap_or("http"), host(&settings)),
+            metrics,
+        });
+        let exporter = Exporter {
+            inner: Arc::new(collector::exporter(&settings)?),
+            runtime: Handle::current(),
+            timeout: settings.timeout.min(batches.timeout),
+            state: Arc::clone(&state),
+        };
+        let config = BatchConfigBuilder::default()
+            .with_max_queue_size(batches.max_queue)
+            .with_max_export_batch_size(batches.max_batch)
+            .with_scheduled_delay(batches.delay);
+        let processor = BatchSpanProcessor::builder(exporter).with_batch_config(config.build()).build();
+        let sampler = settings.sampler;
+        let root = match sampler.ratio {
+            1.0 => Sampler::AlwaysOn,
+            0.0 => Sampler::AlwaysOff,
+            ratio => Sampler::TraceIdRatioBased(ratio),
+        };
+        let rule = match sampler.parent_based {
+            true => Sampler::ParentBased(Box::new(root.clone())),
+            false => root.clone(),
+        };
+        let own = [
+            KeyValue::new(SERVICE_NAME, "logferry"),
+            KeyValue::new(SERVICE_VERSION, env!("CARGO_PKG_VERSION")),
+            KeyValue::new(SERVICE_INSTANCE_ID, format!("{:016x}", fastrand::u64(..))),
+        ];
+        let named = settings.resource.into_iter().map(|(key, value)| KeyValue::new(key, value));
+        let resource = Resource::builder_empty().with_attributes(own).with_attributes(named).build();
+        let provider = SdkTracerProvider::builder()
+            .with_sampler(Decision { rule, root })
+            .with_resource(resource)
+            .with_span_processor(Bounded { inner: processor, most: batches.max_queue, state });
+        Ok(Self(provider.build()))
     }
 
     /// Turns the spans of [`trace`](crate::trace), and no others, into OpenTelemetry's.
@@ -83,51 +124,6 @@ impl Export {
     }
 }
 
-fn provider(settings: Settings, metrics: Metrics) -> anyhow::Result<SdkTracerProvider> {
-    let batches = settings.batches;
-    let state = Arc::new(State {
-        waiting: AtomicUsize::new(0),
-        overflowing: AtomicBool::new(false),
-        trouble: Mutex::default(),
-        hint: hint(settings.protocol, &settings.endpoint),
-        endpoint: format!("{}://{}", settings.endpoint.scheme_str().unwrap_or("http"), host(&settings)),
-        metrics,
-    });
-    let exporter = Exporter {
-        inner: Arc::new(collector::exporter(&settings)?),
-        runtime: Handle::current(),
-        timeout: settings.timeout.min(batches.timeout),
-        state: Arc::clone(&state),
-    };
-    let config = BatchConfigBuilder::default()
-        .with_max_queue_size(batches.max_queue)
-        .with_max_export_batch_size(batches.max_batch)
-        .with_scheduled_delay(batches.delay);
-    let processor = BatchSpanProcessor::builder(exporter).with_batch_config(config.build()).build();
-    let sampler = settings.sampler;
-    let root = match sampler.ratio {
-        1.0 => Sampler::AlwaysOn,
-        0.0 => Sampler::AlwaysOff,
-        ratio => Sampler::TraceIdRatioBased(ratio),
-    };
-    let rule = match sampler.heeds_parent {
-        HeedsParent::Yes => Sampler::ParentBased(Box::new(root.clone())),
-        HeedsParent::No => root.clone(),
-    };
-    let own = [
-        KeyValue::new(SERVICE_NAME, "logferry"),
-        KeyValue::new(SERVICE_VERSION, env!("CARGO_PKG_VERSION")),
-        KeyValue::new(SERVICE_INSTANCE_ID, format!("{:016x}", fastrand::u64(..))),
-    ];
-    let named = settings.resource.into_iter().map(|(key, value)| KeyValue::new(key, value));
-    let resource = Resource::builder_empty().with_attributes(own).with_attributes(named).build();
-    Ok(SdkTracerProvider::builder()
-        .with_sampler(Decision { rule, root })
-        .with_resource(resource)
-        .with_span_processor(Bounded { inner: processor, most: batches.max_queue, state })
-        .build())
-}
-
 /// What an operator should look at when exports to this collector fail.
 fn hint(protocol: Protocol, endpoint: &Uri) -> &'static str {
     match (protocol, endpoint.port_u16()) {
@@ -154,20 +150,11 @@ struct State {
     waiting: AtomicUsize,
     /// Whether a span was dropped since the last export because too many waited.
     overflowing: AtomicBool,
-    trouble: Mutex<Trouble>,
+    /// While exports fail, or too many spans wait: how many spans had been dropped before that began.
+    trouble: Mutex<Option<u64>>,
     endpoint: String,
     hint: &'static str,
     metrics: Metrics,
-}
-
-/// Whether exports fail now, or too many spans wait; and, if so, how many spans had been dropped before that began.
-#[derive(Debug, Default)]
-enum Trouble {
-    #[default]
-    None,
-    Since {
-        dropped_before: u64,
-    },
 }
 
 impl State {
@@ -178,30 +165,30 @@ impl State {
         let dropped = spans_dropped.get();
         let overflowing = self.overflowing.swap(false, Ordering::Relaxed);
         match (result, &*trouble) {
-            (Ok(()), Trouble::Since { .. }) if overflowing => {}
-            (Ok(()), Trouble::Since { dropped_before }) => {
+            (Ok(()), Some(_)) if overflowing => {}
+            (Ok(()), Some(dropped_before)) => {
                 let spans = dropped - dropped_before;
                 tracing::info!(collector = self.endpoint, spans.dropped = spans, "traces are exported again");
-                *trouble = Trouble::None;
+                *trouble = None;
             }
-            (Err(error), Trouble::None) => {
+            (Err(error), None) => {
                 tracing::warn!(
                     collector = self.endpoint,
                     error = format!("{error}{}", self.hint),
                     "traces cannot be exported; spans are dropped until the collector takes them again, and \
                      logferry_spans_dropped_total counts them; deliveries go on"
                 );
-                *trouble = Trouble::Since { dropped_before: dropped };
+                *trouble = Some(dropped);
             }
-            (Ok(()), Trouble::None) if overflowing => {
+            (Ok(()), None) if overflowing => {
                 tracing::warn!(
                     collector = self.endpoint,
                     "the collector is slow, and spans were dropped; sample fewer traces (OTEL_TRACES_SAMPLER), or let more spans \
                      wait (OTEL_BSP_MAX_QUEUE_SIZE)"
                 );
-                *trouble = Trouble::Since { dropped_before: dropped };
+                *trouble = Some(dropped);
             }
-            (Ok(()), Trouble::None) | (Err(_), Trouble::Since { .. }) => {}
+            (Ok(()), None) | (Err(_), Some(_)) => {}
         }
         match result {
             Ok(()) => spans_exported.inc_by(spans as u64),
@@ -256,6 +243,7 @@ struct Exporter {
     state: Arc<State>,
 }
 
+/// Without `inner`, whose headers may hold a token.
 impl fmt::Debug for Exporter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Exporter").field("state", &self.state).finish_non_exhaustive()

@@ -72,13 +72,9 @@ pub const DELIVERY_NAME: &str = "logferry.delivery.name";
 pub const ROLE_ARN: &str = "logferry.role.arn";
 /// Records of an object.
 pub const RECORDS: &str = "logferry.records";
-/// Records that earlier attempts had accounted for.
-pub const RESUMED: &str = "logferry.records.resumed";
 /// Events of a batch.
 pub const EVENTS: &str = "logferry.batch.events";
 /// Bytes of a batch, as CloudWatch Logs bills them.
 pub const BYTES: &str = "logferry.batch.bytes";
-/// Bytes of an object as stored.
-pub const STORED_BYTES: &str = "logferry.object.stored_bytes";
 /// What the ledger answered to a claim: `new`, `resumed`, `done`, `busy`, `unguarded`.
 pub const CLAIM: &str = "logferry.ledger.claim";

@@ -111,9 +111,7 @@ impl Wiring {
     /// # Errors
     /// The object cannot be written.
     pub async fn write(&self, bucket: &OwnBucket, key: &str) -> Result<ProbeObject, Unread> {
-        let put = self.s3.put_object().bucket(&bucket.name).key(key);
-        let put = put.set_expected_bucket_owner(bucket.owner.clone()).send().await;
-        put.map_err(|error| Unread::of("s3:PutObject", &error))?;
+        self.put(bucket, key).await?;
         Ok(self.delete(bucket, key).await)
     }
 

@@ -181,7 +181,11 @@ async fn each_broken_part_of_the_providers_side_is_named() {
 
     let missing = format!("{}-missing", provider.queue_url);
     operator.set("SQS_QUEUE_URL", &missing);
-    operator.ill(&[]).await.fails("queue", "does not exist", "correct queue.url");
+    let report = operator.ill(&[]).await;
+    report.fails("queue", "does not exist", "correct queue.url");
+    for behind in ["redrive policy", "queue retention", "dead-letter retention", "queue policy"] {
+        assert_eq!(report.state(behind), Some("skipped"), "{behind}");
+    }
     operator.set("SQS_QUEUE_URL", &provider.queue_url);
     operator.set("LOGFERRY_QUEUE__DEAD_LETTER_URL", &missing);
     operator.ill(&[]).await.fails("dead-letter queue", "does not exist", "correct queue.dead_letter_url");

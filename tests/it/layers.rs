@@ -15,7 +15,6 @@ const ADAPTERS: &[&str] = &[
     "app/outbound.rs",
     "app/profile.rs",
     "app/readiness.rs",
-    "app/tools.rs",
     "aws.rs",
     "aws/base.rs",
     "aws/calls.rs",

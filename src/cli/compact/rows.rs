@@ -1,22 +1,23 @@
 //! Finds the lakes: enabled rows of type `s3` whose format is not `copy`.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use super::Refusal;
 use crate::{
+    cli::{lake::lake_of, tenant::rows_of},
     lake::bucket::LakeRow,
     tell::tell,
-    tenant::{Bucket, Contents, Delivery, Destination, Mode, Row, Tenant, table::TenantRows},
+    tenant::{Bucket, Delivery, Mode, Tenant, table::TenantRows},
 };
 
-/// A row, and the delivery in it if the row can be used.
+/// A row, and the delivery in it, or the problem of a row that cannot be used.
 #[derive(Debug)]
 pub(super) struct LakeOfRow {
     pub(super) tenant_id: String,
     pub(super) name: String,
     /// `s3://BUCKET/PREFIX`.
     pub(super) place: String,
-    delivery: Option<Arc<Delivery>>,
+    delivery: Result<Arc<Delivery>, String>,
 }
 
 impl LakeOfRow {
@@ -25,11 +26,10 @@ impl LakeOfRow {
         (&self.tenant_id, &self.name).cmp(&(&other.tenant_id, &other.name))
     }
 
-    pub(super) fn row(&self) -> Option<LakeRow<'_>> {
-        let delivery = self.delivery.as_deref()?;
-        let Destination::S3(destination) = &delivery.destination else { return None };
-        let Contents::Lake(lake) = &destination.contents else { return None };
-        Some(LakeRow { delivery, destination, lake })
+    pub(super) fn row(&self) -> Result<LakeRow<'_>, String> {
+        let delivery = self.delivery.as_ref().map_err(String::clone)?;
+        let (destination, lake) = lake_of(delivery).expect("only lakes were found");
+        Ok(LakeRow { delivery, destination, lake })
     }
 }
 
@@ -41,19 +41,9 @@ pub(super) async fn find(
     rows: &TenantRows,
     tenants: &[String],
     types: &[String],
-) -> anyhow::Result<Vec<Result<LakeOfRow, (LakeOfRow, String)>>> {
-    let mut of_tenants = BTreeMap::<String, Vec<(String, Row)>>::new();
-    if tenants.is_empty() {
-        for (tenant_id, name, row) in rows.all().await? {
-            of_tenants.entry(tenant_id).or_default().push((name, row));
-        }
-    } else {
-        for tenant_id in tenants {
-            of_tenants.insert(tenant_id.clone(), rows.of(tenant_id).await?);
-        }
-    }
+) -> anyhow::Result<Vec<LakeOfRow>> {
     let mut found = Vec::new();
-    for (tenant_id, of_tenant) in of_tenants {
+    for (tenant_id, of_tenant) in rows_of(rows, tenants).await? {
         let of_tenant: Vec<_> = match rows.judge(&tenant_id, of_tenant) {
             Some(tenant) if tenant.paused => {
                 tell!("logferry: tenant {tenant_id:?} is paused; its lakes stay as they are");
@@ -74,44 +64,22 @@ pub(super) async fn find(
     Ok(found)
 }
 
-fn lakes(tenant: &Tenant, types: &[String]) -> Vec<Result<LakeOfRow, (LakeOfRow, String)>> {
+fn lakes(tenant: &Tenant, types: &[String]) -> Vec<LakeOfRow> {
     let chosen = |name: &String| types.is_empty() || types.contains(name);
-    let mut found = Vec::new();
-    for row in &tenant.deliveries {
-        match row {
+    let found = tenant.deliveries.iter().filter_map(|row| {
+        let (tenant_id, name, place, delivery) = match row {
             Ok(delivery) if delivery.enabled && delivery.mode == Mode::Live && chosen(&delivery.name) => {
-                if let Destination::S3(Bucket {
-                    bucket_name,
-                    bucket_prefix,
-                    contents: Contents::Lake(_),
-                    ..
-                }) = &delivery.destination
-                {
-                    found.push(Ok(LakeOfRow {
-                        tenant_id: delivery.tenant_id.clone(),
-                        name: delivery.name.clone(),
-                        place: format!("s3://{bucket_name}/{bucket_prefix}"),
-                        delivery: Some(Arc::clone(delivery)),
-                    }));
-                }
+                let (Bucket { bucket_name, bucket_prefix, .. }, _) = lake_of(delivery)?;
+                let place = format!("s3://{bucket_name}/{bucket_prefix}");
+                (&delivery.tenant_id, &delivery.name, place, Ok(Arc::clone(delivery)))
             }
-            Ok(_) => {}
             // A bad row of another kind is no matter of this command.
-            Err(bad) if bad.enabled && chosen(&bad.name) && is_s3(&bad.name) => {
-                let lake = LakeOfRow {
-                    tenant_id: bad.tenant_id.clone(),
-                    name: bad.name.clone(),
-                    place: "-".to_owned(),
-                    delivery: None,
-                };
-                found.push(Err((lake, bad.to_string())));
+            Err(bad) if bad.enabled && chosen(&bad.name) && bad.name.split('#').next() == Some("s3") => {
+                (&bad.tenant_id, &bad.name, "-".to_owned(), Err(bad.to_string()))
             }
-            Err(_) => {}
-        }
-    }
-    found
-}
-
-fn is_s3(name: &str) -> bool {
-    name.split('#').next() == Some("s3")
+            _ => return None,
+        };
+        Some(LakeOfRow { tenant_id: tenant_id.clone(), name: name.clone(), place, delivery })
+    });
+    found.collect()
 }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::{Fate, Found, selection::parts};
 use crate::{
-    cli::show::{columns, printable},
+    cli::show::{or_dash, printable, table},
     ledger::dynamodb::entries::Entry,
 };
 
@@ -23,9 +23,8 @@ pub(super) fn text(found: &[Found], ended_at: Timestamp) -> String {
     if found.is_empty() {
         return String::new();
     }
-    let heads = ["OBJECT", "DELIVERY", "STATE", "RECORDS", "CHANGED", "EXPIRES", "OTHERS"].map(str::to_owned);
-    let or_dash =
-        |text: Option<String>| text.filter(|text| !text.is_empty()).unwrap_or_else(|| "-".to_owned());
+    let heads = ["OBJECT", "DELIVERY", "STATE", "RECORDS", "CHANGED", "EXPIRES", "OTHERS"];
+    let time = |at: Option<Timestamp>| or_dash(&at.map(second).unwrap_or_default());
     let rows = found.iter().map(|Found { entry, changed_at, .. }| {
         let state = match (state(entry, ended_at), &entry.lease) {
             ("leased", Some(lease)) => format!("leased until {}", second(lease.until)),
@@ -41,12 +40,12 @@ pub(super) fn text(found: &[Found], ended_at: Timestamp) -> String {
             printable(&entry.key.delivery),
             state,
             records,
-            or_dash(changed_at.map(second)),
-            or_dash(entry.expires_at.map(second)),
-            or_dash(Some(printable(&others.join(" ")))),
+            time(*changed_at),
+            time(entry.expires_at),
+            or_dash(&others.join(" ")),
         ]
     });
-    columns(std::iter::once(heads).chain(rows))
+    table(heads, rows)
 }
 
 fn second(at: Timestamp) -> String {

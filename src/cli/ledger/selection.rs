@@ -13,13 +13,13 @@ use crate::{
 pub(super) struct SelectionArgs {
     /// The object: s3://BUCKET/KEY.
     #[arg(value_name = "OBJECT", value_parser = object, required_unless_present = "prefix", conflicts_with = "prefix")]
-    object: Option<Place>,
+    object: Option<String>,
     /// Only this version of the object [default: all versions].
     #[arg(long, value_name = "ID", conflicts_with = "prefix")]
     version: Option<String>,
     /// All objects whose keys begin with this prefix: s3://BUCKET/TENANT/
     #[arg(long, value_name = "PREFIX", value_parser = place)]
-    prefix: Option<Place>,
+    prefix: Option<String>,
     /// Only this delivery, by its row's type; may be given several times.
     #[arg(long = "delivery", value_name = "TYPE")]
     deliveries: Vec<String>,
@@ -31,18 +31,12 @@ pub(super) struct SelectionArgs {
     until: Option<Moment>,
 }
 
-/// A bucket, and a key or a prefix of keys.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Place {
-    bucket: String,
-    key: String,
-}
-
 #[derive(Clone, Debug)]
 pub(super) struct Selection {
     /// How the entries are found.
     pub(super) reach: Reach,
-    object: Option<Place>,
+    /// BUCKET/KEY.
+    object: Option<String>,
     deliveries: Vec<String>,
     since: Option<Timestamp>,
     until: Option<Timestamp>,
@@ -64,13 +58,14 @@ pub(super) enum Reach {
 impl SelectionArgs {
     pub(super) fn at(self, now: Timestamp, retention: SignedDuration) -> Selection {
         let reach = match (&self.object, self.version, self.prefix) {
-            (Some(Place { bucket, key }), version @ Some(_), _) => {
-                let (bucket, key) = (bucket.clone(), key.clone());
+            (Some(object), version @ Some(_), _) => {
+                let (bucket, key) = object.split_once('/').expect("there is a slash behind the bucket");
+                let (bucket, key) = (bucket.to_owned(), key.to_owned());
                 let object = ObjectRef { bucket, key, version_id: version, ..ObjectRef::default() };
                 Reach::Pinned(EntryKey::of(&object, "").expect("the object has a version").object)
             }
-            (Some(Place { bucket, key }), None, _) => Reach::Object(format!("{bucket}/{key}?")),
-            (None, _, Some(Place { bucket, key })) => Reach::Prefix(format!("{bucket}/{key}")),
+            (Some(object), None, _) => Reach::Object(format!("{object}?")),
+            (None, _, Some(prefix)) => Reach::Prefix(prefix),
             (None, _, None) => unreachable!("clap requires one of them"),
         };
         Selection {
@@ -88,12 +83,8 @@ impl Selection {
     /// Whether an entry that was found is selected.
     pub(super) fn has(&self, entry: &Entry) -> bool {
         let changed = self.changed_at(entry);
-        let object = |place: &Place| {
-            let (object, _) = parts(&entry.key.object);
-            object == format!("{}/{}", place.bucket, place.key)
-        };
         (self.deliveries.is_empty() || self.deliveries.contains(&entry.key.delivery))
-            && self.object.as_ref().is_none_or(object)
+            && self.object.as_ref().is_none_or(|object| object == parts(&entry.key.object).0)
             && self.since.is_none_or(|since| changed.is_some_and(|changed| changed >= since))
             && self.until.is_none_or(|until| changed.is_some_and(|changed| changed < until))
     }
@@ -110,44 +101,31 @@ pub(super) fn parts(object: &str) -> (&str, &str) {
     object.rsplit_once('?').unwrap_or((object, ""))
 }
 
-fn object(text: &str) -> Result<Place, String> {
-    place(text).and_then(|place| match place.key.is_empty() {
-        true => Err("it has no key; use --prefix for all objects of a bucket".to_owned()),
-        false => Ok(place),
-    })
+fn object(text: &str) -> Result<String, String> {
+    match place(text)?.split_once('/') {
+        Some((_, "")) => Err("it has no key; use --prefix for all objects of a bucket".to_owned()),
+        _ => place(text),
+    }
 }
 
-fn place(text: &str) -> Result<Place, String> {
-    let parts = text.strip_prefix("s3://").and_then(|rest| rest.split_once('/'));
-    match parts {
-        Some((bucket, key)) if !bucket.is_empty() => {
-            Ok(Place { bucket: bucket.to_owned(), key: key.to_owned() })
-        }
-        _ => Err("it does not have the form s3://BUCKET/KEY".to_owned()),
-    }
+/// Reads s3://BUCKET/KEY as BUCKET/KEY.
+fn place(text: &str) -> Result<String, String> {
+    let place = text.strip_prefix("s3://").filter(|place| place.find('/').is_some_and(|slash| slash > 0));
+    place.map(str::to_owned).ok_or_else(|| "it does not have the form s3://BUCKET/KEY".to_owned())
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
 
-    use clap::Parser;
-
     use super::*;
-    use crate::ledger::Position;
-
-    #[derive(Debug, Parser)]
-    struct Command {
-        #[command(flatten)]
-        selection: SelectionArgs,
-    }
+    use crate::{cli::parsed, ledger::Position};
 
     const NOW: &str = "2026-11-27T08:00:00Z";
 
     fn selection(arguments: &[&str]) -> Result<Selection, String> {
-        let command = Command::try_parse_from([&["test"], arguments].concat());
-        let command = command.map_err(|error| error.to_string())?;
-        Ok(command.selection.at(NOW.parse().expect("a time"), SignedDuration::from_hours(1)))
+        let selection: SelectionArgs = parsed(arguments).map_err(|error| error.to_string())?;
+        Ok(selection.at(NOW.parse().expect("a time"), SignedDuration::from_hours(1)))
     }
 
     fn entry(object: &str, delivery: &str, expires_at: Option<&str>) -> Entry {

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::Doing;
 use crate::{
-    cli::show::{columns, printable},
+    cli::show::{or_dash, printable, table},
     redrive::{Outcome, letter::Letter},
 };
 
@@ -58,7 +58,7 @@ pub(super) fn text(letters: &[Letter], each: bool, now: Timestamp) -> String {
 
 fn summary(letters: &[Letter], now: Timestamp) -> String {
     let groups = groups(letters);
-    let heads = ["REASON", "TENANT", "MESSAGES", "OLDEST", "NEWEST"].map(str::to_owned);
+    let heads = ["REASON", "TENANT", "MESSAGES", "OLDEST", "NEWEST"];
     let rows = groups.iter().map(|group| {
         [
             printable(group.reason),
@@ -68,7 +68,7 @@ fn summary(letters: &[Letter], now: Timestamp) -> String {
             age(group.newest(), now),
         ]
     });
-    let table = columns(std::iter::once(heads).chain(rows));
+    let table = table(heads, rows);
     let mut lines = table.lines();
     let mut text = format!("{}\n", lines.next().unwrap_or_default());
     for (line, group) in lines.zip(&groups) {
@@ -85,7 +85,7 @@ fn summary(letters: &[Letter], now: Timestamp) -> String {
 fn lines(letters: &[Letter], now: Timestamp) -> String {
     let mut letters: Vec<_> = letters.iter().collect();
     letters.sort_by_key(|letter| letter.since);
-    let heads = ["AGE", "REASON", "TENANT", "MESSAGE", "OBJECT", "ERROR"].map(str::to_owned);
+    let heads = ["AGE", "REASON", "TENANT", "MESSAGE", "OBJECT", "ERROR"];
     let rows = letters.into_iter().map(|letter| {
         [
             age(letter.since, now),
@@ -96,7 +96,7 @@ fn lines(letters: &[Letter], now: Timestamp) -> String {
             or_dash(letter.error.as_deref().unwrap_or_default()),
         ]
     });
-    columns(std::iter::once(heads).chain(rows))
+    table(heads, rows)
 }
 
 pub(super) fn json(outcome: &Outcome, doing: Doing) -> Value {
@@ -165,10 +165,6 @@ fn object(letter: &Letter) -> Option<String> {
     let more = letter.objects.saturating_sub(1);
     let more = if more > 0 { format!(" (and {more} more)") } else { String::new() };
     Some(format!("s3://{bucket}/{key}{more}"))
-}
-
-fn or_dash(text: &str) -> String {
-    if text.is_empty() { "-".to_owned() } else { printable(text) }
 }
 
 /// An age in its two largest units.

@@ -6,11 +6,8 @@ use serde_json::{Value, json};
 
 use super::{Compared, Finding};
 use crate::{
-    cli::show::{columns, printable},
-    shadow::{
-        Count, Window,
-        comparison::{By, Difference},
-    },
+    cli::show::{or_dash, printable, table},
+    shadow::{Count, Window, comparison::By},
 };
 
 /// Most lines below one target in the text. JSON has all.
@@ -35,7 +32,7 @@ pub(super) fn text(compared: &[Compared]) -> String {
             rejected.to_string(),
         ]
     });
-    let mut text = columns(std::iter::once(heads.map(str::to_owned)).chain(rows));
+    let mut text = table(heads, rows);
     for compared in compared {
         text.push_str(&details(compared));
     }
@@ -56,50 +53,49 @@ fn sums(finding: &Finding) -> (Count, Option<Count>) {
     }
 }
 
-fn details(compared: &Compared) -> String {
-    let place = printable(&compared.target.place);
-    let (title, lines): (String, Vec<[String; 7]>) = match &compared.finding {
-        Finding::Empty => return String::new(),
-        Finding::Both(comparison) if comparison.differences.is_empty() => return String::new(),
+/// What is shown of windows and streams: the differences, or everything that was counted.
+fn cells(finding: &Finding) -> Vec<(Window, &str, Count, Option<Count>)> {
+    match finding {
+        Finding::Empty => Vec::new(),
         Finding::Both(comparison) => {
-            let parts = format!("{} of {}", comparison.differences.len(), comparison.cells);
-            let lines = comparison.differences.iter().map(|difference| {
-                let Difference { window, stream, counted, held } = difference;
-                [
-                    window.to_string(),
-                    stream_name(stream),
-                    counted.events.to_string(),
-                    held.events.to_string(),
-                    format!("{:+}", i128::from(held.events) - i128::from(counted.events)),
-                    counted.bytes.to_string(),
-                    held.bytes.to_string(),
-                ]
-            });
-            (format!("{place}: {parts} windows and streams differ"), lines.collect())
+            let differences = comparison.differences.iter();
+            differences.map(|of| (of.window, of.stream.as_str(), of.counted, Some(of.held))).collect()
         }
-        Finding::Counted { counted, why } => {
-            let lines = counted.iter().map(|((window, stream), count)| {
-                let [held, difference, bytes_held] = ["not readable", "-", "-"].map(str::to_owned);
-                let bytes = count.bytes.to_string();
-                let events = count.events.to_string();
-                [window.to_string(), stream_name(stream), events, held, difference, bytes, bytes_held]
-            });
-            (format!("{place}: {}", printable(why)), lines.collect())
+        Finding::Counted { counted, .. } => counted
+            .iter()
+            .map(|((window, stream), counted)| (*window, stream.as_str(), *counted, None))
+            .collect(),
+    }
+}
+
+fn details(compared: &Compared) -> String {
+    let cells = cells(&compared.finding);
+    let title = match &compared.finding {
+        Finding::Counted { why, .. } => printable(why),
+        Finding::Both(comparison) if !cells.is_empty() => {
+            format!("{} of {} windows and streams differ", cells.len(), comparison.cells)
         }
+        Finding::Both(_) | Finding::Empty => return String::new(),
     };
     let heads = ["WINDOW", "STREAM", "COUNTED", "HELD", "DIFFERENCE", "BYTES COUNTED", "BYTES HELD"];
-    let more = lines.len().saturating_sub(MOST_LINES);
-    let shown = lines.into_iter().take(MOST_LINES);
-    let mut text = format!("\n{title}\n");
-    text.push_str(&columns(std::iter::once(heads.map(str::to_owned)).chain(shown)));
+    let more = cells.len().saturating_sub(MOST_LINES);
+    let lines = cells.into_iter().take(MOST_LINES).map(|(window, stream, counted, held)| {
+        let shown = |none: &str, of: &dyn Fn(Count) -> String| held.map_or(none.to_owned(), of);
+        [
+            window.to_string(),
+            or_dash(stream),
+            counted.events.to_string(),
+            shown("not readable", &|held| held.events.to_string()),
+            shown("-", &|held| format!("{:+}", i128::from(held.events) - i128::from(counted.events))),
+            counted.bytes.to_string(),
+            shown("-", &|held| held.bytes.to_string()),
+        ]
+    });
+    let mut text = format!("\n{}: {title}\n{}", printable(&compared.target.place), table(heads, lines));
     if more > 0 {
         text.push_str(&format!("and {more} more; --json shows all\n"));
     }
     text
-}
-
-fn stream_name(stream: &str) -> String {
-    if stream.is_empty() { "-".to_owned() } else { printable(stream) }
 }
 
 /// The whole result.
@@ -122,35 +118,24 @@ pub(super) fn json(compared: &[Compared], windows: &Range<Window>, by: By) -> Va
 
 fn place(compared: &Compared) -> Value {
     let Compared { target, finding, rejected, .. } = compared;
-    let cell = |window: &Window, stream: &String, counted: &Count, held: Option<&Count>| {
-        let objects = compared.objects.get(&(*window, stream.clone())).into_iter().flatten();
+    let windows = cells(finding).into_iter().map(|(window, stream, counted, held)| {
+        let objects = compared.objects.get(&(window, stream.to_owned())).into_iter().flatten();
         let objects: Vec<_> =
             objects.map(|(object, events)| json!({ "object": url(object), "events": events })).collect();
         json!({
             "window": window.to_string(),
             "stream": Some(stream).filter(|stream| !stream.is_empty()),
-            "counted": number(counted),
-            "held": held.map(number),
+            "counted": number(&counted),
+            "held": held.as_ref().map(number),
             "objects": objects,
         })
-    };
+    });
     let deliveries = target.deliveries.iter();
     let deliveries = deliveries.map(|(tenant_id, name)| json!({ "tenant_id": tenant_id, "type": name }));
     let (counted, held) = sums(finding);
     let why = match finding {
         Finding::Counted { why, .. } => Some(why),
         Finding::Both(_) | Finding::Empty => None,
-    };
-    let windows: Vec<_> = match finding {
-        Finding::Empty => Vec::new(),
-        Finding::Both(comparison) => comparison
-            .differences
-            .iter()
-            .map(|Difference { window, stream, counted, held }| cell(window, stream, counted, Some(held)))
-            .collect(),
-        Finding::Counted { counted, .. } => {
-            counted.iter().map(|((window, stream), counted)| cell(window, stream, counted, None)).collect()
-        }
     };
     json!({
         "deliveries": deliveries.collect::<Vec<_>>(),
@@ -162,7 +147,7 @@ fn place(compared: &Compared) -> Value {
         "counted": number(&counted),
         "held": held.as_ref().map(number),
         "rejected": rejected,
-        "windows": windows,
+        "windows": windows.collect::<Vec<_>>(),
     })
 }
 

@@ -3,7 +3,10 @@
 use std::collections::{BTreeMap, btree_map::Entry};
 
 use super::Refusal;
-use crate::tenant::{CloudWatch, Delivery, Destination, Mode, Row, Tenant, table::TenantRows};
+use crate::{
+    cli::tenant::rows_of,
+    tenant::{CloudWatch, Delivery, Destination, Mode, table::TenantRows},
+};
 
 /// A log group or a bucket, with the deliveries that share it.
 #[derive(Clone, Debug)]
@@ -36,36 +39,34 @@ pub(super) async fn find(
     tenants: &[String],
     types: &[String],
 ) -> anyhow::Result<Vec<Target>> {
-    let mut of_tenants = BTreeMap::<String, Vec<(String, Row)>>::new();
-    if tenants.is_empty() {
-        for (tenant_id, name, row) in rows.all().await? {
-            of_tenants.entry(tenant_id).or_default().push((name, row));
-        }
-    } else {
-        for tenant_id in tenants {
-            of_tenants.insert(tenant_id.clone(), rows.of(tenant_id).await?);
-        }
-    }
     let mut targets = BTreeMap::new();
-    for (tenant_id, of_tenant) in of_tenants {
-        let tenant = rows.judge(&tenant_id, of_tenant);
-        let chosen = choose(tenant.as_ref(), tenants, types);
-        if chosen.is_empty() && !tenants.is_empty() {
+    let chosen = |name: &String| types.is_empty() || types.contains(name);
+    let in_question = |row: &Delivery| !tenants.is_empty() || row.mode == Mode::Shadow;
+    for (tenant_id, of_tenant) in rows_of(rows, tenants).await? {
+        let (tenant, mut is_found) = (rows.judge(&tenant_id, of_tenant), false);
+        for row in tenant.iter().flat_map(|tenant| &tenant.deliveries) {
+            match row {
+                Ok(row) if row.enabled && chosen(&row.name) && in_question(row) => {
+                    is_found = true;
+                    add(&mut targets, row);
+                }
+                Err(row) if row.enabled && chosen(&row.name) => {
+                    let place = format!("{} of {}", row.name, row.tenant_id);
+                    let target = Target {
+                        account: None,
+                        region: String::new(),
+                        place: place.clone(),
+                        deliveries: vec![(row.tenant_id.clone(), row.name.clone())],
+                        destined: Destined::Nowhere(row.to_string()),
+                    };
+                    targets.insert((None, String::new(), place), target);
+                }
+                _ => {}
+            }
+        }
+        if !is_found && !tenants.is_empty() {
             let problem = format!("tenant {tenant_id:?} has no enabled row that can be used{}", of(types));
             return Err(Refusal::NotFound(problem).into());
-        }
-        chosen.into_iter().for_each(|delivery| add(&mut targets, delivery));
-        let bad = tenant.iter().flat_map(|tenant| &tenant.deliveries).filter_map(|row| row.as_ref().err());
-        for row in bad.filter(|row| row.enabled && (types.is_empty() || types.contains(&row.name))) {
-            let place = format!("{} of {}", row.name, row.tenant_id);
-            let target = Target {
-                account: None,
-                region: String::new(),
-                place: place.clone(),
-                deliveries: vec![(row.tenant_id.clone(), row.name.clone())],
-                destined: Destined::Nowhere(row.to_string()),
-            };
-            targets.insert((None, String::new(), place), target);
         }
     }
     if targets.is_empty() {
@@ -80,18 +81,6 @@ pub(super) async fn find(
 
 fn of(types: &[String]) -> String {
     if types.is_empty() { String::new() } else { format!(" of type {}", types.join(" or ")) }
-}
-
-/// The enabled deliveries of one tenant that are compared: if tenants are named, all of them, and otherwise those in shadow mode.
-fn choose<'a>(tenant: Option<&'a Tenant>, tenants: &[String], types: &[String]) -> Vec<&'a Delivery> {
-    let all = tenant.into_iter().flat_map(|tenant| &tenant.deliveries).flatten();
-    all.map(AsRef::as_ref)
-        .filter(|delivery: &&Delivery| {
-            delivery.enabled
-                && (!tenants.is_empty() || delivery.mode == Mode::Shadow)
-                && (types.is_empty() || types.contains(&delivery.name))
-        })
-        .collect()
 }
 
 type Place = (Option<String>, String, String);

@@ -36,9 +36,10 @@ impl<'a> Reading<'a> {
 /// A row and how the worker reads it.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct CheckedRow {
-    tenant_id: String,
-    name: String,
-    row: Row,
+    pub(super) tenant_id: String,
+    /// The row's `type`.
+    pub(super) name: String,
+    pub(super) row: Row,
     content: Option<Content>,
     /// The time of its `ttl`, if that has passed.
     expired_at: Option<Timestamp>,
@@ -107,19 +108,6 @@ impl CheckedRow {
     /// Whether the row's `ttl` has passed, so that the worker ignores the row.
     pub(super) fn is_expired(&self) -> bool {
         self.expired_at.is_some()
-    }
-
-    pub(super) fn tenant_id(&self) -> &str {
-        &self.tenant_id
-    }
-
-    /// The row's `type`.
-    pub(super) fn name(&self) -> &str {
-        &self.name
-    }
-
-    pub(super) fn row(&self) -> &Row {
-        &self.row
     }
 
     /// Whether the worker can use the row.

@@ -15,7 +15,7 @@ pub(in crate::cli) fn given_rows(
     config: &Config,
 ) -> Result<Vec<(String, String, crate::tenant::Row)>, Refusal> {
     let entries = read_entries(file, config)?;
-    let of = |entry: CheckedRow| (entry.tenant_id().to_owned(), entry.name().to_owned(), entry.row().clone());
+    let of = |entry: CheckedRow| (entry.tenant_id, entry.name, entry.row);
     Ok(entries.into_iter().map(of).collect())
 }
 

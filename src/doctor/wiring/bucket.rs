@@ -3,20 +3,20 @@
 use std::collections::BTreeSet;
 
 use super::{
-    no_credentials, ours,
+    queue::NO_QUEUE,
     topic::{Connection, NotificationRoute},
     unread,
 };
 use crate::{
     credentials::identity::Identity,
-    doctor::{Condition, Doctor, Finding, OurSide},
+    doctor::{Doctor, Finding, Findings, NO_CREDENTIALS, OurSide, skipped},
     name::bucket::OwnBucket,
     object::bucket::BucketError,
     quarantine::QuarantinePrefix,
     queue::sqs::attributes::QueueAttributes,
     route::Rules,
     wiring::{
-        Unread, owner,
+        Unread,
         s3::{Listed, Notification, PAGE, ProbeObject, Target},
     },
 };
@@ -32,8 +32,8 @@ const EXTENSIONS: [&str; 9] =
     [".log", ".log.gz", ".log.zst", ".json", ".json.gz", ".json.zst", ".ndjson", ".ndjson.gz", ".ndjson.zst"];
 /// Tenant of the probe in the quarantine's bucket.
 const PROBE: &str = "logferry-doctor";
-/// Conditions of a staging bucket after those of its existence.
-const BEHIND: [&str; 10] = [
+/// Conditions of the way from a staging bucket to the queue.
+const WAY: [&str; 9] = [
     "bucket notification",
     "notification events",
     "notification filter",
@@ -43,8 +43,8 @@ const BEHIND: [&str; 10] = [
     "subscription filter",
     "subscription delivery",
     "queue policy",
-    "staged objects",
 ];
+const STAGED: &str = "staged objects";
 
 impl Doctor {
     /// Checks the staging buckets and their ways to the queue, and the quarantine's bucket, if there is one.
@@ -52,29 +52,28 @@ impl Doctor {
         &self,
         our_side: &OurSide,
         queue: Option<&QueueAttributes>,
-    ) -> Vec<Condition> {
-        let mut conditions = Vec::new();
+    ) -> Findings {
+        let mut findings = Vec::new();
         if self.source.is_empty() {
             let any = "source.buckets is empty: the worker reads from any bucket that a message names, and no bucket can be checked";
-            conditions.push(ours("source bucket", Finding::Skipped(any.to_owned())));
+            findings.push(("source bucket", Finding::skipped(any)));
         }
         for bucket in &self.source {
-            conditions.extend(self.source_bucket(bucket, our_side, queue).await);
+            findings.extend(self.source_bucket(bucket, our_side, queue).await);
         }
         if let Some(bucket) = &self.quarantine {
-            let Some(_) = &our_side.identity else {
-                conditions
-                    .extend(["quarantine", "quarantine write"].map(|name| ours(name, no_credentials())));
-                return conditions;
-            };
+            if our_side.identity.is_none() {
+                findings.extend(skipped(&["quarantine", "quarantine write"], NO_CREDENTIALS));
+                return findings;
+            }
             let found = of_bucket("quarantine.bucket", bucket, self.instruments.bucket(bucket).await);
             let write = match &found {
-                Finding::Failed { .. } => Finding::Skipped("the bucket cannot be reached".to_owned()),
+                Finding::Failed { .. } => Finding::skipped("the bucket cannot be reached"),
                 _ => self.quarantine_write(bucket).await,
             };
-            conditions.extend([ours("quarantine", found), ours("quarantine write", write)]);
+            findings.extend([("quarantine", found), ("quarantine write", write)]);
         }
-        conditions
+        findings
     }
 
     async fn source_bucket(
@@ -82,22 +81,18 @@ impl Doctor {
         bucket: &OwnBucket,
         our_side: &OurSide,
         queue: Option<&QueueAttributes>,
-    ) -> Vec<Condition> {
-        let skipped = |names: &[&'static str], why: &str| {
-            names.iter().map(|name| ours(name, Finding::Skipped(why.to_owned()))).collect::<Vec<_>>()
+    ) -> Findings {
+        let closed = |found: Finding, why: &str| {
+            [vec![("source bucket", found)], skipped(&WAY, why), skipped(&[STAGED], why)].concat()
         };
         let Some(identity) = &our_side.identity else {
-            let mut conditions = vec![ours("source bucket", no_credentials())];
-            conditions.extend(BEHIND.map(|name| ours(name, no_credentials())));
-            return conditions;
+            return closed(Finding::skipped(NO_CREDENTIALS), NO_CREDENTIALS);
         };
         let found = of_bucket("source.buckets", bucket, self.instruments.bucket(bucket).await);
-        let missing = found.is_failure();
-        let mut conditions = vec![ours("source bucket", found)];
-        if missing {
-            conditions.extend(skipped(&BEHIND, &format!("bucket {:?} cannot be reached", bucket.name)));
-            return conditions;
+        if found.is_failure() {
+            return closed(found, &format!("bucket {:?} cannot be reached", bucket.name));
         }
+        let mut findings = vec![("source bucket", found)];
         let rules = self.config.source.key_rules();
         let starts = rules.as_ref().map(Rules::literal_starts).unwrap_or_default();
         let prefix = starts.first().cloned().unwrap_or_default();
@@ -109,15 +104,14 @@ impl Doctor {
             listed
         });
         match queue {
-            None => conditions.extend(skipped(&BEHIND[..9], "the queue's attributes cannot be read")),
+            None => findings.extend(skipped(&WAY, NO_QUEUE)),
             Some(queue) => {
                 let known = listed.as_deref().unwrap_or_default();
-                conditions
-                    .extend(self.way_to_queue(bucket, identity, queue, (starts.as_slice(), known)).await);
+                findings.extend(self.way_to_queue(bucket, identity, queue, (starts.as_slice(), known)).await);
             }
         }
-        conditions.push(ours("staged objects", self.staged(bucket, &listed).await));
-        conditions
+        findings.push((STAGED, self.staged(bucket, &listed).await));
+        findings
     }
 
     async fn way_to_queue(
@@ -126,18 +120,14 @@ impl Doctor {
         identity: &Identity,
         queue: &QueueAttributes,
         (starts, listed): (&[String], &[Listed]),
-    ) -> Vec<Condition> {
-        let read = self.instruments.wiring.notifications(bucket).await;
-        let mut conditions = Vec::new();
-        let all = match read {
+    ) -> Findings {
+        let all = match self.instruments.wiring.notifications(bucket).await {
             Ok(all) => all,
             Err(error) => {
                 let fix = "create the bucket, or correct source.buckets";
-                conditions
-                    .push(ours(BEHIND[0], unread("the bucket's notification configuration", &error, fix)));
-                let why = "the bucket's notifications are not known";
-                conditions.extend(BEHIND[1..9].iter().map(|name| ours(name, Finding::Skipped(why.into()))));
-                return conditions;
+                let mut findings = skipped(&WAY, "the bucket's notifications are not known");
+                findings[0].1 = unread("the bucket's notification configuration", &error, fix);
+                return findings;
             }
         };
         let topics: BTreeSet<_> = all
@@ -149,20 +139,20 @@ impl Doctor {
             .collect();
         let partition = identity.arn.split(':').nth(1).unwrap_or("aws");
         let arn = format!("arn:{partition}:s3:::{}", bucket.name);
-        let owner = owner(bucket.owner.as_deref(), identity);
+        let owner = bucket.owner.as_deref().unwrap_or(&identity.account);
         let connection = Connection { bucket: &arn, owner, queue };
         let route = self.route(&all, topics, queue).await;
-        conditions.push(ours(BEHIND[0], of_notifications(&bucket.name, &all, &route, &queue.arn)));
+        let notified = of_notifications(&bucket.name, &all, &route, &queue.arn);
         let entries: Vec<_> = all.iter().filter(|of| route.is_taken_by(&of.to)).collect();
         let (events, filter) = if entries.is_empty() {
-            let none = || Finding::Skipped("no notification leads to the queue".to_owned());
-            (none(), none())
+            let none = Finding::skipped("no notification leads to the queue");
+            (none.clone(), none)
         } else {
             (of_events(&bucket.name, &entries), of_filter(&entries, starts, listed, self.source.len()))
         };
-        conditions.extend([ours(BEHIND[1], events), ours(BEHIND[2], filter)]);
-        conditions.extend(connection.judge(&route));
-        conditions
+        let mut findings: Findings = WAY.into_iter().zip([notified, events, filter]).collect();
+        findings.extend(connection.judge(&route));
+        findings
     }
 
     /// Reads the first byte of the newest object.
@@ -367,7 +357,7 @@ fn of_bucket(field: &str, bucket: &OwnBucket, answer: Result<(), BucketError>) -
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::tests::check;
+    use crate::doctor::tests::{check, skips};
 
     #[test]
     fn a_denied_check_is_no_success_if_the_configuration_names_an_owner() {
@@ -380,7 +370,7 @@ mod tests {
             matches!(&found, Finding::Warning { fix, .. } if fix.contains("account in source.buckets")),
             "{found:?}"
         );
-        assert!(matches!(of("logs", hidden()), Finding::Skipped(_)));
+        skips(&of("logs", hidden()), "allow s3:ListBucket");
         let (bucket, owner) = ("logs".to_owned(), "111111111111".to_owned());
         check(&of("logs=111111111111", BucketError::Foreign { bucket, owner }), Err("account 111111111111"));
     }
@@ -455,9 +445,6 @@ mod tests {
             Ok("the queue itself"),
         );
         let bridge = found(&[to(Target::EventBridge)], NotificationRoute::EventBridge);
-        assert!(
-            matches!(&bridge, Finding::Skipped(why) if why.contains("needs events:ListRules")),
-            "{bridge:?}"
-        );
+        skips(&bridge, "needs events:ListRules");
     }
 }

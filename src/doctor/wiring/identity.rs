@@ -2,19 +2,18 @@
 
 use jiff::SignedDuration;
 
-use super::{no_credentials, ours};
 use crate::{
     credentials::{
         AssumeError,
         identity::{Identity, WhoAmIError},
         refusal::RefusalCause,
     },
-    doctor::{Condition, Doctor, Finding, OurSide},
+    doctor::{Doctor, Finding, Findings, NO_CREDENTIALS, OurSide},
 };
 
 impl Doctor {
     /// Checks the identity, the tenant table and the central role. Also returns their results for the checks of tenants.
-    pub(in crate::doctor) async fn our_side(&self) -> (Vec<Condition>, OurSide) {
+    pub(in crate::doctor) async fn our_side(&self) -> (Findings, OurSide) {
         let identity = self.instruments.identity().await;
         let of_identity = match &identity {
             Ok(Identity { account, arn }) => Finding::Ok(format!("{arn}, account {account}")),
@@ -26,27 +25,24 @@ impl Doctor {
         };
         let identity = identity.ok();
         let (table, central) = match &identity {
-            None => (no_credentials(), no_credentials()),
+            None => (Finding::skipped(NO_CREDENTIALS), Finding::skipped(NO_CREDENTIALS)),
             Some(identity) => (self.tenant_table(identity).await, self.central(identity).await),
         };
         let holds = |finding: &Finding| matches!(finding, Finding::Ok(_));
         let our_side = OurSide { identity, no_central: !holds(&central), no_table: !holds(&table) };
-        let conditions =
-            vec![ours("identity", of_identity), ours("tenant table", table), ours("central role", central)];
-        (conditions, our_side)
+        (vec![("identity", of_identity), ("tenant table", table), ("central role", central)], our_side)
     }
 
     /// Checks the difference between this host's clock and AWS's.
-    pub(in crate::doctor) async fn clock(&self, our_side: &OurSide) -> Condition {
+    pub(in crate::doctor) async fn clock(&self, our_side: &OurSide) -> Finding {
         if our_side.identity.is_none() {
-            return ours("clock", no_credentials());
+            return Finding::skipped(NO_CREDENTIALS);
         }
-        let finding = match self.instruments.clock_skew().await {
+        match self.instruments.clock_skew().await {
             Ok(Some(skew)) => of_skew(skew, self.config.ledger.max_clock_skew.try_into().unwrap_or_default()),
-            Ok(None) => Finding::Skipped("not checked: the answer of STS has no date".to_owned()),
+            Ok(None) => Finding::skipped("not checked: the answer of STS has no date"),
             Err(error) => Finding::Skipped(format!("not checked: {error}")),
-        };
-        ours("clock", finding)
+        }
     }
 
     async fn central(&self, identity: &Identity) -> Finding {
@@ -97,18 +93,12 @@ fn central_fix(role: &str, identity: &Identity, cause: Option<RefusalCause>, err
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::doctor::tests::check;
 
     #[test]
     fn a_clock_may_differ_by_what_the_ledger_allows() {
         let check = |skew, expected: Result<&str, &str>| {
-            let found = of_skew(SignedDuration::from_secs(skew), SignedDuration::from_secs(30));
-            match (&found, expected) {
-                (Finding::Ok(found), Ok(words)) => assert!(found.contains(words), "{found}"),
-                (Finding::Failed { problem, .. }, Err(words)) => {
-                    assert!(problem.contains(words), "{problem}")
-                }
-                _ => panic!("{found:?}"),
-            }
+            check(&of_skew(SignedDuration::from_secs(skew), SignedDuration::from_secs(30)), expected);
         };
         check(0, Ok("shows AWS's time"));
         check(30, Ok("30 s ahead of"));

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{about, ours, readable};
+use super::{about, readable};
 use crate::{
     config::Queue,
-    doctor::{Condition, Doctor, Finding},
+    doctor::{Doctor, Finding, Findings, skipped},
     queue::{
-        QueueError,
+        Queue as _, QueueError,
         sqs::attributes::{AttributesError, QueueAttributes},
     },
     worker::settle::LONGEST_HIDING,
@@ -19,15 +19,26 @@ use crate::{
 /// encryption for an SNS topic with an encrypted SQS queue subscribed".
 const AWS_KEY: &str = "alias/aws/sqs";
 
-fn no_queue() -> Finding {
-    Finding::Skipped("the queue's attributes cannot be read".to_owned())
-}
+/// Why conditions of the queue were not checked.
+pub(super) const NO_QUEUE: &str = "the queue's attributes cannot be read";
+/// Conditions of the queue, after that of its existence.
+const OF_QUEUE: [&str; 6] = [
+    "receive and delete",
+    "long waits",
+    "visibility timeout",
+    "queue retention",
+    "queue encryption",
+    "redrive policy",
+];
+/// Conditions of both queues.
+const OF_BOTH: [&str; 2] = ["dead-letter permission", "dead-letter retention"];
 
 impl Doctor {
     /// Checks the queue, the dead-letter queue, and whether both keep messages for long enough.
-    pub(in crate::doctor) async fn queues(&self) -> (Vec<Condition>, Option<QueueAttributes>) {
+    pub(in crate::doctor) async fn queues(&self) -> (Findings, Option<QueueAttributes>) {
+        let (config, grace) = (&self.config.queue, self.config.worker.grace_period);
         let queue = async {
-            match &self.queue.url {
+            match &config.url {
                 Some(url) => self.attributes("queue.url", url).await,
                 // The command line refuses a configuration without it, so this is not reached.
                 None => {
@@ -36,12 +47,11 @@ impl Doctor {
             }
         };
         let letters = async {
-            match &self.queue.dead_letter_url {
+            match &config.dead_letter_url {
                 Some(url) => self.attributes("queue.dead_letter_url", url).await,
-                None => Err(Finding::Skipped(
+                None => Err(Finding::skipped(
                     "queue.dead_letter_url is not set: a message that cannot be delivered comes back until the queue's redrive \
-                     policy moves it, and then it has no reason"
-                        .to_owned(),
+                     policy moves it, and then it has no reason",
                 )),
             }
         };
@@ -51,16 +61,8 @@ impl Doctor {
             format!("{arn}: about {visible} visible, {hidden} in flight")
         };
         let of_queue = queue.as_ref().map_or_else(Finding::clone, |queue| Finding::Ok(found(queue)));
-        let consuming = match &self.queue.url {
-            Some(url) if queue.is_ok() => consuming(self.instruments.denied_permissions(url).await),
-            _ => no_queue(),
-        };
-        let sending = match &self.queue.url {
-            Some(url) if queue.is_ok() => sending(self.instruments.may_send(url).await),
-            _ => no_queue(),
-        };
-        let of_letters = match (&letters, &self.queue.dead_letter_url) {
-            (Ok(letters), Some(url)) => match self.instruments.may_send(url).await {
+        let of_letters = match (&letters, &config.dead_letter_url) {
+            (Ok(letters), Some(url)) => match self.instruments.queue(url).probe_sending().await {
                 Ok(()) => Finding::Ok(found(letters)),
                 Err(error) => Finding::failed(
                     format!("{}: {error}", letters.arn),
@@ -71,24 +73,34 @@ impl Doctor {
             (Err(finding), _) => finding.clone(),
         };
         let (queue, letters) = (queue.ok(), letters.ok());
-        let (of, letters) = (queue.as_ref(), letters.as_ref());
-        let conditions = vec![
-            ours("queue", of_queue),
-            ours("receive and delete", consuming),
-            ours("long waits", sending),
-            ours("visibility timeout", visibility(of, &self.queue, self.config.worker.grace_period)),
-            ours("queue retention", kept_for_long_enough(of, &self.queue)),
-            ours("queue encryption", encryption(of)),
-            ours("redrive policy", redrive(of, letters, &self.queue)),
-            ours("dead-letter queue", of_letters),
-            ours("dead-letter permission", redrive_allow(of, letters)),
-            ours("dead-letter retention", retention(of, letters)),
-        ];
-        (conditions, queue)
+        let mut findings = vec![("queue", of_queue)];
+        match &queue {
+            Some(queue) => {
+                let asked = self.instruments.queue(config.url.as_deref().unwrap_or_default());
+                let found = [
+                    consuming(asked.denied_permissions().await),
+                    sending(asked.probe_sending().await),
+                    visibility(queue, config, grace),
+                    kept_for_long_enough(queue, config),
+                    encryption(queue),
+                    redrive(queue, letters.as_ref(), config),
+                ];
+                findings.extend(OF_QUEUE.into_iter().zip(found));
+            }
+            None => findings.extend(skipped(&OF_QUEUE, NO_QUEUE)),
+        }
+        findings.push(("dead-letter queue", of_letters));
+        findings.extend(match (&queue, &letters) {
+            (Some(queue), Some(letters)) => {
+                OF_BOTH.into_iter().zip([redrive_allow(queue, letters), retention(queue, letters)]).collect()
+            }
+            _ => skipped(&OF_BOTH, "the attributes of one of the queues cannot be read"),
+        });
+        (findings, queue)
     }
 
     async fn attributes(&self, field: &str, url: &str) -> Result<QueueAttributes, Finding> {
-        self.instruments.queue(url).await.map_err(|error| {
+        self.instruments.queue(url).attributes().await.map_err(|error| {
             let fix = match &error {
                 AttributesError::Missing(_) => format!("create the queue, or correct {field} or aws.region"),
                 AttributesError::Denied(_) => {
@@ -105,8 +117,7 @@ impl Doctor {
     }
 }
 
-fn redrive(queue: Option<&QueueAttributes>, letters: Option<&QueueAttributes>, config: &Queue) -> Finding {
-    let Some(queue) = queue else { return no_queue() };
+fn redrive(queue: &QueueAttributes, letters: Option<&QueueAttributes>, config: &Queue) -> Finding {
     let Some(policy) = &queue.redrive else {
         return Finding::failed(
             "the queue has no redrive policy: a message that never succeeds comes back until its retention ends, \
@@ -155,8 +166,7 @@ fn time_of_receives(config: &Queue, count: u32) -> Duration {
     delays.take(count.saturating_sub(1) as usize).map(|delay| delay.min(config.max_retry_delay)).sum()
 }
 
-fn visibility(queue: Option<&QueueAttributes>, config: &Queue, grace: Duration) -> Finding {
-    let Some(queue) = queue else { return no_queue() };
+fn visibility(queue: &QueueAttributes, config: &Queue, grace: Duration) -> Finding {
     let (ours, theirs) = (about(config.visibility_timeout), about(queue.visibility_timeout));
     if queue.visibility_timeout.is_zero() {
         return Finding::failed(
@@ -177,8 +187,7 @@ fn visibility(queue: Option<&QueueAttributes>, config: &Queue, grace: Duration) 
 }
 
 /// Judges the key of the queue that gets the events.
-fn encryption(queue: Option<&QueueAttributes>) -> Finding {
-    let Some(queue) = queue else { return no_queue() };
+fn encryption(queue: &QueueAttributes) -> Finding {
     match queue.key.as_deref() {
         None => Finding::Ok("no KMS key is needed".to_owned()),
         Some(key) if key.ends_with(AWS_KEY) => Finding::failed(
@@ -196,10 +205,7 @@ fn encryption(queue: Option<&QueueAttributes>) -> Finding {
 }
 
 /// Judges whether the dead-letter queue takes messages of the queue.
-fn redrive_allow(queue: Option<&QueueAttributes>, letters: Option<&QueueAttributes>) -> Finding {
-    let (Some(queue), Some(letters)) = (queue, letters) else {
-        return Finding::Skipped("the attributes of one of the queues cannot be read".to_owned());
-    };
+fn redrive_allow(queue: &QueueAttributes, letters: &QueueAttributes) -> Finding {
     let policy = letters.redrive_allow.as_deref().unwrap_or("{}");
     let policy: Value = serde_json::from_str(policy).unwrap_or_default();
     let sources: Vec<_> =
@@ -265,8 +271,7 @@ fn sending(answer: Result<(), QueueError>) -> Finding {
     }
 }
 
-fn kept_for_long_enough(queue: Option<&QueueAttributes>, config: &Queue) -> Finding {
-    let Some(queue) = queue else { return no_queue() };
+fn kept_for_long_enough(queue: &QueueAttributes, config: &Queue) -> Finding {
     let needed = config.max_age + config.max_retry_delay;
     let (kept, needed_text) = (readable(queue.retention), readable(needed));
     if queue.retention >= needed {
@@ -282,10 +287,7 @@ fn kept_for_long_enough(queue: Option<&QueueAttributes>, config: &Queue) -> Find
     }
 }
 
-fn retention(queue: Option<&QueueAttributes>, letters: Option<&QueueAttributes>) -> Finding {
-    let (Some(queue), Some(letters)) = (queue, letters) else {
-        return Finding::Skipped("the attributes of one of the queues cannot be read".to_owned());
-    };
+fn retention(queue: &QueueAttributes, letters: &QueueAttributes) -> Finding {
     let (of_queue, of_letters) = (readable(queue.retention), readable(letters.retention));
     if letters.retention > queue.retention {
         Finding::Ok(format!("{of_letters}, longer than the queue's {of_queue}"))
@@ -303,7 +305,10 @@ fn retention(queue: Option<&QueueAttributes>, letters: Option<&QueueAttributes>)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{doctor::tests::check, queue::sqs::attributes::RedrivePolicy};
+    use crate::{
+        doctor::tests::{check, skips},
+        queue::sqs::attributes::RedrivePolicy,
+    };
 
     const HOUR: Duration = Duration::from_secs(3600);
 
@@ -321,40 +326,36 @@ mod tests {
     fn the_redrive_policy_must_name_the_dead_letter_queue_and_count_high_enough() {
         let config = Queue::default();
         let (logs, letters) = (queue("logs", 96, Some("letters")), queue("letters", 336, None));
-        check(&redrive(Some(&logs), Some(&letters), &config), Ok("after 5 receives"));
-        check(&redrive(Some(&logs), None, &config), Ok("after 5 receives"));
-        check(&redrive(Some(&queue("logs", 96, None)), Some(&letters), &config), Err("no redrive policy"));
+        check(&redrive(&logs, Some(&letters), &config), Ok("after 5 receives"));
+        check(&redrive(&logs, None, &config), Ok("after 5 receives"));
+        check(&redrive(&queue("logs", 96, None), Some(&letters), &config), Err("no redrive policy"));
         let mut hasty = logs.clone();
         hasty.redrive.iter_mut().for_each(|policy| policy.max_receive_count = 4);
-        check(&redrive(Some(&hasty), Some(&letters), &config), Err("received 4 times before"));
+        check(&redrive(&hasty, Some(&letters), &config), Err("received 4 times before"));
         let elsewhere = queue("logs", 96, Some("old-letters"));
-        check(&redrive(Some(&elsewhere), Some(&letters), &config), Err("old-letters"));
-        assert!(matches!(redrive(None, Some(&letters), &config), Finding::Skipped(_)));
+        check(&redrive(&elsewhere, Some(&letters), &config), Err("old-letters"));
     }
 
     #[test]
     fn letters_must_be_kept_longer_than_messages() {
         let check = |of_letters: u32, expected| {
             let (logs, letters) = (queue("logs", 96, None), queue("letters", of_letters, None));
-            check(&retention(Some(&logs), Some(&letters)), expected);
+            check(&retention(&logs, &letters), expected);
         };
         check(336, Ok("14 days, longer than the queue's 4 days"));
         check(97, Ok("4 days 1 h"));
         check(96, Err("4 days"));
         check(24, Err("1 day"));
-        assert!(matches!(retention(None, None), Finding::Skipped(_)));
     }
 
     #[test]
     fn messages_must_be_kept_for_as_long_as_they_are_retried() {
         let config = Queue::default();
-        let check = |hours, expected| {
-            check(&kept_for_long_enough(Some(&queue("logs", hours, None)), &config), expected)
-        };
+        let check =
+            |hours, expected| check(&kept_for_long_enough(&queue("logs", hours, None), &config), expected);
         check(96, Ok("4 days; a message is retried for 3 days 15 min"));
         check(73, Ok("3 days 1 h;"));
         check(72, Err("3 days, but a message may be retried for 3 days 15 min"));
-        assert!(matches!(kept_for_long_enough(None, &config), Finding::Skipped(_)));
     }
 
     #[test]
@@ -387,23 +388,19 @@ mod tests {
             assert_eq!(time_of_receives(&config, count).as_secs(), seconds, "{count}");
         }
         assert_eq!(about(Duration::from_secs(12_000)), "3 h 20 min");
-        check(&redrive(Some(&queue("logs", 96, Some("letters"))), None, &config), Ok("about 3 min"));
+        check(&redrive(&queue("logs", 96, Some("letters")), None, &config), Ok("about 3 min"));
     }
 
     #[test]
     fn only_some_keys_and_sources_are_refused() {
         let with =
             |key: Option<&str>| QueueAttributes { key: key.map(str::to_owned), ..queue("logs", 96, None) };
-        check(&encryption(Some(&with(None))), Ok("no KMS key"));
-        check(&encryption(Some(&with(Some("alias/aws/sqs")))), Err("neither SNS nor S3"));
-        let own = encryption(Some(&with(Some("alias/logs"))));
-        assert!(matches!(&own, Finding::Skipped(why) if why.contains("needs kms:GetKeyPolicy")), "{own:?}");
+        check(&encryption(&with(None)), Ok("no KMS key"));
+        check(&encryption(&with(Some("alias/aws/sqs"))), Err("neither SNS nor S3"));
+        skips(&encryption(&with(Some("alias/logs"))), "needs kms:GetKeyPolicy");
         let logs = queue("logs", 96, None);
         let allow = |policy: Option<String>| {
-            redrive_allow(
-                Some(&logs),
-                Some(&QueueAttributes { redrive_allow: policy, ..queue("letters", 336, None) }),
-            )
+            redrive_allow(&logs, &QueueAttributes { redrive_allow: policy, ..queue("letters", 336, None) })
         };
         let by =
             |arn: &str| Some(format!(r#"{{"redrivePermission":"byQueue","sourceQueueArns":["{arn}"]}}"#));
@@ -421,7 +418,7 @@ mod tests {
             visibility_timeout: Duration::from_secs(seconds),
             ..queue("logs", 96, None)
         };
-        let visibility = |seconds| visibility(Some(&hiding(seconds)), &config, Duration::from_secs(45));
+        let visibility = |seconds| visibility(&hiding(seconds), &config, Duration::from_secs(45));
         check(&visibility(30), Ok("for 2 min"));
         check(&visibility(30), Ok("worker.grace_period: 45 s"));
         check(&visibility(0), Err("VisibilityTimeout is 0"));

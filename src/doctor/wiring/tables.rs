@@ -1,9 +1,9 @@
 //! Checks the tenant table and the ledger's table.
 
-use super::{no_credentials, ours};
 use crate::{
     credentials::identity::Identity,
-    doctor::{Condition, Doctor, Finding, OurSide},
+    doctor::{Doctor, Finding, Findings, NO_CREDENTIALS, OurSide, skipped},
+    ledger::dynamodb::DynamoDbLedger,
     wiring::{Unread, tables::Table},
 };
 
@@ -14,44 +14,34 @@ const EXPIRES_AT: &str = "expires_at";
 
 impl Doctor {
     /// Checks keys, capacity and time to live of both tables, and that the ledger can be written.
-    pub(in crate::doctor) async fn tables(&self, our_side: &OurSide) -> Vec<Condition> {
-        let names = [
-            "tenant table key",
-            "tenant table capacity",
-            "ledger",
-            "ledger key",
-            "ledger capacity",
-            "ledger time to live",
-        ];
+    pub(in crate::doctor) async fn tables(&self, our_side: &OurSide) -> Findings {
+        let of_tenants = ["tenant table key", "tenant table capacity"];
+        let of_ledger = ["ledger", "ledger key", "ledger capacity", "ledger time to live"];
         if our_side.identity.is_none() {
-            return names.map(|name| ours(name, no_credentials())).into();
+            return [skipped(&of_tenants, NO_CREDENTIALS), skipped(&of_ledger, NO_CREDENTIALS)].concat();
         }
         let [tenants, ledger] = [&self.table, &self.ledger_table];
         let table = self.instruments.wiring.table(tenants).await;
-        let mut conditions = vec![
-            ours(names[0], of_key(tenants, &table, ["tenant_id", "type"], "tenants.table")),
-            ours(names[1], of_capacity(tenants, &table)),
-        ];
-        if self.instruments.ledger.is_none() {
+        let key = of_key(tenants, &table, ["tenant_id", "type"], "tenants.table");
+        let mut findings: Findings =
+            of_tenants.into_iter().zip([key, of_capacity(tenants, &table)]).collect();
+        let Some(entries) = &self.instruments.ledger else {
             let off = "ledger.table is not set: a message that comes again delivers its records again";
-            conditions.extend(names[2..].iter().map(|name| ours(name, Finding::Skipped(off.to_owned()))));
-            return conditions;
-        }
+            findings.extend(skipped(&of_ledger, off));
+            return findings;
+        };
         let table = self.instruments.wiring.table(ledger).await;
         let life = self.instruments.wiring.time_to_live(ledger).await;
-        conditions.extend([
-            ours(names[2], self.ledger().await),
-            ours(names[3], of_key(ledger, &table, ["object", "delivery"], "ledger.table")),
-            ours(names[4], of_capacity(ledger, &table)),
-            ours(names[5], of_time_to_live(ledger, &life)),
-        ]);
-        conditions
+        let key = of_key(ledger, &table, ["object", "delivery"], "ledger.table");
+        let written = self.ledger(entries).await;
+        let found = [written, key, of_capacity(ledger, &table), of_time_to_live(ledger, &life)];
+        findings.extend(of_ledger.into_iter().zip(found));
+        findings
     }
 
     /// Writes an entry of the doctor's own to the ledger.
-    async fn ledger(&self) -> Finding {
+    async fn ledger(&self, ledger: &DynamoDbLedger) -> Finding {
         let table = &self.ledger_table;
-        let Some(ledger) = &self.instruments.ledger else { return no_credentials() };
         match ledger.probe_writing().await {
             Ok(None) => Finding::Ok(format!("{table}: an entry was written and deleted")),
             Ok(Some(left)) => Finding::Ok(format!(
@@ -170,7 +160,7 @@ fn of_time_to_live(name: &str, attribute: &Answer<Option<String>>) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::tests::check;
+    use crate::doctor::tests::{check, skips};
 
     fn table(key: [(&str, &str); 2]) -> Table {
         let key = key.map(|(name, kind)| (name.to_owned(), kind.to_owned())).into();
@@ -189,9 +179,7 @@ mod tests {
         key(Ok(creating), Err("is CREATING"));
         let denied = Unread::Denied { permission: "dynamodb:DescribeTable", problem: "no".to_owned() };
         let found = of_key("t", &Err(denied), wanted, "ledger.table");
-        assert!(
-            matches!(&found, Finding::Skipped(why) if why.contains("not checked: needs dynamodb:DescribeTable"))
-        );
+        skips(&found, "not checked: needs dynamodb:DescribeTable");
     }
 
     #[test]

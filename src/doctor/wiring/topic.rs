@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use super::{ours, unread};
+use super::unread;
 use crate::{
-    doctor::{Condition, Doctor, Finding},
+    doctor::{Doctor, Finding, Findings, skipped},
     queue::sqs::attributes::QueueAttributes,
     wiring::{
         Unread,
@@ -86,7 +86,7 @@ impl Doctor {
 
 impl Connection<'_> {
     /// The conditions of the topic, the subscription and the queue's policy.
-    pub(super) fn judge(&self, route: &NotificationRoute) -> Vec<Condition> {
+    pub(super) fn judge(&self, route: &NotificationRoute) -> Findings {
         let names = [
             "topic policy",
             "topic encryption",
@@ -102,36 +102,29 @@ impl Connection<'_> {
                 "sqs:SendMessage",
                 &queue.arn,
             );
-            let found = of_grant(&grant, sender, "sqs:SendMessage", &queue.arn, |policy| {
+            of_grant(&grant, sender, "sqs:SendMessage", &queue.arn, |policy| {
                 format!("`aws sqs set-queue-attributes --queue-url URL --attributes Policy={policy}`")
-            });
-            ours("queue policy", found)
+            })
         };
         let s3 = Sender { service: "s3.amazonaws.com", arn: bucket, account: owner };
-        let skipped = |why: &'static str| names.map(|name| ours(name, Finding::Skipped(why.to_owned())));
-        match route {
+        let (mut findings, of_queue) = match route {
             NotificationRoute::Topic { arn, topic, subscription } => {
                 let (of_policy, of_key) = of_topic(arn, topic, s3);
                 let account = arn.split(':').nth(4).unwrap_or_default();
                 let [found, filter, delivery] = of_subscription(arn, &queue.arn, subscription);
-                let findings = [of_policy, of_key, found, filter, delivery];
-                let mut conditions: Vec<_> =
-                    names.into_iter().zip(findings).map(|(name, finding)| ours(name, finding)).collect();
-                conditions.push(to_queue(Sender { service: "sns.amazonaws.com", arn, account }));
-                conditions
+                let findings = names.into_iter().zip([of_policy, of_key, found, filter, delivery]);
+                (findings.collect(), to_queue(Sender { service: "sns.amazonaws.com", arn, account }))
             }
             NotificationRoute::Queue(_) => {
-                let mut conditions = Vec::from(skipped("the bucket notifies the queue without a topic"));
-                conditions.push(to_queue(s3));
-                conditions
+                (skipped(&names, "the bucket notifies the queue without a topic"), to_queue(s3))
             }
-            NotificationRoute::EventBridge | NotificationRoute::None => {
-                let mut conditions = Vec::from(skipped("the bucket notifies no topic"));
-                let why = "it is not known who sends to the queue".to_owned();
-                conditions.push(ours("queue policy", Finding::Skipped(why)));
-                conditions
-            }
-        }
+            NotificationRoute::EventBridge | NotificationRoute::None => (
+                skipped(&names, "the bucket notifies no topic"),
+                Finding::skipped("it is not known who sends to the queue"),
+            ),
+        };
+        findings.push(("queue policy", of_queue));
+        findings
     }
 }
 
@@ -141,7 +134,7 @@ fn of_topic(arn: &str, topic: &Result<Topic, Unread>, s3: Sender<'_>) -> (Findin
         Err(error) => {
             let fix = "create the topic, or correct the bucket's notification";
             let found = unread(&format!("topic {arn}"), error, fix);
-            return (found, Finding::Skipped("the topic's attributes cannot be read".to_owned()));
+            return (found, Finding::skipped("the topic's attributes cannot be read"));
         }
     };
     let grant = policy::decide(&topic.policy, s3, "sns:Publish", arn);
@@ -223,7 +216,7 @@ fn of_grant(
 
 /// The subscription, its filter, and its form of delivery.
 fn of_subscription(topic: &str, queue: &str, found: &Result<Option<Subscription>, Unread>) -> [Finding; 3] {
-    let behind = |why: &str| Finding::Skipped(why.to_owned());
+    let behind = |why: &str| Finding::skipped(why);
     let subscribe =
         format!("`aws sns subscribe --topic-arn {topic} --protocol sqs --notification-endpoint {queue}`");
     let subscription = match found {
@@ -302,7 +295,7 @@ fn of_filter(subscription: &Subscription) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::tests::check;
+    use crate::doctor::tests::{check, skips};
 
     const TOPIC: &str = "arn:aws:sns:us-east-1:111111111111:events";
     const QUEUE: &str = "arn:aws:sqs:us-east-1:111111111111:logs";
@@ -320,20 +313,17 @@ mod tests {
             matches!(&silent, Finding::Failed { fix, .. } if fix.contains("\"aws:SourceArn\":\"arn:aws:s3:::staging\""))
         );
         assert!(matches!(found(Grant::AllowedToAll), Finding::Warning { .. }));
-        assert!(matches!(found(Grant::Unknown("x".to_owned())), Finding::Skipped(_)));
+        skips(&found(Grant::Unknown("x".to_owned())), "is not evaluated here: x");
     }
 
     #[test]
     fn only_some_topics_can_be_used_by_s3() {
         let keyed = |key: &str| Ok(Topic { key: Some(key.to_owned()), ..Topic::default() });
         check(&of_topic(TOPIC, &keyed("alias/aws/sns"), S3).1, Err("S3 drops every event"));
-        assert!(matches!(of_topic(TOPIC, &keyed("alias/ours"), S3).1, Finding::Skipped(_)));
+        skips(&of_topic(TOPIC, &keyed("alias/ours"), S3).1, "needs kms:GetKeyPolicy");
         check(&of_topic(TOPIC, &Ok(Topic::default()), S3).1, Ok("no KMS key"));
         let denied = Unread::Denied { permission: "sns:GetTopicAttributes", problem: "no".to_owned() };
-        let (found, _) = of_topic(TOPIC, &Err(denied), S3);
-        assert!(
-            matches!(&found, Finding::Skipped(why) if why.contains("not checked: needs sns:GetTopicAttributes"))
-        );
+        skips(&of_topic(TOPIC, &Err(denied), S3).0, "not checked: needs sns:GetTopicAttributes");
         check(&of_topic(TOPIC, &Err(Unread::Missing("NotFound".to_owned())), S3).0, Err("does not exist"));
     }
 

@@ -2,6 +2,7 @@
 
 use std::{borrow::Cow, time::Duration};
 
+use indicatif::HumanCount;
 use jiff::Timestamp;
 
 /// A duration in its largest unit, and in the next one where that matters.
@@ -38,15 +39,7 @@ pub(super) fn clock(at: Timestamp) -> String {
 
 /// A number with commas between its thousands.
 pub(super) fn count(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::with_capacity(digits.len() * 4 / 3);
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
+    HumanCount(number).to_string()
 }
 
 /// A rate: small ones with a decimal.

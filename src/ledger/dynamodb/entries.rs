@@ -11,7 +11,7 @@ use aws_sdk_dynamodb::{
 };
 use jiff::Timestamp;
 
-use super::{EntryKey, Item, Position};
+use super::{EntryKey, Item, Position, words};
 use crate::aws::describe;
 
 /// Reads and deletes entries. All reads are consistent.
@@ -230,22 +230,6 @@ impl LedgerEntries {
 
     fn failed(&self, action: &'static str, problem: String) -> EntriesError {
         EntriesError { action, table: self.table.clone(), problem }
-    }
-}
-
-/// Shows an attribute's value to people.
-pub(super) fn words(value: &AttributeValue) -> String {
-    match value {
-        AttributeValue::S(text) => text.clone(),
-        AttributeValue::N(number) => number.clone(),
-        AttributeValue::Bool(flag) => flag.to_string(),
-        AttributeValue::B(bytes) => format!("{} bytes", bytes.as_ref().len()),
-        AttributeValue::Null(_) => "NULL".to_owned(),
-        AttributeValue::L(values) => format!("a list of {}", values.len()),
-        AttributeValue::M(values) => format!("a map of {}", values.len()),
-        AttributeValue::Ss(values) | AttributeValue::Ns(values) => values.join(", "),
-        AttributeValue::Bs(values) => format!("a set of {} binary values", values.len()),
-        _ => "a value of an unknown type".to_owned(),
     }
 }
 

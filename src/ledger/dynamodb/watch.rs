@@ -12,7 +12,7 @@
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
 use jiff::Timestamp;
 
-use super::{DynamoDbLedger, EntryKey, condition_failed, entries};
+use super::{DynamoDbLedger, EntryKey, condition_failed, words};
 use crate::{
     digest,
     ledger::{
@@ -40,7 +40,7 @@ impl WatchPlaces for DynamoDbLedger {
         let place = place.and_then(|millis| Timestamp::from_millisecond(millis).ok());
         place.map(Some).ok_or_else(|| {
             let (table, EntryKey { object, delivery }) = (&self.settings.table, key);
-            let value = entries::words(value);
+            let value = words(value);
             LedgerError::Unreadable(format!(
                 "table {table:?}: place of object {object:?}, delivery {delivery:?} is {value}, not a time in milliseconds; delete \
                  the item and start the watch with --since"

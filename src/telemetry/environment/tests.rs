@@ -77,24 +77,24 @@ fn every_variable_is_read() {
     assert_eq!(headers, [("authorization", "Basic dXNlcg=="), ("x-scope", "a")]);
     assert_eq!(found.timeout.as_millis(), 2500);
     assert_eq!(found.certificates.as_deref(), Some("/ca.pem"));
-    assert_eq!(found.sampler, Sampler { heeds_parent: HeedsParent::Yes, ratio: 0.01 });
+    assert_eq!(found.sampler, Sampler { parent_based: true, ratio: 0.01 });
     let Batches { max_queue, max_batch, delay, timeout } = found.batches;
     assert_eq!((max_queue, max_batch, delay.as_millis(), timeout.as_millis()), (100, 100, 200, 300));
     let text = |key: &str, value: &str| (key.to_owned(), value.to_owned());
     assert_eq!(found.resource, [text("k8s.pod.name", "p,1"), text("service.name", "ferry")]);
 
     let default = with(&[]);
-    assert_eq!(default.sampler, Sampler { heeds_parent: HeedsParent::Yes, ratio: 1.0 });
+    assert_eq!(default.sampler, Sampler { parent_based: true, ratio: 1.0 });
     assert_eq!((default.timeout.as_secs(), default.batches.max_batch), (10, 512));
-    for (value, heeds_parent, ratio) in [
-        ("always_on", HeedsParent::No, 1.0),
-        ("always_off", HeedsParent::No, 0.0),
-        ("traceidratio", HeedsParent::No, 1.0),
-        ("parentbased_always_off", HeedsParent::Yes, 0.0),
+    for (value, parent_based, ratio) in [
+        ("always_on", false, 1.0),
+        ("always_off", false, 0.0),
+        ("traceidratio", false, 1.0),
+        ("parentbased_always_off", true, 0.0),
     ] {
         assert_eq!(
             with(&[("OTEL_TRACES_SAMPLER", value)]).sampler,
-            Sampler { heeds_parent, ratio },
+            Sampler { parent_based, ratio },
             "{value}"
         );
     }
