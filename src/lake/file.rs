@@ -47,9 +47,9 @@ impl Encoder {
         match format {
             Format::Ndjson(fields) => Ok(Self::Ndjson(NdjsonWriter::new(fields))),
             #[cfg(feature = "parquet")]
-            Format::Parquet(compression) => super::parquet::ParquetWriter::new(codec(*compression), &[])
-                .map(Self::Parquet)
-                .map_err(unwritable),
+            Format::Parquet(compression) => {
+                super::parquet::ParquetWriter::new(*compression).map(Self::Parquet).map_err(unwritable)
+            }
             #[cfg(not(feature = "parquet"))]
             Format::Parquet(_) => {
                 Err(CopyError::Unwritable("Parquet needs a build with the feature parquet".to_owned()))
@@ -91,15 +91,6 @@ pub(super) fn content_type(format: &Format) -> &'static str {
         // Without `Content-Encoding`, because some clients would decompress a file whose name says that it is compressed.
         Format::Ndjson(_) => "application/gzip",
         Format::Parquet(_) => "application/vnd.apache.parquet",
-    }
-}
-
-#[cfg(feature = "parquet")]
-pub(super) fn codec(compression: crate::tenant::Compression) -> super::parquet::Compression {
-    use super::parquet::Compression;
-    match compression {
-        crate::tenant::Compression::Zstd => Compression::Zstd,
-        crate::tenant::Compression::Snappy => Compression::Snappy,
     }
 }
 

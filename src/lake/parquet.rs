@@ -19,7 +19,7 @@ use ::parquet::schema::{parser, types::SchemaDescriptor};
 
 pub use self::{
     reader::{ParquetReader, ReadError},
-    writer::{Compression, ParquetWriter, WriteError},
+    writer::{ParquetWriter, WriteError},
 };
 
 /// The key of the file's metadata that holds the version of the program that wrote the file.

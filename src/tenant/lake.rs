@@ -58,7 +58,7 @@ pub enum Fields {
 pub enum Compression {
     /// Smaller files.
     Zstd,
-    /// Less CPU.
+    /// Less CPU, for programs that do not read zstd.
     Snappy,
 }
 

@@ -19,10 +19,11 @@ use crate::{
         FileSpec, LakeAccount, Part, Upload,
         bucket::{CompactAccount, ListedFile, Listing, ReadObject, Unwanted},
         manifest::{Manifest, url},
-        parquet::{Compression, ParquetReader, ParquetWriter},
+        parquet::{ParquetReader, ParquetWriter},
         parts::MIN_PART,
         row::Row,
     },
+    tenant::Compression,
 };
 
 pub(super) const BUCKET: &str = "theirs";
@@ -216,7 +217,7 @@ impl Objects {
 /// A file's bytes.
 pub(super) fn file(key: &str, records: &[u32]) -> Bytes {
     if key.ends_with(".parquet") {
-        let mut writer = ParquetWriter::new(Compression::Zstd, &[]).expect("a file");
+        let mut writer = ParquetWriter::new(Compression::Zstd).expect("a file");
         for record in records {
             let message = record.to_string();
             let row = Row { message: &message, tenant: "acme", application: "web", ..Row::default() };
