@@ -1,7 +1,6 @@
 //! The port to customers' buckets for copies. S3 itself copies an object there unchanged; its bytes do not pass through the
 //! worker. `s3` is the adapter. `verdict` decides what an error means for the message.
 
-pub mod memory;
 mod origin;
 pub mod s3;
 
@@ -175,7 +174,7 @@ impl CopyJob<'_> {
     ///
     /// # Errors
     /// S3 would refuse the copy.
-    fn check_size(&self) -> Result<(), CopyError> {
+    pub(crate) fn check_size(&self) -> Result<(), CopyError> {
         match self.head.size {
             Some(size) if size > MAX_COPY => {
                 Err(CopyError::TooLarge(format!("it has {size} bytes, and CopyObject allows {MAX_COPY}")))
@@ -185,7 +184,7 @@ impl CopyJob<'_> {
     }
 
     /// `x-amz-copy-source`, with the version that the event names, or else the current version.
-    fn source(&self) -> String {
+    pub(crate) fn source(&self) -> String {
         let mut source = format!("{}/{}", self.way.object.bucket, encoded(&self.way.object.key));
         if let Some(version) = self.version() {
             let _ = write!(source, "?versionId={}", encoded(version));
