@@ -29,9 +29,10 @@ pub(crate) enum Segment {
     Name(Name),
 }
 
-/// Meaning of a segment.
+/// Meaning of a segment: a field of [`Route`].
+#[expect(missing_docs, reason = "the fields of a route say it")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Name {
+pub enum Name {
     Tenant,
     Cluster,
     Application,

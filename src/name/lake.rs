@@ -41,14 +41,8 @@ pub struct LakeSegment {
 pub enum LakePart {
     /// Plain text.
     Text(String),
-    /// The object's tenant.
-    Tenant,
-    /// The object's cluster.
-    Cluster,
-    /// The object's application.
-    Application,
-    /// The object's pod.
-    Pod,
+    /// A name of the object's key, never the file.
+    Name(Name),
     /// A part of the hour.
     Time(TimePart),
 }
@@ -93,23 +87,10 @@ impl TimePart {
 }
 
 impl LakePart {
-    fn of_name(name: Name) -> Option<Self> {
-        Some(match name {
-            Name::Tenant => Self::Tenant,
-            Name::Cluster => Self::Cluster,
-            Name::Application => Self::Application,
-            Name::Pod => Self::Pod,
-            Name::File => return None,
-        })
-    }
-
     fn value(&self, route: &Route, hour: Timestamp) -> String {
         match self {
             Self::Text(text) => text.clone(),
-            Self::Tenant => escaped(&route.tenant),
-            Self::Cluster => escaped(&route.cluster),
-            Self::Application => escaped(&route.application),
-            Self::Pod => escaped(&route.pod),
+            Self::Name(name) => escaped(name.value(route)),
             Self::Time(part) => part.digits(hour),
         }
     }
@@ -236,7 +217,7 @@ impl LakeSegment {
     pub fn of_tenant(&self, tenant_id: &str) -> Option<String> {
         let value = |part: &LakePart| match part {
             LakePart::Text(text) => Some(text.clone()),
-            LakePart::Tenant => Some(escaped(tenant_id)),
+            LakePart::Name(Name::Tenant) => Some(escaped(tenant_id)),
             _ => None,
         };
         self.parts.iter().map(value).collect()
@@ -262,9 +243,10 @@ fn parts(value: &str) -> Result<Vec<LakePart>, String> {
                 (LakePart::Time(time), time.letters().len())
             } else if first == '{' {
                 let end = rest.find('}').ok_or("without the closing brace")?;
-                let name = Name::parse(&rest[..=end]).and_then(LakePart::of_name);
+                let name = Name::parse(&rest[..=end]).filter(|name| *name != Name::File);
                 let names = "{tenant}, {cluster}, {application} and {pod}";
-                (name.ok_or_else(|| format!("with {}; the names are {names}", &rest[..=end]))?, end + 1)
+                let unknown = || format!("with {}; the names are {names}", &rest[..=end]);
+                (LakePart::Name(name.ok_or_else(unknown)?), end + 1)
             } else if first.is_ascii_alphanumeric() || "-_.".contains(first) {
                 (LakePart::Text(first.to_string()), first.len_utf8())
             } else {

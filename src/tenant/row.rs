@@ -9,7 +9,7 @@ use super::{
     SETTINGS,
 };
 use crate::{
-    credentials::{RoleArn, RoleArnError, partition},
+    credentials::{RoleArn, RoleArnError, is_account, partition},
     name::{StreamTemplate, bucket::old_bucket_name},
 };
 
@@ -351,11 +351,7 @@ fn log_group_name(text: &str) -> Result<String, String> {
 
 /// Checks an account id. Source: S3 API reference, `x-amz-expected-bucket-owner`.
 fn account_id(text: &str) -> Result<String, String> {
-    if text.len() == 12 && text.bytes().all(|byte| byte.is_ascii_digit()) {
-        Ok(text.to_owned())
-    } else {
-        Err(format!("{text:?} is not a 12-digit account id"))
-    }
+    if is_account(text) { Ok(text.to_owned()) } else { Err(format!("{text:?} is not a 12-digit account id")) }
 }
 
 /// Checks an ExternalId. Source: STS API reference, AssumeRole.
