@@ -224,7 +224,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::{
         route::KeyLayout,
-        tenant::{Attribute, Contents, Destination, parse_row},
+        tenant::{Contents, Destination, parse_row, tests::row_of},
     };
 
     /// Owns everything that a job borrows.
@@ -243,14 +243,10 @@ pub(crate) mod tests {
     impl Order {
         /// An object for a bucket, without version and eTag.
         pub(crate) fn new(key: &str, row: &[(&str, &str)]) -> Self {
-            let mut row: crate::tenant::Row = row
-                .iter()
-                .map(|(name, value)| ((*name).to_owned(), Attribute::Text((*value).to_owned())))
-                .collect();
-            row.insert("enabled".to_owned(), Attribute::Bool(true));
             let layout = KeyLayout::parse(KeyLayout::DEFAULT).expect("the default is right");
             let route = layout.route(key).expect("the key fits");
-            let delivery = parse_row(&route.tenant, "s3", &row, None).expect("the row is right").into();
+            let delivery =
+                parse_row(&route.tenant, "s3", &row_of(row), None).expect("the row is right").into();
             let object = ObjectRef { bucket: "staging".into(), key: key.to_owned(), ..ObjectRef::default() };
             Self { delivery, route, object, head: ObjectHead::default() }
         }

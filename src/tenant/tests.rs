@@ -9,14 +9,21 @@ fn text(value: &str) -> Attribute {
     Attribute::Text(value.to_owned())
 }
 
+/// A row that is on, with these texts.
+pub(crate) fn row_of(texts: &[(&str, &str)]) -> Row {
+    let texts = texts.iter().map(|(name, value)| ((*name).to_owned(), text(value)));
+    texts.chain([("enabled".to_owned(), Attribute::Bool(true))]).collect()
+}
+
+/// A delivery of the tenant `acme`, from a row with these texts.
+pub(crate) fn delivery_of(name: &str, texts: &[(&str, &str)]) -> Delivery {
+    parse_row("acme", name, &row_of(texts), None).expect("the row is right")
+}
+
 /// A row with the fields that both kinds need, and one more field.
 fn row_with(field: &str, value: &str) -> Row {
-    Row::from([
-        ("enabled".to_owned(), Attribute::Bool(true)),
-        ("target_region".to_owned(), text("us-east-1")),
-        ("log_distribution_role_arn".to_owned(), text("arn:aws:iam::222222222222:role/path/customer-logs")),
-        (field.to_owned(), text(value)),
-    ])
+    let role = "arn:aws:iam::222222222222:role/path/customer-logs";
+    row_of(&[("target_region", "us-east-1"), ("log_distribution_role_arn", role), (field, value)])
 }
 
 fn good() -> Row {

@@ -20,40 +20,13 @@ use crate::{
         bucket::LakeRow,
         manifest::{self, Content, Manifest, is_compacted, url},
     },
-    name::LakeLayout,
-    tenant::{Bucket, Compression, Contents, Delivery, Destination, Fields, Format, Lake, Mode},
+    tenant::{Contents, Destination, tests::delivery_of},
 };
 
 const FOLDER: &str = "logs/source=web/dt=2026-01-02/hour=03/";
 /// End of the names of the worker's files, before their ending.
 const HASH: &str = "-0123456789abcdef";
 const KINDS: [&str; 2] = [".ndjson.gz", ".parquet"];
-
-fn delivery(ending: &str) -> Delivery {
-    let format = match ending {
-        ".parquet" => Format::Parquet(Compression::Zstd),
-        _ => Format::Ndjson(Fields::All),
-    };
-    let layout = LakeLayout::parse("source={application}/dt=YYYY-MM-DD/hour=HH/{file}").expect("a layout");
-    Delivery {
-        tenant_id: "acme".to_owned(),
-        name: "s3#lake".to_owned(),
-        enabled: true,
-        desired_logs: None,
-        mode: Mode::Live,
-        target_region: "us-east-1".to_owned(),
-        destination: Destination::S3(Bucket {
-            role: None,
-            external_id: None,
-            session_tags: false,
-            source_identity: false,
-            bucket_name: BUCKET.to_owned(),
-            bucket_owner: None,
-            bucket_prefix: "logs/".to_owned(),
-            contents: Contents::Lake(Lake { format, layout, lock: None }),
-        }),
-    }
-}
 
 fn at(text: &str) -> Timestamp {
     text.parse().expect("a timestamp")
@@ -66,7 +39,16 @@ fn setup() -> Setup {
 }
 
 async fn run(setup: Setup, ending: &str, handle: &Handle) -> Report {
-    let delivery = delivery(ending);
+    let delivery = delivery_of(
+        "s3#lake",
+        &[
+            ("target_region", "us-east-1"),
+            ("bucket_name", BUCKET),
+            ("bucket_prefix", "logs/"),
+            ("format", if ending == ".parquet" { "parquet" } else { "ndjson" }),
+            ("layout", "source={application}/dt=YYYY-MM-DD/hour=HH/{file}"),
+        ],
+    );
     let Destination::S3(destination) = &delivery.destination else { panic!("a bucket") };
     let Contents::Lake(lake) = &destination.contents else { panic!("a lake") };
     let row = LakeRow { delivery: &delivery, destination, lake };
