@@ -68,7 +68,7 @@ pub(super) struct Handle {
     process: Arc<Mutex<Process>>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Process {
     calls: usize,
     fault: Option<(usize, Fault)>,
@@ -83,15 +83,7 @@ struct Process {
 
 impl Handle {
     pub(super) fn new(shared: &Arc<Mutex<Objects>>) -> Self {
-        let process = Process {
-            calls: 0,
-            fault: None,
-            killed: false,
-            random: None,
-            latency: Duration::ZERO,
-            gate: None,
-        };
-        Self { shared: Arc::clone(shared), process: Arc::new(Mutex::new(process)) }
+        Self { shared: Arc::clone(shared), process: Arc::default() }
     }
 
     pub(super) fn with_fault(self, at: usize, fault: Fault) -> Self {
