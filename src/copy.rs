@@ -9,7 +9,7 @@ use std::{fmt::Write, future::Future};
 pub use self::origin::metadata;
 use crate::{
     credentials::{AssumeError, identity::IdentityError},
-    event::ObjectRef,
+    event::{ObjectRef, percent_encoded},
     ledger::LedgerError,
     name::ObjectKeyTemplate,
     object::ObjectHead,
@@ -206,15 +206,7 @@ impl CopyJob<'_> {
 /// Percent-encodes all bytes except slashes and RFC 3986's unreserved characters. A plus becomes `%2B`, because S3 reads a
 /// plain plus as a space.
 fn encoded(text: &str) -> String {
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte) {
-            encoded.push(char::from(byte));
-        } else {
-            let _ = write!(encoded, "%{byte:02X}");
-        }
-    }
-    encoded
+    percent_encoded(text, b"-._~/")
 }
 
 #[cfg(test)]
