@@ -44,7 +44,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::folders::Folders;
 use super::{
-    bucket::{CompactAccount, LakeRow, ReadObject},
+    bucket::{CompactAccount, LakeRow, Listing, ReadObject},
     manifest::url,
 };
 use crate::{
@@ -273,6 +273,21 @@ pub async fn compact<A: CompactAccount>(setup: &Arc<Setup>, account: A, row: &La
     }
     report.failures.sort();
     report
+}
+
+/// Lists everything directly below `folder`.
+async fn list<A: CompactAccount>(account: &A, bucket: &str, folder: &str) -> Result<Listing, CompactError> {
+    let mut all = Listing::default();
+    loop {
+        let page = account.list(folder, all.next).await;
+        let page = page.map_err(CompactError::of("list", url(bucket, folder)))?;
+        all.files.extend(page.files);
+        all.folders.extend(page.folders);
+        all.next = page.next;
+        if all.next.is_none() {
+            return Ok(all);
+        }
+    }
 }
 
 /// Reads an object. With `etag`, only if the object still has it.
