@@ -223,33 +223,25 @@ impl KeyLayout {
         literals.collect()
     }
 
-    /// A prefix of keys of this tenant, with `filler` for other names before the tenant.
-    fn sample_prefix(&self, tenant: &str, filler: &str) -> String {
+    /// A prefix of keys of this tenant, with `filler` for other names before the tenant. `None` if there are such names, and no
+    /// filler.
+    fn sample_prefix(&self, tenant: &str, filler: Option<&str>) -> Option<String> {
         let mut prefix = String::new();
         for segment in &self.segments {
-            let text = match segment {
+            prefix += match segment {
                 Some(Segment::Literal(literal)) => literal,
-                Some(Segment::Name(Name::Tenant)) => return prefix + tenant + "/",
-                _ => filler,
+                Some(Segment::Name(Name::Tenant)) => return Some(prefix + tenant + "/"),
+                Some(Segment::Name(_)) | None => filler?,
             };
-            prefix = prefix + text + "/";
+            prefix.push('/');
         }
-        prefix
+        None
     }
 
     /// Returns the beginning that all keys of a tenant have, and no key of another tenant: the literals before `{tenant}`, and the
     /// tenant. `None` if the layout has other names before `{tenant}`.
     pub fn prefix_of(&self, tenant: &str) -> Option<String> {
-        let mut prefix = String::new();
-        for segment in &self.segments {
-            match segment {
-                Some(Segment::Literal(literal)) => prefix.push_str(literal),
-                Some(Segment::Name(Name::Tenant)) => return Some(format!("{prefix}{tenant}/")),
-                Some(Segment::Name(_)) | None => return None,
-            }
-            prefix.push('/');
-        }
-        None
+        self.sample_prefix(tenant, None)
     }
 
     /// Returns the part of a key up to the slash after the tenant. No key of another tenant has this prefix. The key must
@@ -297,6 +289,15 @@ impl fmt::Display for KeyLayout {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+impl Route {
+    /// Tenant, cluster, application, pod and file.
+    pub(crate) fn of(names: [&str; 5]) -> Self {
+        let [tenant, cluster, application, pod, file] = names.map(str::to_owned);
+        Self { tenant, cluster, application, pod, file }
     }
 }
 

@@ -284,11 +284,6 @@ mod tests {
 
     use super::*;
 
-    fn route(names: [&str; 5]) -> Route {
-        let [tenant, cluster, application, pod, file] = names.map(str::to_owned);
-        Route { tenant, cluster, application, pod, file }
-    }
-
     fn layout(text: &str) -> LakeLayout {
         LakeLayout::parse(text).expect("the layout is valid")
     }
@@ -300,7 +295,7 @@ mod tests {
     #[test]
     fn folders_follow_the_layout() {
         let check = |text: &str, names: [&str; 5], folder: &str, prefix: &str| {
-            let (layout, route) = (layout(text), route(names));
+            let (layout, route) = (layout(text), Route::of(names));
             let found = (layout.folder(&route, hour()), layout.tenant_prefix(&route));
             assert_eq!((found.0.as_str(), found.1.as_str()), (folder, prefix));
         };
@@ -321,7 +316,7 @@ mod tests {
     fn a_value_stays_in_its_segment() {
         let text = "source={application}/dt=YYYY-MM-DD/hour=HH/{file}";
         let source = |application: &str| {
-            let folder = layout(text).folder(&route(["a", "c", application, "p", "f"]), hour());
+            let folder = layout(text).folder(&Route::of(["a", "c", application, "p", "f"]), hour());
             assert_eq!(folder.matches('/').count(), 3, "{folder}");
             folder.split_once('/').expect("three segments").0.to_owned()
         };
@@ -375,7 +370,7 @@ mod tests {
     proptest! {
         #[test]
         fn different_values_have_different_folders(one in ".{0,40}", other in ".{0,40}") {
-            let folder = |value: &str| layout(LakeLayout::DEFAULT).folder(&route(["a", "c", value, "p", "f"]), hour());
+            let folder = |value: &str| layout(LakeLayout::DEFAULT).folder(&Route::of(["a", "c", value, "p", "f"]), hour());
             prop_assert_eq!(one == other, folder(&one) == folder(&other));
             prop_assert_eq!(folder(&one).matches('/').count(), 5);
         }

@@ -10,8 +10,7 @@ const NOW: Timestamp = Timestamp::constant(1_795_262_400, 0);
 const MODIFIED: i64 = 1_795_262_400_000;
 
 fn route() -> Route {
-    let [tenant, cluster, application, pod] = ["acme", "prod-1", "web", "web-0"].map(str::to_owned);
-    Route { tenant, cluster, application, pod, file: "1.json.gz".to_owned() }
+    Route::of(["acme", "prod-1", "web", "web-0", "1.json.gz"])
 }
 
 /// Calls `take` with each record of the text.
