@@ -92,6 +92,7 @@ mod tests {
             ("-abc", "begin and end"),
             ("abc-", "begin and end"),
             (".abc", "begin and end"),
+            ("abc.", "begin and end"),
             ("a..b", "two dots"),
             ("10.0.0.1", "IP address"),
             ("xn--a", "begins with \"xn--\""),
