@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
 use super::{super::samples::samples, *};
-use crate::records::{More, RecordFormat, RecordReader, Step};
+use crate::records::{RecordFormat, RecordReader};
 
 /// 2026-11-21T12:00:00Z: the worker's clock, and the object's time.
 const NOW: Timestamp = Timestamp::constant(1_795_262_400, 0);
@@ -14,22 +14,10 @@ fn route() -> Route {
 }
 
 /// Calls `take` with each record of the text.
-fn each_record(text: &[u8], format: &RecordFormat, mut take: impl FnMut(&Record<'_>)) {
+fn each_record(text: &[u8], format: &RecordFormat, take: impl FnMut(&Record<'_>)) {
     // The clock is far ahead, so that the object's time alone judges the records' times.
     let clock = NOW.saturating_add(jiff::SignedDuration::from_hours(24 * 365)).expect("a time");
-    let mut reader = RecordReader::new(1 << 20, clock).of_format(format, MODIFIED);
-    let mut window = text;
-    loop {
-        let consumed = match reader.next(window, More::Ended).expect("the text is good") {
-            Step::Record { record, consumed } => {
-                take(&record);
-                consumed
-            }
-            Step::End => return,
-            step => step.consumed(),
-        };
-        window = &window[consumed..];
-    }
+    RecordReader::new(1 << 20, clock).of_format(format, MODIFIED).each_of(text, take);
 }
 
 fn check_format(text: &str, format: &RecordFormat, expected: &[Row<'_>]) {

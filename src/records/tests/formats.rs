@@ -75,13 +75,10 @@ fn documents_of_subscriptions_are_read_one_after_another() {
     }
     check(&format!("{control}{b}"), &[("<skipped>", None), ("c", AT.1)]);
     // Each record knows its stream.
-    let mut reader = auto();
-    let (text, mut streams) = ([a, b].concat(), Vec::new());
-    let mut window = text.as_bytes();
-    while let Step::Record { record, consumed } = reader.next(window, More::Ended).expect("it is good") {
-        streams.push(record.log_stream.expect("a name").to_string());
-        window = &window[consumed..];
-    }
+    let mut streams = Vec::new();
+    auto().each_of([a, b].concat().as_bytes(), |record| {
+        streams.push(record.log_stream.as_deref().expect("a name").to_owned());
+    });
     assert_eq!(streams, ["s1", "s1", "s2"]);
 }
 
@@ -181,6 +178,7 @@ fn content_that_cannot_be_read_is_named() {
         (b"BZh91AY&SY\x9b", "bzip2 data"),
         (b"\xfd7zXZ\0\0\x04", "xz data"),
         (b"\x1f\x8b\x08\0\0", "gzip data inside of compressed data"),
+        (b"\xff\xfe{\0", "UTF-16 text"),
     ] {
         check_error(bytes, 0, name);
         for format in [RecordFormat::Json, RecordFormat::CloudTrail] {
@@ -190,6 +188,9 @@ fn content_that_cannot_be_read_is_named() {
                 "{error:?}"
             );
         }
+    }
+    for text in ["ORC started", "BZhou"] {
+        check(text, &[(text, Some(OBJECT))]);
     }
 }
 
