@@ -11,7 +11,8 @@ use super::{
 };
 use crate::{
     copy::CopyError,
-    ledger::{Ledger, LedgerError, claim::Claim},
+    delivery::LaneError,
+    ledger::{Ledger, claim::Claim},
     records::Record,
     tenant::Format,
     trace,
@@ -27,19 +28,6 @@ pub(super) enum Encoder {
     Ndjson(NdjsonWriter),
     #[cfg(feature = "parquet")]
     Parquet(super::parquet::ParquetWriter),
-}
-
-/// Why a file cannot be written.
-#[derive(Debug)]
-pub(super) enum FileError {
-    Bucket(CopyError),
-    Ledger(LedgerError),
-}
-
-impl From<CopyError> for FileError {
-    fn from(error: CopyError) -> Self {
-        Self::Bucket(error)
-    }
 }
 
 impl Encoder {
@@ -179,13 +167,13 @@ impl LakeFile {
         self,
         account: &A,
         claim: &Claim<L>,
-    ) -> Result<u64, FileError> {
+    ) -> Result<u64, LaneError> {
         let Self { encoder, mut parts, .. } = self;
         let key = parts.key().to_owned();
         let span = trace::step("put", &[(crate::trace::semconv::AWS_S3_KEY, &key)]);
         let finished = async {
             let rest = encoder.finish()?.into();
-            let hold = async { claim.hold().await.map(drop).map_err(FileError::Ledger) };
+            let hold = async { Ok(claim.hold().await.map(drop)?) };
             parts.finish(account, rest, hold).await
         };
         let finished = finished.instrument(span).await;
