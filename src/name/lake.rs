@@ -177,17 +177,14 @@ impl Default for LakeLayout {
 
 impl LakeSegment {
     fn parse(text: &str) -> Result<Self, String> {
-        let problem = if text.is_empty() {
-            "has an empty segment".to_owned()
-        } else if matches!(text, "." | "..") {
-            format!("has a segment {text:?}")
-        } else if text.chars().any(|c| c.is_control() || c == '\\') {
-            "has a control character or a backslash".to_owned()
-        } else {
-            String::new()
-        };
-        if !problem.is_empty() {
-            return Err(problem);
+        if text.is_empty() {
+            return Err("has an empty segment".to_owned());
+        }
+        if matches!(text, "." | "..") {
+            return Err(format!("has a segment {text:?}"));
+        }
+        if text.contains(|c: char| c.is_control() || c == '\\') {
+            return Err("has a control character or a backslash".to_owned());
         }
         let Some((name, value)) = text.split_once('=') else {
             return match text.contains(['{', '}']) {
