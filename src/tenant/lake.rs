@@ -30,7 +30,7 @@ pub struct Lake {
 pub enum Format {
     /// One JSON record a line, in gzip.
     Ndjson(Fields),
-    /// Parquet with the columns of `lake::row`.
+    /// Parquet with the columns of `lake::record`.
     Parquet(Compression),
 }
 

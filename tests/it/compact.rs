@@ -14,7 +14,7 @@ use logferry::{
         compact::memory_bound,
         manifest::{Manifest, is_compacted, url},
         parquet::{ParquetReader, ParquetWriter},
-        row::Row,
+        record::LakeRecord,
     },
     tenant::Compression,
 };
@@ -99,7 +99,7 @@ impl Filled {
             let message = format!("added {round} {part}");
             let line = json!({ "message": message }).to_string();
             let mut writer = ParquetWriter::new(Compression::Zstd).expect("a file");
-            writer.push(&Row { message: &message, ..Row::default() });
+            writer.push(&LakeRecord { message: &message, ..LakeRecord::default() });
             let bodies = [gzip(line.as_bytes()).into(), Bytes::from(writer.finish().expect("a file"))];
             for ((format, ending), body) in FORMATS.into_iter().zip(["ndjson.gz", "parquet"]).zip(bodies) {
                 let key = format!(
@@ -479,7 +479,7 @@ async fn a_merge_takes_no_more_memory_than_the_program_tells() {
         while writer.encoded() < 55 << 20 {
             let noise = std::iter::repeat_with(|| random.u8(b' '..0x7f)).take(LONG_MESSAGE);
             let message = String::from_utf8(noise.collect()).expect("ASCII");
-            writer.push(&Row { message: &message, ..Row::default() });
+            writer.push(&LakeRecord { message: &message, ..LakeRecord::default() });
             filled.messages.push(message);
             if writer.pending_bytes() >= 4 << 20 {
                 writer.end_group().expect("a group");

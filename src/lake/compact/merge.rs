@@ -359,7 +359,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        lake::row::Row,
+        lake::record::LakeRecord,
         tenant::{Compression, Fields},
     };
 
@@ -376,7 +376,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
     async fn other_tasks_run_while_a_row_group_is_compressed() {
         let mut large = ParquetWriter::new(Compression::Zstd).expect("a file");
-        large.push(&Row { message: &"x".repeat(2 * CHUNK), ..Row::default() });
+        large.push(&LakeRecord { message: &"x".repeat(2 * CHUNK), ..LakeRecord::default() });
         assert!(others_run(Encoder::Parquet(large)).await);
         assert!(others_run(Encoder::new(&Format::Ndjson(Fields::All)).expect("a file")).await);
         // Small work stays on its thread.

@@ -32,9 +32,9 @@ pub(super) struct Plan {
     pub(super) unknown: Vec<String>,
 }
 
-/// Plans a turn. `listing` is older than `manifest`. Only files that logferry wrote and that have the row's `ending` are merged: if
-/// the row had another format before, the folder has others too, and other programs may write into it. Files that were replaced until `due` are to be deleted. Files in `left` stay
-/// as they are.
+/// Plans a turn. `listing` is older than `manifest`. Only files that logferry wrote and that have the row's `ending` are merged:
+/// if the row had another format before, the folder has others too, and other programs may write into it. Files that were
+/// replaced until `due` are to be deleted. Files in `left` stay as they are.
 pub(super) fn plan(
     bucket: &str,
     listing: &[ListedFile],

@@ -33,7 +33,7 @@ pub(super) struct Shown {
     pub(super) value: String,
 }
 
-/// Columns of Parquet files, in the order of `lake::row`.
+/// Columns of Parquet files, in the order of `lake::record`.
 pub(super) const PARQUET: [(&str, Kind); 12] = [
     ("timestamp", Kind::Timestamp),
     ("message", Kind::Text),

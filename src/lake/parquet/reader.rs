@@ -20,7 +20,7 @@ use ::parquet::{
 use bytes::Bytes;
 
 use super::SCHEMA;
-use crate::lake::row::Row;
+use crate::lake::record::LakeRecord;
 
 /// Rows that are decoded at once. Their values keep their pages in memory, and a large value has a page of its own.
 const BATCH: usize = 8;
@@ -104,7 +104,7 @@ impl ParquetReader {
     ///
     /// # Errors
     /// [`ReadError::Column`]. Rows that were given before are correct, as far as the format can tell: it has no checksums.
-    pub fn next_row(&mut self) -> Result<Option<Row<'_>>, ReadError> {
+    pub fn next_row(&mut self) -> Result<Option<LakeRecord<'_>>, ReadError> {
         loop {
             if let Some(group) = &mut self.open
                 && group.decode()?
@@ -167,7 +167,7 @@ impl Group {
     }
 
     /// The next row, which is decoded.
-    fn take(&mut self) -> Result<Row<'_>, ReadError> {
+    fn take(&mut self) -> Result<LakeRecord<'_>, ReadError> {
         let row = self.next;
         self.next += 1;
         let optional = |index: usize| {
@@ -178,7 +178,7 @@ impl Group {
             let missing = || ParquetError::General("a value is missing".to_owned());
             optional(index)?.ok_or_else(missing).map_err(column(index, self.number))
         };
-        Ok(Row {
+        Ok(LakeRecord {
             timestamp: self.timestamps.rows[row],
             message: required(1)?,
             tenant: required(2)?,

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use proptest::{collection::vec, prelude::*, sample::select};
 
 use super::*;
-use crate::{lake::row::Row, tenant::Compression};
+use crate::{lake::record::LakeRecord, tenant::Compression};
 
 /// A row that owns its values.
 #[derive(Clone, Debug)]
@@ -23,11 +23,11 @@ struct Owned {
 }
 
 impl Owned {
-    fn row(&self) -> Row<'_> {
+    fn row(&self) -> LakeRecord<'_> {
         let [message, tenant, cluster, application, pod] = self.required.each_ref().map(String::as_str);
         let [stream, namespace, container, node, level, rest] =
             self.optional.each_ref().map(Option::as_deref);
-        Row {
+        LakeRecord {
             timestamp: self.timestamp,
             message,
             tenant,
@@ -86,7 +86,7 @@ fn write(compression: Compression, groups: &[Vec<Owned>]) -> Bytes {
 }
 
 /// Reads a file to its end or to an error. Returns the number of rows.
-fn read(file: Bytes, mut check: impl FnMut(usize, Row<'_>)) -> Result<usize, ReadError> {
+fn read(file: Bytes, mut check: impl FnMut(usize, LakeRecord<'_>)) -> Result<usize, ReadError> {
     let mut reader = ParquetReader::new(file)?;
     let mut rows = 0;
     while let Some(row) = reader.next_row()? {
@@ -204,7 +204,7 @@ fn a_file_without_rows_is_a_file() {
 fn values_that_repeat_need_no_memory() {
     let mut writer = ParquetWriter::new(Compression::Zstd).expect("a writer");
     let rest = "x".repeat(10_000);
-    let row = Row { message: "message", rest: Some(&rest), ..Row::default() };
+    let row = LakeRecord { message: "message", rest: Some(&rest), ..LakeRecord::default() };
     writer.push(&row);
     let first = writer.pending_bytes();
     for _ in 0..1000 {
@@ -215,7 +215,7 @@ fn values_that_repeat_need_no_memory() {
     let message = "y".repeat(5000);
     let before = writer.pending_bytes();
     for message in [message.as_str(), "z", &message, "z", &message] {
-        writer.push(&Row { message, ..row });
+        writer.push(&LakeRecord { message, ..row });
     }
     assert!(writer.pending_bytes() - before >= 3 * message.len(), "values that change do");
 }

@@ -19,7 +19,7 @@ use ::parquet::{
 use bytes::Bytes;
 
 use super::{SCHEMA, VERSION_KEY};
-use crate::{lake::row::Row, tenant::Compression};
+use crate::{lake::record::LakeRecord, tenant::Compression};
 
 /// Rows that the encoder of a column gets at once.
 const BATCH: usize = 256;
@@ -98,7 +98,7 @@ impl ParquetWriter {
     }
 
     /// Adds a row to the open row group.
-    pub fn push(&mut self, row: &Row<'_>) {
+    pub fn push(&mut self, row: &LakeRecord<'_>) {
         let required = [row.message, row.tenant, row.cluster, row.application, row.pod].map(Some);
         let optional = [row.stream, row.namespace, row.container, row.node, row.level, row.rest];
         self.pending += grow(&mut self.timestamps, 1);

@@ -21,7 +21,7 @@ use crate::{
         manifest::{Manifest, url},
         parquet::{ParquetReader, ParquetWriter},
         parts::MIN_PART,
-        row::Row,
+        record::LakeRecord,
     },
     tenant::Compression,
 };
@@ -212,7 +212,8 @@ pub(super) fn file(key: &str, records: &[u32]) -> Bytes {
         let mut writer = ParquetWriter::new(Compression::Zstd).expect("a file");
         for record in records {
             let message = record.to_string();
-            let row = Row { message: &message, tenant: "acme", application: "web", ..Row::default() };
+            let row =
+                LakeRecord { message: &message, tenant: "acme", application: "web", ..LakeRecord::default() };
             writer.push(&row);
         }
         return writer.finish().expect("a file").into();
