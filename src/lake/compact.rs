@@ -94,12 +94,12 @@ pub struct Setup {
     /// Cancelled: no turn begins, and turns before step 4 give up.
     pub stop: CancellationToken,
     /// What was done so far.
-    pub progress: Progress,
+    pub progress: RunCounts,
 }
 
 /// What a run has done so far.
 #[derive(Debug, Default)]
-pub struct Progress {
+pub struct RunCounts {
     /// Folders that were looked at.
     pub folders: AtomicU64,
     /// Files that were merged.
@@ -124,7 +124,7 @@ impl Setup {
             settling: Semaphore::new(SETTLING),
             now: Timestamp::now,
             stop: CancellationToken::new(),
-            progress: Progress::default(),
+            progress: RunCounts::default(),
         }
     }
 }

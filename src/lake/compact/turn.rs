@@ -11,7 +11,7 @@ use super::{
     folders::Folder,
     get,
     merge::{Merged, merge, records},
-    plan::{Plan, is_older, plan},
+    plan::{TurnPlan, is_older, plan},
     site::{Read, Site},
 };
 use crate::lake::{
@@ -152,7 +152,7 @@ impl<A: CompactAccount> Turn<'_, A> {
     }
 
     /// Counts what a run would merge.
-    fn foresee(&mut self, plan: &Plan) {
+    fn foresee(&mut self, plan: &TurnPlan) {
         for group in &plan.groups {
             let bytes: u64 = group.iter().map(|file| file.size).sum();
             self.report.merged += group.len() as u64;
@@ -165,7 +165,7 @@ impl<A: CompactAccount> Turn<'_, A> {
     }
 
     /// Deletes files that do not count any more.
-    async fn remove(&mut self, plan: &Plan) -> Result<(), CompactError> {
+    async fn remove(&mut self, plan: &TurnPlan) -> Result<(), CompactError> {
         for file in &plan.unknown {
             self.fail(format!(
                 "no manifest knows {file}, so its records do not count; restore {} from an older version, or delete the file",
