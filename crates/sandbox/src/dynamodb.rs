@@ -1,12 +1,12 @@
 //! DynamoDB: tables with their items, conditional writes, queries and scans.
 //!
 //! It checks key schemas, sizes of items and placeholders in expressions, and cuts pages at 1 MB. Not implemented: keys that
-//! are not strings, paths into attributes, operators that logferry does not use, indexes, projections, transactions, streams,
-//! and batches other than BatchExecuteStatement. A time to live is stored, but no item is deleted. AWS, too, may keep an item for days after it expired.
+//! are not strings, numbers that are not whole, sets of numbers and of binaries, paths into attributes, operators that logferry
+//! does not use, indexes, projections, transactions, streams, and batches other than BatchExecuteStatement. A time to live is
+//! stored, but no item is deleted. AWS, too, may keep an item for days after it expired.
 
 mod expression;
 mod items;
-mod number;
 mod partiql;
 mod query;
 mod reserved;
