@@ -49,15 +49,11 @@ struct GetLogEvents {
 #[serde(rename_all = "camelCase")]
 struct FilterLogEvents {
     log_group_name: Option<String>,
-    log_group_identifier: Option<String>,
     start_time: Option<i64>,
     /// Unlike that of GetLogEvents, this end is inclusive.
     end_time: Option<i64>,
     limit: Option<i64>,
     next_token: Option<String>,
-    /// Deprecated and without effect: the answer always merges the events of all streams by time.
-    #[serde(rename = "interleaved")]
-    _interleaved: Option<bool>,
 }
 
 impl Logs {
@@ -133,14 +129,7 @@ impl Logs {
             Some(token) => key_from_digits(token)?,
             None => (0, 0),
         };
-        let given = match (request.log_group_name, request.log_group_identifier) {
-            (Some(_), Some(_)) => {
-                let message = "Only one of logGroupName and logGroupIdentifier may be given.";
-                return Err(invalid_parameter(message));
-            }
-            (name, identifier) => name.or(identifier),
-        };
-        let group_name = which_group(given)?;
+        let group_name = which_group(request.log_group_name)?;
         let (from, until) = (request.start_time.unwrap_or(0), request.end_time.unwrap_or(i64::MAX));
         for (member, time) in [("startTime", from), ("endTime", until)] {
             if time < 0 {
