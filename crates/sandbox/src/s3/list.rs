@@ -140,7 +140,6 @@ fn print(call: &Call, bucket: &Bucket, request: &Request<'_>, page: &Page<'_>, e
         out.push_str(&element("NextContinuationToken", &STANDARD.encode(next)));
     }
     for (key, version, object) in &page.contents {
-        let class = object.header("x-amz-storage-class").unwrap_or("STANDARD");
         out.push_str("<Contents>");
         out.push_str(&text("Key", key));
         out.push_str(&element("LastModified", &format!("{:.3}", version.modified)));
@@ -148,7 +147,7 @@ fn print(call: &Call, bucket: &Bucket, request: &Request<'_>, page: &Page<'_>, e
         out.push_str(&element("ChecksumAlgorithm", object.checksum.algorithm.name()));
         out.push_str(&element("ChecksumType", object.checksum.kind.name()));
         out.push_str(&element("Size", &object.body.len().to_string()));
-        out.push_str(&element("StorageClass", class));
+        out.push_str(&element("StorageClass", "STANDARD"));
         out.push_str("</Contents>");
     }
     for common in &page.common_prefixes {
