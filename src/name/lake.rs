@@ -155,12 +155,7 @@ impl LakeLayout {
 
     /// Builds the folder of an hour's files, with a slash at its end.
     pub fn folder(&self, route: &Route, hour: Timestamp) -> String {
-        let mut folder = String::new();
-        for segment in &self.segments {
-            folder += &segment.text(route, hour);
-            folder.push('/');
-        }
-        folder
+        self.segments.iter().map(|segment| segment.text(route, hour) + "/").collect()
     }
 
     /// The beginning of every folder of the route's tenant, with a slash at its end, or empty.
