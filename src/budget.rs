@@ -120,13 +120,14 @@ struct Budget {
     puts: Pace,
     stream_creations: Pace,
     pause: Pause,
-    cause: PauseCause,
+    /// The answer because of which the account was paused last.
+    cause: Answer,
     used: Instant,
 }
 
 impl Budget {
     fn throttles(&self) -> bool {
-        self.pause.breaker.probe_in(self.used).is_some() && self.cause == PauseCause::Throttled
+        self.pause.breaker.probe_in(self.used).is_some() && self.cause == Answer::Throttled
     }
 }
 
@@ -136,13 +137,6 @@ struct Silence {
     accounts: HashSet<String>,
     pause: Pause,
     used: Instant,
-}
-
-/// Why an account is paused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum PauseCause {
-    Throttled,
-    Unanswered,
 }
 
 /// A breaker and its running probe.
@@ -273,7 +267,7 @@ impl Budgets {
                 puts: Pace::new(self.rates.puts),
                 stream_creations: Pace::new(self.rates.stream_creations),
                 pause: Pause::new(),
-                cause: PauseCause::Throttled,
+                cause: Answer::Answered,
                 used: now,
             };
             state.budgets.insert(account_region.clone(), fresh);
@@ -317,7 +311,7 @@ fn held(budget: &Budget, silence: Option<&Silence>, now: Instant) -> Result<(), 
     let of_region = silence.and_then(|silence| silence.pause.held(now));
     let Some(retry_in) = of_place.max(of_region) else { return Ok(()) };
     match budget.cause {
-        PauseCause::Throttled if of_region.is_none() => Err(Pausing::Throttled { retry_in }),
+        Answer::Throttled if of_region.is_none() => Err(Pausing::Throttled { retry_in }),
         _ => Err(Pausing::Unanswered { retry_in }),
     }
 }
@@ -343,24 +337,19 @@ impl Ticket {
 
     /// Pauses the account, or ends its pause, after an answer.
     pub fn heed(&self, answer: Answer) {
-        let trouble = match answer {
-            Answer::Answered => None,
-            Answer::Throttled => Some(PauseCause::Throttled),
-            Answer::Unanswered => Some(PauseCause::Unanswered),
-        };
         let (account, region) = &self.account_region;
         let (change, of_region) = self.budgets.with(&self.account_region, |budget, silent, now| {
-            let change = match trouble {
-                None => budget.pause.succeed(),
-                Some(cause) => {
+            let change = match answer {
+                Answer::Answered => budget.pause.succeed(),
+                Answer::Throttled | Answer::Unanswered => {
                     let change = budget.pause.refuse(now, self.probe.as_ref());
                     if change.is_some() {
-                        budget.cause = cause;
+                        budget.cause = answer;
                     }
                     change
                 }
             };
-            if trouble != Some(PauseCause::Unanswered) {
+            if answer != Answer::Unanswered {
                 return (change, silent.remove(region).and_then(|mut silence| silence.pause.succeed()));
             }
             let fresh = || Silence { accounts: HashSet::new(), pause: Pause::new(), used: now };

@@ -1,7 +1,6 @@
 //! The port to customers' buckets for copies. S3 itself copies an object there unchanged; its bytes do not pass through the
 //! worker. `s3` is the adapter. `verdict` decides what an error means for the message.
 
-pub mod memory;
 mod origin;
 pub mod s3;
 
@@ -10,7 +9,7 @@ use std::{fmt::Write, future::Future};
 pub use self::origin::metadata;
 use crate::{
     credentials::{AssumeError, identity::IdentityError},
-    event::ObjectRef,
+    event::{ObjectRef, percent_encoded},
     ledger::LedgerError,
     name::ObjectKeyTemplate,
     object::ObjectHead,
@@ -175,7 +174,7 @@ impl CopyJob<'_> {
     ///
     /// # Errors
     /// S3 would refuse the copy.
-    fn check_size(&self) -> Result<(), CopyError> {
+    pub(crate) fn check_size(&self) -> Result<(), CopyError> {
         match self.head.size {
             Some(size) if size > MAX_COPY => {
                 Err(CopyError::TooLarge(format!("it has {size} bytes, and CopyObject allows {MAX_COPY}")))
@@ -185,7 +184,7 @@ impl CopyJob<'_> {
     }
 
     /// `x-amz-copy-source`, with the version that the event names, or else the current version.
-    fn source(&self) -> String {
+    pub(crate) fn source(&self) -> String {
         let mut source = format!("{}/{}", self.way.object.bucket, encoded(&self.way.object.key));
         if let Some(version) = self.version() {
             let _ = write!(source, "?versionId={}", encoded(version));
@@ -207,15 +206,7 @@ impl CopyJob<'_> {
 /// Percent-encodes all bytes except slashes and RFC 3986's unreserved characters. A plus becomes `%2B`, because S3 reads a
 /// plain plus as a space.
 fn encoded(text: &str) -> String {
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte) {
-            encoded.push(char::from(byte));
-        } else {
-            let _ = write!(encoded, "%{byte:02X}");
-        }
-    }
-    encoded
+    percent_encoded(text, b"-._~/")
 }
 
 #[cfg(test)]
@@ -225,7 +216,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::{
         route::KeyLayout,
-        tenant::{Attribute, Contents, Destination, parse_row},
+        tenant::{Contents, Destination, parse_row, tests::row_of},
     };
 
     /// Owns everything that a job borrows.
@@ -244,14 +235,10 @@ pub(crate) mod tests {
     impl Order {
         /// An object for a bucket, without version and eTag.
         pub(crate) fn new(key: &str, row: &[(&str, &str)]) -> Self {
-            let mut row: crate::tenant::Row = row
-                .iter()
-                .map(|(name, value)| ((*name).to_owned(), Attribute::Text((*value).to_owned())))
-                .collect();
-            row.insert("enabled".to_owned(), Attribute::Bool(true));
             let layout = KeyLayout::parse(KeyLayout::DEFAULT).expect("the default is right");
             let route = layout.route(key).expect("the key fits");
-            let delivery = parse_row(&route.tenant, "s3", &row, None).expect("the row is right").into();
+            let delivery =
+                parse_row(&route.tenant, "s3", &row_of(row), None).expect("the row is right").into();
             let object = ObjectRef { bucket: "staging".into(), key: key.to_owned(), ..ObjectRef::default() };
             Self { delivery, route, object, head: ObjectHead::default() }
         }

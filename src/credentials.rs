@@ -62,6 +62,11 @@ fn sent(external_id: Option<&str>) -> &'static str {
     if external_id.is_some() { "an ExternalId was sent" } else { "no ExternalId was sent" }
 }
 
+/// Whether a text is the id of an AWS account.
+pub(crate) fn is_account(text: &str) -> bool {
+    text.len() == 12 && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
 /// The ARN of an IAM role, with any path, in any partition.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RoleArn {
@@ -106,7 +111,7 @@ impl FromStr for RoleArn {
         if !partition::is_known(partition) {
             return fail("AWS has no such partition");
         }
-        if account.len() != 12 || !account.bytes().all(|byte| byte.is_ascii_digit()) {
+        if !is_account(account) {
             return fail("its account is not a 12-digit account id");
         }
         let Some(name) = resource.strip_prefix("role/") else {

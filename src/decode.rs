@@ -78,6 +78,7 @@ pub enum Decoded {
     NeedsWindow(u64),
 }
 
+#[derive(Debug)]
 enum State {
     /// Too few bytes have arrived to recognise the compression.
     Detecting(Vec<u8>),
@@ -86,18 +87,6 @@ enum State {
     BetweenMembers,
     Zstd(Frames),
     Plain,
-}
-
-impl std::fmt::Debug for State {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Detecting(_) => "Detecting",
-            Self::Gzip(_) => "Gzip",
-            Self::BetweenMembers => "BetweenMembers",
-            Self::Zstd(_) => "Zstd",
-            Self::Plain => "Plain",
-        })
-    }
 }
 
 /// Why the decompression of an object stopped. The text decompressed before the error can be used.

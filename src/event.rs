@@ -7,7 +7,10 @@
 mod created;
 mod enclosed;
 
-use std::{borrow::Cow, fmt};
+use std::{
+    borrow::Cow,
+    fmt::{self, Write},
+};
 
 use jiff::Timestamp;
 use serde::{
@@ -123,7 +126,10 @@ fn decode_inner(outer: Outer<'_>) -> Result<Event, EventError> {
                 let ignored = vec![Ignored::NotObjectCreated(detail_type.into_owned())];
                 return Ok(Event { ignored, ..Event::default() });
             }
-            let object = from_detail(parse(detail.get())?, outer.time.as_deref())?;
+            // EventBridge does not encode keys.
+            let detail: S3<'_> = parse(detail.get())?;
+            let key = detail.object.key.clone().into_owned();
+            let object = object(0, detail, key, outer.time.as_deref())?;
             Ok(Event { objects: vec![object], ..Event::default() })
         }
         _ => Err(EventError::Unknown(
@@ -189,33 +195,17 @@ impl Event {
         }
         let s3 = record.s3.ok_or_else(|| bad("s3", "is missing".to_owned()))?;
         let key = decode_key(&s3.object.key).map_err(|problem| bad("s3.object.key", problem))?;
-        let object = object(s3.bucket, s3.object, key, record.event_time.as_deref());
-        self.objects.push(object.map_err(|(field, problem)| bad(field, problem))?);
+        self.objects.push(object(index, s3, key, record.event_time.as_deref())?);
         Ok(())
     }
 }
 
-/// Reads the object of an EventBridge event. EventBridge does not encode keys.
-fn from_detail(detail: S3<'_>, time: Option<&str>) -> Result<ObjectRef, EventError> {
-    let key = detail.object.key.clone().into_owned();
-    object(detail.bucket, detail.object, key, time).map_err(|(field, problem)| EventError::BadRecord {
-        index: 0,
-        field,
-        problem,
-    })
-}
-
-fn object(
-    bucket: Bucket<'_>,
-    object: Object<'_>,
-    key: String,
-    time: Option<&str>,
-) -> Result<ObjectRef, (&'static str, String)> {
-    if bucket.name.is_empty() {
-        return Err(("s3.bucket.name", "is empty".to_owned()));
-    }
-    if key.is_empty() {
-        return Err(("s3.object.key", "is empty".to_owned()));
+fn object(index: usize, s3: S3<'_>, key: String, time: Option<&str>) -> Result<ObjectRef, EventError> {
+    let S3 { bucket, object } = s3;
+    for (field, text) in [("s3.bucket.name", &*bucket.name), ("s3.object.key", &key)] {
+        if text.is_empty() {
+            return Err(EventError::BadRecord { index, field, problem: "is empty".to_owned() });
+        }
     }
     Ok(ObjectRef {
         bucket: bucket.name.into_owned(),
@@ -226,6 +216,19 @@ fn object(
         sequencer: object.sequencer.map(Cow::into_owned),
         event_time: time.and_then(|time| time.parse().ok()),
     })
+}
+
+/// Percent-encodes all bytes of a text but letters, digits and those of `plain`.
+pub(crate) fn percent_encoded(text: &str, plain: &[u8]) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || plain.contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            let _ = write!(encoded, "%{byte:02X}");
+        }
+    }
+    encoded
 }
 
 /// Decodes a key of an S3 event, or of a listing with `encoding-type=url`: `+` is a space, `%XX` is a byte, and the result is

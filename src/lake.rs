@@ -28,7 +28,6 @@ pub mod ndjson;
 pub mod parquet;
 mod parts;
 pub mod record;
-pub mod row;
 pub mod s3;
 #[cfg(test)]
 mod samples;

@@ -192,13 +192,7 @@ mod tests {
     use super::*;
 
     fn route(application: &str, pod: &str) -> Route {
-        Route {
-            tenant: "acme".into(),
-            cluster: "c1".into(),
-            application: application.into(),
-            pod: pod.into(),
-            file: "f".into(),
-        }
+        Route::of(["acme", "c1", application, pod, "f"])
     }
 
     fn render(template: &str, route: &Route) -> String {
@@ -293,6 +287,7 @@ mod tests {
             ("pod}", "without the other"),
             ("{namespace}", "{namespace} is unknown"),
             ("a:{pod}", "may have"),
+            ("{pod}:x", "\":x\""),
             ("*", "may have"),
         ] {
             let error = StreamTemplate::parse(template).expect_err("not a template");

@@ -2,7 +2,7 @@
 //!
 //! Without protection, ECS ends any task of the service when fewer are wanted. A protected task is not ended by scale-in and
 //! not replaced by a deployment. A background task asks ECS's agent; no message waits for an answer. What is protected, and
-//! when the agent is asked again, is decided by `Plan`, without I/O.
+//! when the agent is asked again, is decided by `ProtectionPlan`, without I/O.
 //!
 //! The protection always has an end: should this worker hang, or ECS refuse to renew the protection because it blocks a
 //! deployment, the task can be ended after ten minutes.
@@ -120,7 +120,7 @@ fn change(count: &watch::Sender<usize>, next: impl FnOnce(usize) -> usize) {
 }
 
 async fn keep(agent: impl Agent, mut in_work: watch::Receiver<usize>, metrics: Metrics) {
-    let mut plan = Plan::new(Instant::now());
+    let mut plan = ProtectionPlan::new(Instant::now());
     loop {
         let was_protected = plan.is_protected(Instant::now());
         metrics.is_protected.set(Some(u64::from(was_protected)));
@@ -179,7 +179,7 @@ struct NextCall {
 
 /// What is known about the protection.
 #[derive(Debug)]
-struct Plan {
+struct ProtectionPlan {
     /// Time of the last change between idle and busy.
     since: Instant,
     load: Load,
@@ -195,7 +195,7 @@ struct Plan {
     pause: Option<Duration>,
 }
 
-impl Plan {
+impl ProtectionPlan {
     fn new(now: Instant) -> Self {
         Self {
             since: now,

@@ -279,4 +279,21 @@ impl RecordReader {
 }
 
 #[cfg(test)]
+impl RecordReader {
+    /// Gives each record of a good text to `take`.
+    pub(crate) fn each_of(&mut self, text: &[u8], mut take: impl FnMut(&Record<'_>)) {
+        let mut window = text;
+        loop {
+            let step = self.next(window, More::Ended).expect("the text is good");
+            match &step {
+                Step::Record { record, .. } => take(record),
+                Step::End => return,
+                _ => {}
+            }
+            window = &window[step.consumed()..];
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests;

@@ -355,4 +355,4 @@ fn matches_pattern(pattern: &str, text: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

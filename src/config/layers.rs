@@ -64,18 +64,7 @@ impl Loaded {
     /// All fields that have a value: dotted path, and value in TOML.
     pub fn fields(&self) -> Vec<(String, String)> {
         let table = Table::try_from(&self.config).expect("a configuration is a table");
-        let mut paths = Vec::new();
-        collect_leaves("", &table, &mut paths);
-        paths
-            .into_iter()
-            .map(|path| {
-                let mut parts = path.split('.');
-                let first = table.get(parts.next().unwrap_or_default());
-                let value = parts.fold(first, |value, part| value.and_then(|value| value.get(part)));
-                let text = value.map(Value::to_string).unwrap_or_default();
-                (path, text)
-            })
-            .collect()
+        leaves(&table).into_iter().map(|(path, value)| (path, value.to_string())).collect()
     }
 }
 
@@ -135,9 +124,8 @@ impl Layers {
             .and_then(|text| text.parse::<Table>().map_err(|error| error.to_string()));
         match parsed {
             Ok(table) => {
-                let mut leaves = Vec::new();
-                collect_leaves("", &table, &mut leaves);
-                self.origins.extend(leaves.into_iter().map(|field| (field, Origin::File(path.clone()))));
+                let fields = leaves(&table).into_iter();
+                self.origins.extend(fields.map(|(field, _)| (field, Origin::File(path.clone()))));
                 self.values = table;
             }
             Err(error) => self.problems.push(format!("{}: {}", path.display(), error.trim_end())),
@@ -197,15 +185,18 @@ fn insert(table: &mut Table, field: &str, value: Value) {
     }
 }
 
-/// Collects the dotted paths of all values in the table that are not tables.
-fn collect_leaves(prefix: &str, table: &Table, leaves: &mut Vec<String>) {
+/// All values in the table that are not tables, with their dotted paths.
+fn leaves(table: &Table) -> Vec<(String, &Value)> {
+    let mut all = Vec::new();
     for (key, value) in table {
-        let path = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
         match value {
-            Value::Table(inner) => collect_leaves(&path, inner, leaves),
-            _ => leaves.push(path),
+            Value::Table(inner) => {
+                all.extend(leaves(inner).into_iter().map(|(path, value)| (format!("{key}.{path}"), value)));
+            }
+            _ => all.push((key.clone(), value)),
         }
     }
+    all
 }
 
 #[cfg(test)]
@@ -228,9 +219,8 @@ mod tests {
         let shipped: Config = toml::from_str(text).expect("the shipped file parses");
         assert_eq!(shipped, Config::default());
         // The file has every field that has a default.
-        let mut fields = Vec::new();
-        collect_leaves("", &Table::try_from(Config::default()).expect("the default serialises"), &mut fields);
-        for field in fields {
+        let defaults = Table::try_from(Config::default()).expect("the default serialises");
+        for (field, _) in leaves(&defaults) {
             let name = field.rsplit('.').next().expect("a path has a last part");
             assert!(
                 text.lines().any(|line| line.starts_with(&format!("{name} = "))),

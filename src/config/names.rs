@@ -1,6 +1,9 @@
 //! Names of DynamoDB tables and URLs of queues. Pure.
 
-use crate::{credentials::partition, tenant::region};
+use crate::{
+    credentials::{is_account, partition},
+    tenant::region,
+};
 
 /// Reads a DynamoDB table's name or ARN. Returns the Region of an ARN. Source: DynamoDB API reference, `TableName` and
 /// "Naming rules".
@@ -96,10 +99,6 @@ fn region_of_host(host: &str) -> Option<&str> {
         _ => return None,
     };
     region(found).is_ok().then_some(found)
-}
-
-fn is_account(text: &str) -> bool {
-    text.len() == 12 && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 #[cfg(test)]

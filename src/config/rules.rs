@@ -1,6 +1,6 @@
 //! The rules of a configuration.
 
-use std::{net::SocketAddr, ops::RangeInclusive, time::Duration};
+use std::{fmt::Debug, net::SocketAddr, ops::RangeInclusive, time::Duration};
 
 use bytesize::ByteSize;
 
@@ -13,7 +13,7 @@ use crate::{
     name::bucket::OwnBucket,
     quarantine::QuarantinePrefix,
     queue::{MAX_DELAY, MAX_VISIBILITY},
-    tenant::{Mode, region},
+    tenant::{Mode, OwnBuckets, region},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -30,38 +30,33 @@ impl Config {
     /// Finds all broken rules. Without any, `worker` can start with this configuration.
     pub fn validate(&self) -> Vec<Problem> {
         let mut check = Check::default();
-        check.region("aws.region", self.aws.region.as_deref());
-        check.region("tenants.default_region", self.tenants.default_region.as_deref());
+        check.given("aws.region", self.aws.region.as_deref(), region);
+        check.given("tenants.default_region", self.tenants.default_region.as_deref(), region);
         self.validate_queue(&mut check);
         self.validate_source(&mut check);
         self.validate_quarantine(&mut check);
         self.validate_credentials(&mut check);
-        if check.required("tenants.table", self.tenants.table.as_deref(), "TENANT_CONFIG_TABLE") {
-            check.name("tenants.table", self.tenants.table.as_deref().map(|name| table(name).map(drop)));
-        }
+        check.required("tenants.table", self.tenants.table.as_deref(), "TENANT_CONFIG_TABLE", table);
         // A bad Region is reported already.
         if let Some(here) = self.aws.region.as_deref().filter(|here| region(here).is_ok()) {
             check.problems.extend(self.elsewhere(here));
         }
-        check.that("tenants.cache_capacity", self.tenants.cache_capacity > 0, || "must be at least 1".into());
-        check.that("delivery.attempts", (1..=10).contains(&self.delivery.attempts), || {
-            format!("{} is not within 1 to 10", self.delivery.attempts)
-        });
-        for (field, rate) in [
-            ("delivery.put_rate", self.delivery.put_rate),
-            ("delivery.create_stream_rate", self.delivery.create_stream_rate),
+        for (field, holds) in [
+            ("tenants.cache_capacity", self.tenants.cache_capacity > 0),
+            ("delivery.put_rate", self.delivery.put_rate > 0),
+            ("delivery.create_stream_rate", self.delivery.create_stream_rate > 0),
+            ("fairness.max_objects", self.fairness.max_objects != Some(0)),
+            ("credentials.cache_capacity", self.credentials.cache_capacity > 0),
         ] {
-            check.that(field, rate > 0, || "must be at least 1".into());
+            check.that(field, holds, || "must be at least 1".into());
         }
-        check.that("fairness.max_objects", self.fairness.max_objects != Some(0), || {
-            "must be at least 1".into()
-        });
+        check.within("delivery.attempts", self.delivery.attempts, 1..=10);
         let no_bytes = Some(ByteSize::b(0));
         check.that("fairness.max_bytes", self.fairness.max_bytes != no_bytes, || {
             "must be at least 1 B".into()
         });
         let ledger = &self.ledger;
-        check.name("ledger.table", ledger.table.as_deref().map(|name| table(name).map(drop)));
+        check.given("ledger.table", ledger.table.as_deref(), table);
         check.that("ledger.table", ledger.table.is_none() || ledger.table != self.tenants.table, || {
             "must not be the same as tenants.table: their keys differ".into()
         });
@@ -109,10 +104,8 @@ impl Config {
         check.that("metrics.heartbeat_tenant", self.metrics.heartbeat_tenant.as_deref() != Some(""), || {
             "must not be empty; leave it out if there is no heartbeat".into()
         });
-        self.validate_log(&mut check);
-        check.that("worker.concurrency", (1..=1024).contains(&self.worker.concurrency), || {
-            format!("{} is not within 1 to 1024", self.worker.concurrency)
-        });
+        check.given("log.filter", Some(&self.log.filter), log_filter::parse);
+        check.within("worker.concurrency", self.worker.concurrency, 1..=1024);
         check.problems
     }
 
@@ -138,23 +131,14 @@ impl Config {
         elsewhere.collect()
     }
 
-    fn validate_log(&self, check: &mut Check) {
-        if let Err(problem) = log_filter::parse(&self.log.filter) {
-            check.problem("log.filter", problem);
-        }
-    }
-
     fn validate_queue(&self, check: &mut Check) {
         let queue = &self.queue;
-        if check.required("queue.url", queue.url.as_deref(), "SQS_QUEUE_URL") {
-            check.name("queue.url", queue.url.as_deref().map(|url| queue_url(url).map(drop)));
-        }
-        if let Some(url) = &queue.dead_letter_url {
-            check.name("queue.dead_letter_url", Some(queue_url(url).map(drop)));
-            check.that("queue.dead_letter_url", queue.url.as_ref() != Some(url), || {
-                "must not be the same as queue.url, or a dead letter would come straight back".into()
-            });
-        }
+        check.required("queue.url", queue.url.as_deref(), "SQS_QUEUE_URL", queue_url);
+        let letters = &queue.dead_letter_url;
+        check.given("queue.dead_letter_url", letters.as_deref(), queue_url);
+        check.that("queue.dead_letter_url", letters.is_none() || *letters != queue.url, || {
+            "must not be the same as queue.url, or a dead letter would come straight back".into()
+        });
         check.that("queue.max_messages", (1..=10).contains(&queue.max_messages), || {
             format!("{} is not within 1 to 10, which is what ReceiveMessage takes", queue.max_messages)
         });
@@ -162,9 +146,7 @@ impl Config {
         check.within("queue.visibility_timeout", queue.visibility_timeout, 10 * SECOND..=MAX_VISIBILITY);
         check.within("queue.max_retry_delay", queue.max_retry_delay, SECOND..=MAX_DELAY);
         check.within("queue.max_age", queue.max_age, SECOND..=MAX_RETENTION);
-        check.that("queue.max_refusals", (1..=1000).contains(&queue.max_refusals), || {
-            format!("{} is not within 1 to 1000", queue.max_refusals)
-        });
+        check.within("queue.max_refusals", queue.max_refusals, 1..=1000);
         check.that("queue.max_hidden", queue.max_hidden <= MAX_IN_FLIGHT, || {
             format!(
                 "{} is more than the {MAX_IN_FLIGHT} messages that SQS allows in flight",
@@ -181,9 +163,7 @@ impl Config {
     fn validate_source(&self, check: &mut Check) {
         check.problems.extend(self.source.key_rules().err());
         for bucket in &self.source.buckets {
-            if let Err(problem) = bucket.parse::<OwnBucket>() {
-                check.problem("source.buckets", problem);
-            }
+            check.given("source.buckets", Some(bucket), str::parse::<OwnBucket>);
         }
         let (record, object) = (self.source.max_record, self.source.max_object);
         check.that("source.max_record", record >= ByteSize::mib(1), || {
@@ -200,44 +180,28 @@ impl Config {
     }
 
     fn validate_quarantine(&self, check: &mut Check) {
-        if let Err(problem) = QuarantinePrefix::parse(&self.quarantine.prefix) {
-            check.problem("quarantine.prefix", problem);
-        }
-        match self.quarantine.bucket.as_deref().map(str::parse::<OwnBucket>) {
-            Some(Err(problem)) => check.problem("quarantine.bucket", problem),
-            Some(Ok(bucket)) => {
-                let sources =
-                    self.source.buckets.iter().filter_map(|source| source.parse::<OwnBucket>().ok());
-                check.that(
-                    "quarantine.bucket",
-                    sources.into_iter().all(|source| source.name != bucket.name),
-                    || {
-                        "must not be one of source.buckets, or what is written there would come back as logs"
-                            .into()
-                    },
-                );
-            }
-            None => {}
-        }
+        check.given("quarantine.prefix", Some(&self.quarantine.prefix), QuarantinePrefix::parse);
+        check.given("quarantine.bucket", self.quarantine.bucket.as_deref(), str::parse::<OwnBucket>);
+        let OwnBuckets { staging, quarantine } = self.own_buckets();
+        check.that("quarantine.bucket", quarantine.is_none_or(|bucket| !staging.contains(&bucket)), || {
+            "must not be one of source.buckets, or what is written there would come back as logs".into()
+        });
     }
 
     fn validate_credentials(&self, check: &mut Check) {
         let credentials = &self.credentials;
-        let field = "credentials.central_role_arn";
-        if check.required(field, credentials.central_role_arn.as_deref(), "CENTRAL_LOG_DISTRIBUTION_ROLE_ARN")
-            && let Err(error) = credentials.central_role_arn.as_deref().unwrap_or_default().parse::<RoleArn>()
-        {
-            check.problem(field, error.to_string());
-        }
+        check.required(
+            "credentials.central_role_arn",
+            credentials.central_role_arn.as_deref(),
+            "CENTRAL_LOG_DISTRIBUTION_ROLE_ARN",
+            str::parse::<RoleArn>,
+        );
         check.within("credentials.session_duration", credentials.session_duration, 15 * MINUTE..=60 * MINUTE);
         check.that(
             "credentials.refresh_before",
             credentials.refresh_before <= credentials.session_duration / 2,
             || "must be at most half of credentials.session_duration".into(),
         );
-        check.that("credentials.cache_capacity", credentials.cache_capacity > 0, || {
-            "must be at least 1".into()
-        });
         let (probe, longest) = (credentials.probe_interval, credentials.max_probe_interval);
         check.within("credentials.max_probe_interval", longest, SECOND..=MAX_VISIBILITY);
         check.that("credentials.probe_interval", (SECOND..=longest).contains(&probe), || {
@@ -271,25 +235,31 @@ impl Check {
         }
     }
 
-    fn required(&mut self, field: &str, value: Option<&str>, variable: &str) -> bool {
-        let given = value.is_some_and(|value| !value.is_empty());
-        self.that(field, given, || format!("is required; set it in the file or as {variable}"));
-        given
-    }
-
-    fn region(&mut self, field: &str, value: Option<&str>) {
-        if let Some(Err(problem)) = value.map(region) {
-            self.problem(field, problem);
+    /// Checks that a value can be read, if it is given.
+    fn given<'a, T, E: ToString>(
+        &mut self,
+        field: &str,
+        value: Option<&'a str>,
+        read: impl FnOnce(&'a str) -> Result<T, E>,
+    ) {
+        if let Some(Err(problem)) = value.map(read) {
+            self.problem(field, problem.to_string());
         }
     }
 
-    fn name(&mut self, field: &str, legal: Option<Result<(), String>>) {
-        if let Some(Err(problem)) = legal {
-            self.problem(field, problem);
-        }
+    fn required<'a, T, E: ToString>(
+        &mut self,
+        field: &str,
+        value: Option<&'a str>,
+        variable: &str,
+        read: impl FnOnce(&'a str) -> Result<T, E>,
+    ) {
+        let value = value.filter(|value| !value.is_empty());
+        self.that(field, value.is_some(), || format!("is required; set it in the file or as {variable}"));
+        self.given(field, value, read);
     }
 
-    fn within(&mut self, field: &str, value: Duration, range: RangeInclusive<Duration>) {
+    fn within<T: PartialOrd + Debug>(&mut self, field: &str, value: T, range: RangeInclusive<T>) {
         self.that(field, range.contains(&value), || {
             format!("{value:?} is not within {:?} to {:?}", range.start(), range.end())
         });

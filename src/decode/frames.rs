@@ -3,7 +3,7 @@
 //!
 //! Source: RFC 8878, 3.1.1.1 (frame headers) and 3.1.2 (skippable frames).
 
-use std::io;
+use std::{fmt, io};
 
 use zstd::stream::raw::{DParameter, Decoder as ZstdDecoder, InBuffer, Operation, OutBuffer};
 
@@ -46,6 +46,7 @@ pub(super) struct Frames {
     limit: u64,
 }
 
+#[derive(Debug)]
 enum FrameState {
     /// Between frames, or inside an incomplete header.
     Header(Vec<u8>),
@@ -68,6 +69,12 @@ enum Header {
         dictionary: Option<u32>,
     },
     Unknown,
+}
+
+impl fmt::Debug for Frames {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Frames").field("state", &self.state).finish_non_exhaustive()
+    }
 }
 
 impl Frames {

@@ -95,25 +95,6 @@ fn the_first_bytes_tell_the_compression() {
 }
 
 #[test]
-fn a_decoder_shows_what_it_decodes() {
-    let (mut window, text) = (Window::default(), b"[{}]");
-    let members = [&gzip(text)[..], &[0]].concat();
-    for (object, shown) in [
-        (&b"[{"[..], "Detecting"),
-        (&text[..], "Plain"),
-        (&gzip(text)[..5], "Gzip"),
-        (&members, "BetweenMembers"),
-        (&zstd(text), "Zstd"),
-    ] {
-        let (mut decoder, mut input) = (Decoder::new(u64::MAX, MAX_WINDOW), object);
-        while !input.is_empty() {
-            assert_eq!(decoder.decode(&mut input, &mut window).expect("nothing is wrong"), Decoded::Step);
-        }
-        assert!(format!("{decoder:?}").contains(shown), "{decoder:?}");
-    }
-}
-
-#[test]
 fn members_and_frames_are_joined() {
     let text = b"one line\n".repeat(5000);
     let (head, tail) = text.split_at(12_345);

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::ObjectRef;
+use super::{ObjectRef, percent_encoded};
 
 /// `configurationId` of the events, which tells them from those of the bucket's own notifications.
 const CONFIGURATION: &str = "logferry-replay";
@@ -38,16 +38,7 @@ pub fn created_event(object: &ObjectRef, region: &str) -> String {
 
 /// Encodes a key as S3 does in its events.
 fn encode_key(key: &str) -> String {
-    let mut encoded = String::with_capacity(key.len());
-    for byte in key.bytes() {
-        match byte {
-            b' ' => encoded.push('+'),
-            b'-' | b'_' | b'.' | b'*' | b'/' => encoded.push(char::from(byte)),
-            _ if byte.is_ascii_alphanumeric() => encoded.push(char::from(byte)),
-            _ => encoded.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    encoded
+    percent_encoded(key, b"-_.*/ ").replace(' ', "+")
 }
 
 #[cfg(test)]

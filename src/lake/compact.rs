@@ -44,7 +44,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::folders::Folders;
 use super::{
-    bucket::{CompactAccount, LakeRow, ReadObject},
+    bucket::{CompactAccount, LakeRow, Listing, ReadObject},
     manifest::url,
 };
 use crate::{
@@ -94,12 +94,12 @@ pub struct Setup {
     /// Cancelled: no turn begins, and turns before step 4 give up.
     pub stop: CancellationToken,
     /// What was done so far.
-    pub progress: Progress,
+    pub progress: RunCounts,
 }
 
 /// What a run has done so far.
 #[derive(Debug, Default)]
-pub struct Progress {
+pub struct RunCounts {
     /// Folders that were looked at.
     pub folders: AtomicU64,
     /// Files that were merged.
@@ -124,7 +124,7 @@ impl Setup {
             settling: Semaphore::new(SETTLING),
             now: Timestamp::now,
             stop: CancellationToken::new(),
-            progress: Progress::default(),
+            progress: RunCounts::default(),
         }
     }
 }
@@ -273,6 +273,21 @@ pub async fn compact<A: CompactAccount>(setup: &Arc<Setup>, account: A, row: &La
     }
     report.failures.sort();
     report
+}
+
+/// Lists everything directly below `folder`.
+async fn list<A: CompactAccount>(account: &A, bucket: &str, folder: &str) -> Result<Listing, CompactError> {
+    let mut all = Listing::default();
+    loop {
+        let page = account.list(folder, all.next).await;
+        let page = page.map_err(CompactError::of("list", url(bucket, folder)))?;
+        all.files.extend(page.files);
+        all.folders.extend(page.folders);
+        all.next = page.next;
+        if all.next.is_none() {
+            return Ok(all);
+        }
+    }
 }
 
 /// Reads an object. With `etag`, only if the object still has it.

@@ -11,7 +11,8 @@ use super::{
 };
 use crate::{
     copy::CopyError,
-    ledger::{Ledger, LedgerError, claim::Claim},
+    delivery::LaneError,
+    ledger::{Ledger, claim::Claim},
     records::Record,
     tenant::Format,
     trace,
@@ -29,27 +30,14 @@ pub(super) enum Encoder {
     Parquet(super::parquet::ParquetWriter),
 }
 
-/// Why a file cannot be written.
-#[derive(Debug)]
-pub(super) enum FileError {
-    Bucket(CopyError),
-    Ledger(LedgerError),
-}
-
-impl From<CopyError> for FileError {
-    fn from(error: CopyError) -> Self {
-        Self::Bucket(error)
-    }
-}
-
 impl Encoder {
     pub(super) fn new(format: &Format) -> Result<Self, CopyError> {
         match format {
             Format::Ndjson(fields) => Ok(Self::Ndjson(NdjsonWriter::new(fields))),
             #[cfg(feature = "parquet")]
-            Format::Parquet(compression) => super::parquet::ParquetWriter::new(codec(*compression), &[])
-                .map(Self::Parquet)
-                .map_err(unwritable),
+            Format::Parquet(compression) => {
+                super::parquet::ParquetWriter::new(*compression).map(Self::Parquet).map_err(unwritable)
+            }
             #[cfg(not(feature = "parquet"))]
             Format::Parquet(_) => {
                 Err(CopyError::Unwritable("Parquet needs a build with the feature parquet".to_owned()))
@@ -91,15 +79,6 @@ pub(super) fn content_type(format: &Format) -> &'static str {
         // Without `Content-Encoding`, because some clients would decompress a file whose name says that it is compressed.
         Format::Ndjson(_) => "application/gzip",
         Format::Parquet(_) => "application/vnd.apache.parquet",
-    }
-}
-
-#[cfg(feature = "parquet")]
-pub(super) fn codec(compression: crate::tenant::Compression) -> super::parquet::Compression {
-    use super::parquet::Compression;
-    match compression {
-        crate::tenant::Compression::Zstd => Compression::Zstd,
-        crate::tenant::Compression::Snappy => Compression::Snappy,
     }
 }
 
@@ -188,13 +167,13 @@ impl LakeFile {
         self,
         account: &A,
         claim: &Claim<L>,
-    ) -> Result<u64, FileError> {
+    ) -> Result<u64, LaneError> {
         let Self { encoder, mut parts, .. } = self;
         let key = parts.key().to_owned();
         let span = trace::step("put", &[(crate::trace::semconv::AWS_S3_KEY, &key)]);
         let finished = async {
             let rest = encoder.finish()?.into();
-            let hold = async { claim.hold().await.map(drop).map_err(FileError::Ledger) };
+            let hold = async { Ok(claim.hold().await.map(drop)?) };
             parts.finish(account, rest, hold).await
         };
         let finished = finished.instrument(span).await;

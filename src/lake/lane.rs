@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     FileSpec, LakeAccount, LakeWay,
-    file::{Encoder, FileError, LakeFile, content_type, ending},
+    file::{Encoder, LakeFile, content_type, ending},
     ndjson::Members,
     parts::MIN_PART,
     record::{Columns, is_undated, timestamp},
@@ -427,12 +427,10 @@ impl<A: LakeAccount, L: Ledger> LakeLane<A, L> {
         if let Some(members) = file.members() {
             self.members.add(members);
         }
-        let bytes = file.finish(&self.account, &self.claim).await.map_err(|error| match error {
-            FileError::Bucket(error) => {
+        let bytes = file.finish(&self.account, &self.claim).await.inspect_err(|error| {
+            if matches!(error, LaneError::Bucket(_)) {
                 self.tell_failure();
-                LaneError::Bucket(error)
             }
-            FileError::Ledger(error) => LaneError::Ledger(error),
         })?;
         self.tally.written += records;
         self.tally.files += 1;

@@ -70,15 +70,10 @@ impl Level {
         match value.strip_prefix('"') {
             Some(rest) => of_word(rest.strip_suffix('"')?, &WORDS),
             // The numbers of bunyan and pino.
-            None => match value {
-                "10" => Some(Self::Trace),
-                "20" => Some(Self::Debug),
-                "30" => Some(Self::Info),
-                "40" => Some(Self::Warn),
-                "50" => Some(Self::Error),
-                "60" => Some(Self::Fatal),
-                _ => None,
-            },
+            None => {
+                let numbers = ["10", "20", "30", "40", "50", "60"];
+                numbers.iter().position(|number| *number == value).map(|at| WORDS[at].1)
+            }
         }
     }
 

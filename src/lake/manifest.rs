@@ -10,10 +10,10 @@
 //! each line, and at most one line for each file:
 //!
 //! ```json
-//! {"file":"s3://b/logs/dt=2026-01-02/a.parquet","state":"replaced","at":"2026-01-02T06:00:09Z","by":"s3://b/logs/dt=2026-01-02/compacted-2f1e.parquet","records":812,"etag":"\"9bb5\""}
-//! {"file":"s3://b/logs/dt=2026-01-02/compacted-2f1e.parquet","state":"merged","at":"2026-01-02T06:00:09Z"}
-//! {"file":"s3://b/logs/dt=2026-01-02/compacted-77c0.parquet","state":"merging","at":"2026-01-02T07:00:00Z","merge":"d5a1","sources":["s3://b/logs/dt=2026-01-02/c.parquet"]}
-//! {"file":"s3://b/logs/dt=2026-01-02/compacted-09ab.parquet","state":"abandoned","at":"2026-01-02T06:30:00Z"}
+//! {"file":"s3://b/logs/dt=2026-01-02/a.parquet","at":"2026-01-02T06:00:09Z","state":"replaced","by":"s3://b/logs/dt=2026-01-02/compacted-2f1e.parquet","records":812,"etag":"\"9bb5\""}
+//! {"file":"s3://b/logs/dt=2026-01-02/compacted-2f1e.parquet","at":"2026-01-02T06:00:09Z","state":"merged"}
+//! {"file":"s3://b/logs/dt=2026-01-02/compacted-77c0.parquet","at":"2026-01-02T07:00:00Z","state":"merging","merge":"d5a1","sources":["s3://b/logs/dt=2026-01-02/c.parquet"]}
+//! {"file":"s3://b/logs/dt=2026-01-02/compacted-09ab.parquet","at":"2026-01-02T06:30:00Z","state":"abandoned"}
 //! ```
 //!
 //! # The reader's rule
@@ -49,16 +49,18 @@ pub struct Manifest {
 }
 
 /// What a manifest says about a file.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Entry {
     /// When this became true.
     pub at: Timestamp,
     /// The file's state.
+    #[serde(flatten)]
     pub state: State,
 }
 
 /// State of a file.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(tag = "state", rename_all = "lowercase")]
 pub enum State {
     /// A compaction writes this file.
     Merging {
@@ -74,6 +76,7 @@ pub enum State {
         /// The other file's URL. It is merged.
         by: String,
         /// What the merge read.
+        #[serde(flatten)]
         content: Content,
     },
     /// A merge that did not end began to write this file. Nobody will ever count it.
@@ -81,7 +84,7 @@ pub enum State {
 }
 
 /// Content of a file. A file that comes back with another number of records must not be deleted.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Content {
     /// Number of records.
     pub records: u64,
@@ -93,27 +96,8 @@ pub struct Content {
 #[derive(Deserialize, Serialize)]
 struct Line {
     file: String,
-    state: Word,
-    at: Timestamp,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    by: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    merge: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    sources: Option<Vec<String>>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    records: Option<u64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    etag: Option<String>,
-}
-
-#[derive(Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Word {
-    Merging,
-    Merged,
-    Replaced,
-    Abandoned,
+    #[serde(flatten)]
+    entry: Entry,
 }
 
 /// URL of a file, as manifests and `"$path"` of Athena have it.
@@ -143,27 +127,17 @@ impl Manifest {
                 continue;
             }
             let failed = |problem: String| format!("line {}: {problem}", index + 1);
-            let line: Line = serde_json::from_slice(line).map_err(|error| failed(error.to_string()))?;
-            let content = line.records.zip(line.etag).map(|(records, etag)| Content { records, etag });
-            let state = match line.state {
-                Word::Merging => {
-                    line.merge.zip(line.sources).map(|(merge, sources)| State::Merging { merge, sources })
-                }
-                Word::Merged => Some(State::Merged),
-                Word::Replaced => line.by.zip(content).map(|(by, content)| State::Replaced { by, content }),
-                Word::Abandoned => Some(State::Abandoned),
-            };
-            let state = state.ok_or_else(|| failed("a member is missing".to_owned()))?;
+            let Line { file, entry } =
+                serde_json::from_slice(line).map_err(|error| failed(error.to_string()))?;
             // Files in these states are deleted, or count, only because a compaction wrote them.
-            let written = match &state {
-                State::Merging { .. } | State::Merged | State::Abandoned => &line.file,
+            let written = match &entry.state {
+                State::Merging { .. } | State::Merged | State::Abandoned => &file,
                 State::Replaced { by, .. } => by,
             };
             if !is_compacted(written) {
                 return Err(failed(format!("{written:?} is not the name of a compacted file")));
             }
-            let file = line.file.clone();
-            if manifest.lines.insert(line.file, Entry { at: line.at, state }).is_some() {
+            if manifest.lines.insert(file.clone(), entry).is_some() {
                 return Err(failed(format!("{file:?} has a line already")));
             }
         }
@@ -182,29 +156,8 @@ impl Manifest {
     /// The manifest's text.
     pub fn text(&self) -> Vec<u8> {
         let mut text = Vec::new();
-        for (file, Entry { at, state }) in &self.lines {
-            let mut line = Line {
-                file: file.clone(),
-                state: Word::Merged,
-                at: *at,
-                by: None,
-                merge: None,
-                sources: None,
-                records: None,
-                etag: None,
-            };
-            match state {
-                State::Merging { merge, sources } => {
-                    line.state = Word::Merging;
-                    (line.merge, line.sources) = (Some(merge.clone()), Some(sources.clone()));
-                }
-                State::Merged => {}
-                State::Replaced { by, content: Content { records, etag } } => {
-                    (line.state, line.by) = (Word::Replaced, Some(by.clone()));
-                    (line.records, line.etag) = (Some(*records), Some(etag.clone()));
-                }
-                State::Abandoned => line.state = Word::Abandoned,
-            }
+        for (file, entry) in &self.lines {
+            let line = Line { file: file.clone(), entry: entry.clone() };
             serde_json::to_writer(&mut text, &line).expect("a line has only texts and numbers");
             text.push(b'\n');
         }
@@ -315,42 +268,32 @@ mod tests {
 
     fn sample() -> Manifest {
         let mut manifest = Manifest::default();
-        manifest.begin(
-            "s3://b/f/compacted-1.gz".into(),
-            "m1",
-            vec!["s3://b/f/a".into()],
-            at("2026-01-02T00:00:00Z"),
-        );
+        let begin = |manifest: &mut Manifest, number: u8, source: &str, time: &str| {
+            let (file, source) = (format!("s3://b/f/compacted-{number}.gz"), format!("s3://b/f/{source}"));
+            manifest.begin(file, &format!("m{number}"), vec![source], at(time));
+        };
+        begin(&mut manifest, 1, "a", "2026-01-02T00:00:00Z");
         manifest.abandon(at("2026-01-02T01:00:00Z"));
-        manifest.begin(
-            "s3://b/f/compacted-2.gz".into(),
-            "m2",
-            vec!["s3://b/f/a".into()],
-            at("2026-01-02T01:00:00Z"),
-        );
+        begin(&mut manifest, 2, "a", "2026-01-02T01:00:00Z");
         manifest.replace([source("a"), source("b")], "s3://b/f/compacted-2.gz", at("2026-01-02T01:10:00Z"));
-        manifest.begin(
-            "s3://b/f/compacted-3.gz".into(),
-            "m3",
-            vec!["s3://b/f/c".into()],
-            at("2026-01-02T02:00:00Z"),
-        );
+        begin(&mut manifest, 3, "c", "2026-01-02T02:00:00Z");
         manifest
     }
 
     #[test]
     fn the_readers_rule() {
         let manifest = sample();
-        for (file, counts) in
-            [("a", false), ("b", false), ("c", true), ("d", true), ("x-compacted-1.gz", true)]
-                .into_iter()
-                .chain([1, 2, 3, 4].map(|number| {
-                    (
-                        ["compacted-1.gz", "compacted-2.gz", "compacted-3.gz", "compacted-4.gz"][number - 1],
-                        number == 2,
-                    )
-                }))
-        {
+        for (file, counts) in [
+            ("a", false),
+            ("b", false),
+            ("c", true),
+            ("d", true),
+            ("x-compacted-1.gz", true),
+            ("compacted-1.gz", false),
+            ("compacted-2.gz", true),
+            ("compacted-3.gz", false),
+            ("compacted-4.gz", false),
+        ] {
             assert_eq!(manifest.counts(&url("b", &format!("f/{file}"))), counts, "{file}");
         }
     }
@@ -373,7 +316,7 @@ mod tests {
         let manifest = sample();
         let text = String::from_utf8(manifest.text()).expect("UTF-8");
         assert_eq!(Manifest::parse(text.as_bytes()), Ok(manifest.clone()), "{text}");
-        let line = r#"{"file":"s3://b/f/a","state":"replaced","at":"2026-01-02T01:10:00Z","by":"s3://b/f/compacted-2.gz","records":7,"etag":"\"e\""}"#;
+        let line = r#"{"file":"s3://b/f/a","at":"2026-01-02T01:10:00Z","state":"replaced","by":"s3://b/f/compacted-2.gz","records":7,"etag":"\"e\""}"#;
         assert!(text.lines().any(|found| found == line), "{text}");
         let merging: Vec<_> = manifest.merging().collect();
         assert_eq!(merging, [("s3://b/f/compacted-3.gz", at("2026-01-02T02:00:00Z"))]);

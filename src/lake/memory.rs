@@ -1,31 +1,33 @@
-//! Customers' lakes in memory, for tests.
+//! Customers' buckets in memory, for tests.
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    ops::Deref,
-    sync::{Arc, Mutex, PoisonError},
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use bytes::{Bytes, BytesMut};
 
 use super::{FileSpec, LakeAccount, LakeStore, LakeWay, Part, Upload};
-use crate::copy::{Copied, CopyError, CopyJob, CopyWay, ObjectCopier, memory::MemoryCopier};
+use crate::{
+    copy::{Copied, CopyError, CopyJob, CopyWay, ObjectCopier},
+    credentials::AssumeError,
+};
 
-/// Customers' buckets, with copies and lakes. If a test breaks a bucket of the copier, lakes in the bucket fail too. Clones share
-/// the buckets.
+/// Buckets by name, with copies and lakes. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryBuckets {
-    copier: MemoryCopier,
-    /// By bucket.
-    lakes: Arc<Mutex<HashMap<String, Files>>>,
+    state: Arc<Mutex<State>>,
 }
 
-impl Deref for MemoryBuckets {
-    type Target = MemoryCopier;
-
-    fn deref(&self) -> &MemoryCopier {
-        &self.copier
-    }
+#[derive(Debug, Default)]
+struct State {
+    /// The source of each copy, by bucket and key.
+    copies: BTreeMap<(String, String), String>,
+    lakes: HashMap<String, Files>,
+    refusals: HashMap<String, CopyError>,
+    closed: HashMap<String, AssumeError>,
+    superseding: HashSet<String>,
+    calls: usize,
 }
 
 /// One bucket.
@@ -35,7 +37,7 @@ pub struct MemoryLake {
     bucket: String,
 }
 
-/// The files of one bucket.
+/// The lake files of one bucket.
 #[derive(Debug, Default)]
 pub struct Files {
     /// Contents by key.
@@ -47,10 +49,56 @@ pub struct Files {
 }
 
 impl MemoryBuckets {
-    /// Looks at the files of a bucket.
+    /// Makes every write into this bucket fail with `error`, until [`mend`](Self::mend) is called.
+    pub fn break_bucket(&self, bucket: &str, error: CopyError) {
+        self.state().refusals.insert(bucket.to_owned(), error);
+    }
+
+    /// Makes entering the role for this bucket fail with `error`, until [`mend`](Self::mend) is called.
+    pub fn close_role(&self, bucket: &str, error: AssumeError) {
+        self.state().closed.insert(bucket.to_owned(), error);
+    }
+
+    /// Makes every copy into this bucket find a later version of its object.
+    pub fn supersede(&self, bucket: &str) {
+        self.state().superseding.insert(bucket.to_owned());
+    }
+
+    /// Undoes [`break_bucket`](Self::break_bucket) and [`close_role`](Self::close_role).
+    pub fn mend(&self, bucket: &str) {
+        self.state().refusals.remove(bucket);
+        self.state().closed.remove(bucket);
+    }
+
+    /// Key and source of every copy in the bucket.
+    pub fn copies(&self, bucket: &str) -> Vec<(String, String)> {
+        let state = self.state();
+        let inside = state.copies.iter().filter(|((name, _), _)| name == bucket);
+        inside.map(|((_, key), source)| (key.clone(), source.clone())).collect()
+    }
+
+    /// Number of copies that were asked for.
+    pub fn calls(&self) -> usize {
+        self.state().calls
+    }
+
+    /// Looks at the lake files of a bucket.
     pub fn lake<T>(&self, bucket: &str, look: impl FnOnce(&mut Files) -> T) -> T {
-        let mut lakes = self.lakes.lock().unwrap_or_else(PoisonError::into_inner);
-        look(lakes.entry(bucket.to_owned()).or_default())
+        look(self.state().lakes.entry(bucket.to_owned()).or_default())
+    }
+
+    fn closed_bucket(&self, bucket: &str) -> Option<CopyError> {
+        let held = |error: &CopyError| matches!(error, CopyError::Session(AssumeError::Held { .. }));
+        self.enter_bucket(bucket).err().filter(held)
+    }
+
+    fn enter_bucket(&self, bucket: &str) -> Result<(), CopyError> {
+        let closed = self.state().closed.get(bucket).cloned();
+        closed.map_or(Ok(()), |error| Err(CopyError::Session(error)))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -58,15 +106,30 @@ impl ObjectCopier for MemoryBuckets {
     type Session = ();
 
     async fn closed(&self, way: &CopyWay<'_>) -> Option<CopyError> {
-        self.copier.closed(way).await
+        self.closed_bucket(&way.destination.bucket_name)
     }
 
     async fn enter(&self, way: &CopyWay<'_>) -> Result<(), CopyError> {
-        self.copier.enter(way).await
+        way.key()?;
+        self.enter_bucket(&way.destination.bucket_name)
     }
 
     async fn copy(&self, (): &(), job: &CopyJob<'_>) -> Result<Copied, CopyError> {
-        self.copier.copy(&(), job).await
+        // Like a network call, let other tasks run first.
+        tokio::task::yield_now().await;
+        job.check_size()?;
+        let key = job.way.key()?;
+        let bucket = &job.way.destination.bucket_name;
+        let mut state = self.state();
+        state.calls += 1;
+        if let Some(error) = state.refusals.get(bucket) {
+            return Err(error.clone());
+        }
+        if state.superseding.contains(bucket) {
+            return Ok(Copied::Superseded);
+        }
+        state.copies.insert((bucket.clone(), key), job.source());
+        Ok(Copied::Written)
     }
 }
 
@@ -88,10 +151,8 @@ impl MemoryLake {
     async fn change<T>(&self, change: impl FnOnce(&mut Files) -> T) -> Result<T, CopyError> {
         // Like a network call, let other tasks run first.
         tokio::task::yield_now().await;
-        match self.buckets.refusal(&self.bucket) {
-            Some(error) => Err(error),
-            None => Ok(self.buckets.lake(&self.bucket, change)),
-        }
+        let refusal = self.buckets.state().refusals.get(&self.bucket).cloned();
+        refusal.map_or_else(|| Ok(self.buckets.lake(&self.bucket, change)), Err)
     }
 }
 
@@ -126,18 +187,8 @@ impl LakeAccount for MemoryLake {
     async fn complete(&self, upload: &Upload, parts: Vec<Part>) -> Result<(), CopyError> {
         let index: usize = upload.id.parse().expect("an id of this store");
         self.change(|lake| {
-            let (spec, written) = std::mem::replace(
-                &mut lake.uploads[index],
-                (
-                    FileSpec {
-                        key: String::new(),
-                        content_type: "",
-                        metadata: Default::default(),
-                        lock: None,
-                    },
-                    BTreeMap::new(),
-                ),
-            );
+            let (spec, written) = &mut lake.uploads[index];
+            let (spec, written) = (spec.clone(), std::mem::take(written));
             assert!(parts.iter().map(|part| part.number).eq(written.keys().copied()), "{parts:?}");
             let short = |body: &Bytes| body.len() < super::parts::MIN_PART;
             assert!(!written.values().rev().skip(1).any(short), "a part before the last one is too short");
@@ -151,5 +202,26 @@ impl LakeAccount for MemoryLake {
     async fn abort(&self, upload: &Upload) {
         let index: usize = upload.id.parse().expect("an id of this store");
         let _ = self.change(|lake| lake.uploads[index].1.clear()).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::copy::tests::Order;
+
+    #[tokio::test]
+    async fn copies_arrive_unless_the_bucket_is_broken() {
+        let copier = MemoryBuckets::default();
+        let order = Order::new("a/c/b/p/f", &[("target_region", "us-east-1"), ("bucket_name", "theirs")]);
+        copier.break_bucket("theirs", CopyError::Throttled("slow down".into()));
+        assert!(matches!(copier.copy(&(), &order.job()).await, Err(CopyError::Throttled(_))));
+        assert_eq!(copier.copies("theirs"), []);
+        copier.mend("theirs");
+        for _ in 0..2 {
+            assert_eq!(copier.copy(&(), &order.job()).await, Ok(Copied::Written));
+        }
+        let copies = [("ROSA/cluster-logs/a/b/p/f".to_owned(), "staging/a/c/b/p/f".to_owned())];
+        assert_eq!((copier.copies("theirs"), copier.calls()), (copies.into(), 3));
     }
 }

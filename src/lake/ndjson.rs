@@ -93,7 +93,6 @@ pub struct NdjsonWriter {
     members: Members,
     known: Known<Template>,
     lines: Lines,
-    rows: u64,
 }
 
 /// Lines on their way into the file.
@@ -125,13 +124,12 @@ impl NdjsonWriter {
     pub fn new(fields: &Fields) -> Self {
         let encoder = GzEncoder::new(Vec::new(), Compression::new(LEVEL));
         let lines = Lines { pending: Vec::with_capacity(BLOCK), encoder };
-        Self { members: Members::new(fields), known: Known::default(), lines, rows: 0 }
+        Self { members: Members::new(fields), known: Known::default(), lines }
     }
 
     /// Appends a record. `timestamp` is its time in milliseconds since 1970, for a line of text.
     pub fn push(&mut self, record: &Record<'_>, timestamp: i64) {
-        let Self { members, known, lines, rows } = self;
-        *rows += 1;
+        let Self { members, known, lines } = self;
         match record.text {
             None => lines.put_text(members, record.message.escaped(), timestamp),
             Some(text) => match text.pieces().filter(has_plain_timestamp) {
@@ -148,16 +146,6 @@ impl NdjsonWriter {
     /// The members of the records so far.
     pub fn members(&self) -> &Members {
         &self.members
-    }
-
-    /// Number of records.
-    pub fn rows(&self) -> u64 {
-        self.rows
-    }
-
-    /// Bytes of lines that are not compressed yet.
-    pub fn pending_bytes(&self) -> usize {
-        self.lines.pending.len()
     }
 
     /// Bytes of the file that can be taken.

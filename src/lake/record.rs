@@ -27,7 +27,7 @@
 
 use std::borrow::Cow;
 
-use super::{known::Known, level::Level, row::Row};
+use super::{known::Known, level::Level};
 use crate::{
     records::{Legal, Record, each_member_of},
     route::Route,
@@ -38,6 +38,35 @@ use crate::{
 const AHEAD: i64 = 24 * 3600 * 1000;
 /// Longest message in bytes for which a buffer is kept.
 const KEPT_BUFFER: usize = 1 << 20;
+
+/// A record of a lake: a row of its table. The labels come from the object's key; the other columns come from the record.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LakeRecord<'a> {
+    /// Milliseconds since 1970, UTC.
+    pub timestamp: i64,
+    /// The record's message, unescaped.
+    pub message: &'a str,
+    /// The tenant of the object's key.
+    pub tenant: &'a str,
+    /// The cluster of the object's key.
+    pub cluster: &'a str,
+    /// The application of the object's key.
+    pub application: &'a str,
+    /// The pod of the object's key.
+    pub pod: &'a str,
+    /// `stdout` or `stderr`.
+    pub stream: Option<&'a str>,
+    /// Namespace of the pod.
+    pub namespace: Option<&'a str>,
+    /// Container that wrote the message.
+    pub container: Option<&'a str>,
+    /// Node that the pod ran on.
+    pub node: Option<&'a str>,
+    /// Level of the message, in lower case.
+    pub level: Option<&'a str>,
+    /// A JSON object with all other members of the record.
+    pub rest: Option<&'a str>,
+}
 
 /// The record's time in milliseconds since 1970. A record without a time, or with one that lies more than a day after the
 /// object's LastModified, has the object's time, `modified`. The reader of records compares times with the worker's clock; this
@@ -97,7 +126,7 @@ impl Columns {
     }
 
     /// The columns of the next record.
-    pub fn of<'a>(&'a mut self, record: &'a Record<'_>) -> Row<'a> {
+    pub fn of<'a>(&'a mut self, record: &'a Record<'_>) -> LakeRecord<'a> {
         let Self { modified, labels, known, message } = self;
         let own = own_timestamp(record, *modified);
         let others = match record.text.filter(|text| !text.is_message()) {
@@ -116,7 +145,7 @@ impl Columns {
         }
         let message = record.message.text(message);
         let [tenant, cluster, application, pod] = labels.each_ref().map(|(_, value)| value.as_str());
-        Row {
+        LakeRecord {
             timestamp: own.unwrap_or(*modified),
             message,
             tenant,

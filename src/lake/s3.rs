@@ -1,8 +1,5 @@
 //! Customers' lakes through the AWS SDK, with the client and the roles that copy objects.
 
-#[cfg(feature = "tools")]
-mod compact;
-
 use aws_config::timeout::TimeoutConfig;
 use aws_sdk_s3::{
     Client,
@@ -23,6 +20,35 @@ use crate::{
     credentials::{assumed::AssumedRole, request::SessionSpec, scope::Scope},
     tenant::{Bucket, Delivery, LockMode},
 };
+
+/// Calls S3 as the row's role, for the row's bucket: `call!(self.upload_part().key(..))`.
+macro_rules! call {
+    ($lake:ident.$operation:ident()$(.$method:ident($($value:expr),*))*) => {
+        $lake.role.call(|| {
+            let call = $lake.client.$operation().bucket(&$lake.bucket);
+            let call = call.set_expected_bucket_owner($lake.owner.clone())$(.$method($($value),*))*;
+            call.customize().config_override($lake.customer()).send()
+        })
+    };
+}
+
+/// The same for a call that writes a file.
+macro_rules! put {
+    ($lake:ident.$operation:ident($file:ident)$(.$method:ident($($value:expr),*))*) => {
+        call!($lake
+            .$operation()
+            .key(&$file.key)
+            .set_acl($lake.acl.clone())
+            .content_type($file.content_type)
+            .set_metadata(Some($file.metadata.clone()))
+            .set_object_lock_mode(lock_mode($file))
+            .set_object_lock_retain_until_date(lock_end($file))
+            $(.$method($($value),*))*)
+    };
+}
+
+#[cfg(feature = "tools")]
+mod compact;
 
 /// Access to one customer's bucket.
 #[derive(Clone, Debug)]
@@ -89,13 +115,15 @@ impl S3Lake {
     }
 }
 
-fn lock(file: &FileSpec) -> Option<(ObjectLockMode, DateTime)> {
-    let (mode, until) = file.lock?;
-    let mode = match mode {
+fn lock_mode(file: &FileSpec) -> Option<ObjectLockMode> {
+    file.lock.map(|(mode, _)| match mode {
         LockMode::Governance => ObjectLockMode::Governance,
         LockMode::Compliance => ObjectLockMode::Compliance,
-    };
-    Some((mode, DateTime::from_millis(until.as_millisecond())))
+    })
+}
+
+fn lock_end(file: &FileSpec) -> Option<DateTime> {
+    file.lock.map(|(_, until)| DateTime::from_millis(until.as_millisecond()))
 }
 
 /// Evaluates an error of a write. Where a copy's source would be missing, a lake's upload is missing: a call whose answer was
@@ -114,99 +142,36 @@ where
 
 impl LakeAccount for S3Lake {
     async fn put(&self, file: &FileSpec, body: Bytes) -> Result<(), CopyError> {
-        let (mode, until) = lock(file).unzip();
-        let put = || {
-            self.client
-                .put_object()
-                .bucket(&self.bucket)
-                .key(&file.key)
-                .set_expected_bucket_owner(self.owner.clone())
-                .set_acl(self.acl.clone())
-                .content_type(file.content_type)
-                .set_metadata(Some(file.metadata.clone()))
-                .set_object_lock_mode(mode.clone())
-                .set_object_lock_retain_until_date(until)
-                .body(body.clone().into())
-                .customize()
-                .config_override(self.customer())
-                .send()
-        };
-        self.role.call(put).await.map(drop).map_err(unwritten)
+        put!(self.put_object(file).body(body.clone().into())).await.map(drop).map_err(unwritten)
     }
 
     async fn begin(&self, file: &FileSpec) -> Result<String, CopyError> {
-        let (mode, until) = lock(file).unzip();
-        let begin = || {
-            self.client
-                .create_multipart_upload()
-                .bucket(&self.bucket)
-                .key(&file.key)
-                .set_expected_bucket_owner(self.owner.clone())
-                .set_acl(self.acl.clone())
-                .content_type(file.content_type)
-                .set_metadata(Some(file.metadata.clone()))
-                .set_object_lock_mode(mode.clone())
-                .set_object_lock_retain_until_date(until)
-                .customize()
-                .config_override(self.customer())
-                .send()
-        };
-        let begun = self.role.call(begin).await.map_err(unwritten)?;
+        let begun = put!(self.create_multipart_upload(file)).await.map_err(unwritten)?;
         begun.upload_id.ok_or_else(|| CopyError::Unavailable("the answer has no id of an upload".to_owned()))
     }
 
     async fn part(&self, upload: &Upload, number: i32, body: Bytes) -> Result<Part, CopyError> {
-        let part = || {
-            self.client
-                .upload_part()
-                .bucket(&self.bucket)
-                .key(&upload.key)
-                .upload_id(&upload.id)
-                .part_number(number)
-                .set_expected_bucket_owner(self.owner.clone())
-                .body(body.clone().into())
-                .customize()
-                .config_override(self.customer())
-                .send()
-        };
-        let part = self.role.call(part).await.map_err(unwritten)?;
-        Ok(Part { number, etag: part.e_tag })
+        let Upload { key, id } = upload;
+        let part =
+            call!(self.upload_part().key(key).upload_id(id).part_number(number).body(body.clone().into()));
+        Ok(Part { number, etag: part.await.map_err(unwritten)?.e_tag })
     }
 
     async fn complete(&self, upload: &Upload, parts: Vec<Part>) -> Result<(), CopyError> {
+        let Upload { key, id } = upload;
         let parts = parts.into_iter().map(|part| {
             // S3 has checked the part's checksum already. It takes none here, unless the upload was begun with its algorithm.
             CompletedPart::builder().part_number(part.number).set_e_tag(part.etag).build()
         });
         let parts = CompletedMultipartUpload::builder().set_parts(Some(parts.collect())).build();
-        let complete = || {
-            self.client
-                .complete_multipart_upload()
-                .bucket(&self.bucket)
-                .key(&upload.key)
-                .upload_id(&upload.id)
-                .set_expected_bucket_owner(self.owner.clone())
-                .multipart_upload(parts.clone())
-                .customize()
-                .config_override(self.customer())
-                .send()
-        };
-        self.role.call(complete).await.map(drop).map_err(unwritten)
+        let complete =
+            call!(self.complete_multipart_upload().key(key).upload_id(id).multipart_upload(parts.clone()));
+        complete.await.map(drop).map_err(unwritten)
     }
 
     async fn abort(&self, upload: &Upload) {
-        let abort = || {
-            self.client
-                .abort_multipart_upload()
-                .bucket(&self.bucket)
-                .key(&upload.key)
-                .upload_id(&upload.id)
-                .set_expected_bucket_owner(self.owner.clone())
-                .customize()
-                .config_override(self.customer())
-                .send()
-        };
+        let Upload { key, id } = upload;
         // The bucket's lifecycle rule removes the parts if this call fails.
-        let _ = self.role.call(abort).await;
+        let _ = call!(self.abort_multipart_upload().key(key).upload_id(id)).await;
     }
 }

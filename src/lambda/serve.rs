@@ -8,8 +8,8 @@ use std::{
 
 use futures_util::FutureExt;
 use lambda_runtime::{Diagnostic, LambdaEvent, Runtime, service_fn};
-use serde::{Serialize, de::DeserializeOwned};
-use serde_json::value::RawValue;
+use serde::de::DeserializeOwned;
+use serde_json::{json, value::RawValue};
 use tokio::time::Instant;
 
 /// The variables that Lambda sets and the runtime needs.
@@ -34,19 +34,6 @@ pub enum ServeError {
     /// The runtime API answered with something that is no invocation; with the text of the runtime's panic.
     #[error("Lambda's runtime API answered with something that is no invocation: {0}")]
     NoInvocation(String),
-}
-
-/// The ids of the messages that must come again, as the event source mapping reads them with ReportBatchItemFailures.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Response {
-    batch_item_failures: Vec<Failure>,
-}
-
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Failure {
-    item_identifier: String,
 }
 
 /// Checks that Lambda started the process.
@@ -78,8 +65,9 @@ pub async fn serve<E: DeserializeOwned>(
         drop(payload);
         let left = context.deadline().duration_since(SystemTime::now()).unwrap_or(Duration::ZERO);
         let ids = invoke(event, Instant::now() + left).await;
-        let batch_item_failures = ids.into_iter().map(|item_identifier| Failure { item_identifier });
-        Ok::<_, NotOfSqs>(Response { batch_item_failures: batch_item_failures.collect() })
+        // The form that the event source mapping reads with ReportBatchItemFailures.
+        let failures: Vec<_> = ids.iter().map(|id| json!({ "itemIdentifier": id })).collect();
+        Ok::<_, NotOfSqs>(json!({ "batchItemFailures": failures }))
     });
     // The runtime catches panics of the function itself, so this one is its own: it takes some headers of the API's answers for
     // granted.

@@ -39,17 +39,21 @@ async fn judge(message: Arc<Message>, stop: CancellationToken) -> Verdict {
     }
 }
 
+fn function<H>(
+    queue: &Arc<MemoryQueue>,
+    handle: H,
+    concurrency: usize,
+    waits: Waits,
+) -> Function<MemoryQueue, H> {
+    let spans = Messages::new("q", SenderSpan::Linked);
+    Function { queue: Arc::clone(queue), handle, concurrency, waits, spans }
+}
+
 /// Sends and receives messages with these bodies, handles them within ten seconds, and removes them. Returns the reported ids and
 /// the time that the invocation took.
 async fn invoke(queue: &Arc<MemoryQueue>, concurrency: usize, bodies: &[&str]) -> (Vec<String>, Duration) {
     queue.send_all(bodies);
-    let function = Function {
-        queue: Arc::clone(queue),
-        handle: judge,
-        concurrency,
-        waits: Waits::OfVerdict,
-        spans: Messages::new("q", SenderSpan::Linked),
-    };
+    let function = function(queue, judge, concurrency, Waits::OfVerdict);
     let messages = queue.receive(10, Duration::ZERO).await.expect("the queue answers");
     assert_eq!(messages.len(), bodies.len());
     let began = Instant::now();
@@ -122,13 +126,7 @@ async fn messages_that_must_wait_are_hidden_for_their_own_delays() {
     for waits in [Waits::OfVerdict, Waits::OfQueue] {
         let queue = Arc::new(MemoryQueue::new(60 * SECOND));
         queue.send_all(["a", "retry", "slow", "late", "panic"]);
-        let function = Function {
-            queue: Arc::clone(&queue),
-            handle: judge,
-            concurrency: 5,
-            waits,
-            spans: Messages::new("q", SenderSpan::Linked),
-        };
+        let function = function(&queue, judge, 5, waits);
         let messages = queue.receive(10, SECOND).await.expect("the queue answers");
         let failed = function.invoke(messages, Times::until(Instant::now() + 10 * SECOND)).await;
         assert_eq!(failed, ["retry", "slow", "late", "panic"]);
@@ -155,22 +153,17 @@ async fn only_messages_that_have_begun_take_memory() {
     let begun = Arc::new(());
     let most = Arc::new(AtomicUsize::new(0));
     let (counted, highest) = (Arc::clone(&begun), Arc::clone(&most));
-    let function = Function {
-        queue: Arc::new(MemoryQueue::new(60 * SECOND)),
-        handle: move |_: Arc<Message>, _: CancellationToken| {
-            let one = Arc::clone(&counted);
-            // Besides the futures, the test and this closure have one each.
-            highest.fetch_max(Arc::strong_count(&one) - 2, Ordering::Relaxed);
-            async move {
-                let _one = one;
-                tokio::time::sleep(SECOND).await;
-                Verdict::Ack
-            }
-        },
-        concurrency: 4,
-        waits: Waits::OfVerdict,
-        spans: Messages::new("q", SenderSpan::Linked),
+    let handle = move |_: Arc<Message>, _: CancellationToken| {
+        let one = Arc::clone(&counted);
+        // Besides the futures, the test and this closure have one each.
+        highest.fetch_max(Arc::strong_count(&one) - 2, Ordering::Relaxed);
+        async move {
+            let _one = one;
+            tokio::time::sleep(SECOND).await;
+            Verdict::Ack
+        }
     };
+    let function = function(&Arc::new(MemoryQueue::new(60 * SECOND)), handle, 4, Waits::OfVerdict);
     function.queue.send_all(["a"]);
     let messages = function.queue.receive(1, SECOND).await.expect("the queue answers");
     let began = Instant::now();

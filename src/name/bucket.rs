@@ -2,6 +2,8 @@
 
 use std::{net::Ipv4Addr, str::FromStr};
 
+use crate::credentials::is_account;
+
 /// A bucket of the provider, written in `source.buckets` and `quarantine.bucket` as `NAME` or `NAME=OWNER`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OwnBucket {
@@ -22,7 +24,7 @@ impl FromStr for OwnBucket {
         let name = old_bucket_name(name)
             .map_err(|problem| format!("{text:?} is not NAME or NAME=OWNER with a bucket name: {problem}"))?;
         if let Some(owner) = owner
-            && (owner.len() != 12 || !owner.bytes().all(|byte| byte.is_ascii_digit()))
+            && !is_account(owner)
         {
             return Err(format!("{text:?} names the owner {owner:?}, which is not a 12-digit account id"));
         }
@@ -90,6 +92,7 @@ mod tests {
             ("-abc", "begin and end"),
             ("abc-", "begin and end"),
             (".abc", "begin and end"),
+            ("abc.", "begin and end"),
             ("a..b", "two dots"),
             ("10.0.0.1", "IP address"),
             ("xn--a", "begins with \"xn--\""),

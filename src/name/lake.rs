@@ -41,14 +41,8 @@ pub struct LakeSegment {
 pub enum LakePart {
     /// Plain text.
     Text(String),
-    /// The object's tenant.
-    Tenant,
-    /// The object's cluster.
-    Cluster,
-    /// The object's application.
-    Application,
-    /// The object's pod.
-    Pod,
+    /// A name of the object's key, never the file.
+    Name(Name),
     /// A part of the hour.
     Time(TimePart),
 }
@@ -93,23 +87,10 @@ impl TimePart {
 }
 
 impl LakePart {
-    fn of_name(name: Name) -> Option<Self> {
-        Some(match name {
-            Name::Tenant => Self::Tenant,
-            Name::Cluster => Self::Cluster,
-            Name::Application => Self::Application,
-            Name::Pod => Self::Pod,
-            Name::File => return None,
-        })
-    }
-
     fn value(&self, route: &Route, hour: Timestamp) -> String {
         match self {
             Self::Text(text) => text.clone(),
-            Self::Tenant => escaped(&route.tenant),
-            Self::Cluster => escaped(&route.cluster),
-            Self::Application => escaped(&route.application),
-            Self::Pod => escaped(&route.pod),
+            Self::Name(name) => escaped(name.value(route)),
             Self::Time(part) => part.digits(hour),
         }
     }
@@ -174,12 +155,7 @@ impl LakeLayout {
 
     /// Builds the folder of an hour's files, with a slash at its end.
     pub fn folder(&self, route: &Route, hour: Timestamp) -> String {
-        let mut folder = String::new();
-        for segment in &self.segments {
-            folder += &segment.text(route, hour);
-            folder.push('/');
-        }
-        folder
+        self.segments.iter().map(|segment| segment.text(route, hour) + "/").collect()
     }
 
     /// The beginning of every folder of the route's tenant, with a slash at its end, or empty.
@@ -196,17 +172,14 @@ impl Default for LakeLayout {
 
 impl LakeSegment {
     fn parse(text: &str) -> Result<Self, String> {
-        let problem = if text.is_empty() {
-            "has an empty segment".to_owned()
-        } else if matches!(text, "." | "..") {
-            format!("has a segment {text:?}")
-        } else if text.chars().any(|c| c.is_control() || c == '\\') {
-            "has a control character or a backslash".to_owned()
-        } else {
-            String::new()
-        };
-        if !problem.is_empty() {
-            return Err(problem);
+        if text.is_empty() {
+            return Err("has an empty segment".to_owned());
+        }
+        if matches!(text, "." | "..") {
+            return Err(format!("has a segment {text:?}"));
+        }
+        if text.contains(|c: char| c.is_control() || c == '\\') {
+            return Err("has a control character or a backslash".to_owned());
         }
         let Some((name, value)) = text.split_once('=') else {
             return match text.contains(['{', '}']) {
@@ -236,7 +209,7 @@ impl LakeSegment {
     pub fn of_tenant(&self, tenant_id: &str) -> Option<String> {
         let value = |part: &LakePart| match part {
             LakePart::Text(text) => Some(text.clone()),
-            LakePart::Tenant => Some(escaped(tenant_id)),
+            LakePart::Name(Name::Tenant) => Some(escaped(tenant_id)),
             _ => None,
         };
         self.parts.iter().map(value).collect()
@@ -262,9 +235,10 @@ fn parts(value: &str) -> Result<Vec<LakePart>, String> {
                 (LakePart::Time(time), time.letters().len())
             } else if first == '{' {
                 let end = rest.find('}').ok_or("without the closing brace")?;
-                let name = Name::parse(&rest[..=end]).and_then(LakePart::of_name);
+                let name = Name::parse(&rest[..=end]).filter(|name| *name != Name::File);
                 let names = "{tenant}, {cluster}, {application} and {pod}";
-                (name.ok_or_else(|| format!("with {}; the names are {names}", &rest[..=end]))?, end + 1)
+                let unknown = || format!("with {}; the names are {names}", &rest[..=end]);
+                (LakePart::Name(name.ok_or_else(unknown)?), end + 1)
             } else if first.is_ascii_alphanumeric() || "-_.".contains(first) {
                 (LakePart::Text(first.to_string()), first.len_utf8())
             } else {
@@ -302,11 +276,6 @@ mod tests {
 
     use super::*;
 
-    fn route(names: [&str; 5]) -> Route {
-        let [tenant, cluster, application, pod, file] = names.map(str::to_owned);
-        Route { tenant, cluster, application, pod, file }
-    }
-
     fn layout(text: &str) -> LakeLayout {
         LakeLayout::parse(text).expect("the layout is valid")
     }
@@ -318,7 +287,7 @@ mod tests {
     #[test]
     fn folders_follow_the_layout() {
         let check = |text: &str, names: [&str; 5], folder: &str, prefix: &str| {
-            let (layout, route) = (layout(text), route(names));
+            let (layout, route) = (layout(text), Route::of(names));
             let found = (layout.folder(&route, hour()), layout.tenant_prefix(&route));
             assert_eq!((found.0.as_str(), found.1.as_str()), (folder, prefix));
         };
@@ -339,7 +308,7 @@ mod tests {
     fn a_value_stays_in_its_segment() {
         let text = "source={application}/dt=YYYY-MM-DD/hour=HH/{file}";
         let source = |application: &str| {
-            let folder = layout(text).folder(&route(["a", "c", application, "p", "f"]), hour());
+            let folder = layout(text).folder(&Route::of(["a", "c", application, "p", "f"]), hour());
             assert_eq!(folder.matches('/').count(), 3, "{folder}");
             folder.split_once('/').expect("three segments").0.to_owned()
         };
@@ -393,7 +362,7 @@ mod tests {
     proptest! {
         #[test]
         fn different_values_have_different_folders(one in ".{0,40}", other in ".{0,40}") {
-            let folder = |value: &str| layout(LakeLayout::DEFAULT).folder(&route(["a", "c", value, "p", "f"]), hour());
+            let folder = |value: &str| layout(LakeLayout::DEFAULT).folder(&Route::of(["a", "c", value, "p", "f"]), hour());
             prop_assert_eq!(one == other, folder(&one) == folder(&other));
             prop_assert_eq!(folder(&one).matches('/').count(), 5);
         }

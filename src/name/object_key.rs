@@ -105,15 +105,10 @@ mod tests {
         ObjectKeyTemplate::parse(text).expect("the template is valid")
     }
 
-    fn route(names: [&str; 5]) -> Route {
-        let [tenant, cluster, application, pod, file] = names.map(str::to_owned);
-        Route { tenant, cluster, application, pod, file }
-    }
-
     #[test]
     fn keys_follow_the_template() {
         let check = |text: &str, names: [&str; 5], key: &str, prefix: &str| {
-            let (template, route) = (template(text), route(names));
+            let (template, route) = (template(text), Route::of(names));
             assert_eq!(
                 (template.render(&route).as_str(), template.tenant_prefix(&route).as_str()),
                 (key, prefix)
@@ -147,6 +142,7 @@ mod tests {
             ("{tenant}/{namespace}/{file}", "\"{namespace}\""),
             ("{tenant}/{application}-{pod}/{file}", "\"{application}-{pod}\""),
             ("{tenant}/{pod/{file}", "\"{pod\""),
+            ("{tenant}/{file}.gz", "neither plain text nor one of"),
             ("{tenant}/{pod}/{pod}/{file}", "{pod} twice"),
             ("{tenant}/{pod}", "does not end"),
             ("{tenant}/{file}/{pod}", "does not end"),
@@ -169,9 +165,9 @@ mod tests {
             let names = |names: &[String; 5]| names.clone().map(|name| name.replace('/', ""));
             let (one, other) = (names(&one), names(&other));
             let template = template("x/{cluster}/{tenant}/{application}/{pod}/{file}");
-            let key = |names: &[String; 5]| template.render(&route(names.each_ref().map(String::as_str)));
+            let key = |names: &[String; 5]| template.render(&Route::of(names.each_ref().map(String::as_str)));
             prop_assert_eq!(key(&one) == key(&other), one == other);
-            prop_assert!(key(&one).starts_with(&template.tenant_prefix(&route(one.each_ref().map(String::as_str)))));
+            prop_assert!(key(&one).starts_with(&template.tenant_prefix(&Route::of(one.each_ref().map(String::as_str)))));
         }
     }
 }

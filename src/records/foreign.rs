@@ -68,30 +68,4 @@ mod tests {
             assert_eq!(is_text(bytes), expected, "{}", bytes.escape_ascii());
         }
     }
-
-    #[test]
-    fn content_that_no_format_reads_is_named() {
-        let check = |head: &[u8], expected: Option<&str>| {
-            let found = name(head);
-            assert!(
-                found
-                    .map(|found| found.contains(expected.unwrap_or("nothing")))
-                    .unwrap_or(expected.is_none()),
-                "{}: {found:?}",
-                head.escape_ascii()
-            );
-        };
-        check(b"PAR1\x15\x04", Some("Parquet"));
-        check(b"ORC\x08\x03", Some("ORC"));
-        check(b"ORC started", None);
-        check(b"Obj\x01\x04\x14avro.codec", Some("Avro"));
-        check(b"PK\x03\x04\x14\0", Some("zip"));
-        check(b"BZh91AY&SY\xd8", Some("bzip2"));
-        check(b"BZhou", None);
-        check(b"\xfd7zXZ\0\0", Some("xz"));
-        check(b"\x1f\x8b\x08", Some("gzip"));
-        check(b"\xff\xfe{\0", Some("UTF-16"));
-        check(b"{\"message\":\"PAR1\"}", None);
-        check(b"", None);
-    }
 }

@@ -35,11 +35,6 @@ impl<'a> Legal<'a> {
         &self.0
     }
 
-    /// Whether the text is the record's own.
-    pub fn is_borrowed(&self) -> bool {
-        matches!(self.0, Cow::Borrowed(_))
-    }
-
     /// Calls `take` with each member: the JSON text of its name, without quotes, and of its value.
     pub fn each_member(&self, take: impl FnMut(&str, &str)) {
         each_member_of(self.as_str(), take);

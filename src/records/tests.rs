@@ -66,9 +66,14 @@ fn too_long(limit: usize, bytes: usize, start: usize) -> String {
     )
 }
 
-fn check(text: &str, expected: &[(&str, Option<i64>)]) {
-    for chunk in [1, 2, 5, text.len()] {
-        let (records, error) = read(text.as_bytes(), chunk, 1 << 20);
+fn json() -> RecordReader {
+    RecordReader::new(1 << 20, NOW)
+}
+
+/// Checks the records of a good text, in pieces of several lengths.
+fn check_by(reader: impl Fn() -> RecordReader, text: &str, expected: &[(&str, Option<i64>)]) {
+    for chunk in [1, 2, 5, 7, text.len()] {
+        let (records, error) = read_by(reader(), text.as_bytes(), chunk);
         assert!(error.is_none(), "{text}: {error:?}");
         let records: Vec<_> =
             records.iter().map(|(message, timestamp)| (message.as_str(), *timestamp)).collect();
@@ -76,13 +81,22 @@ fn check(text: &str, expected: &[(&str, Option<i64>)]) {
     }
 }
 
-fn check_error(text: &str, good: usize, part: &str) {
-    for chunk in [1, 3, text.len()] {
-        let (records, error) = read(text.as_bytes(), chunk, 1 << 20);
-        let error = error.unwrap_or_else(|| panic!("{text} is read")).to_string();
-        assert!(error.contains(part), "{text}: {error}");
-        assert_eq!(records.len(), good, "{text}");
+/// Checks a text that has an error after `good` records.
+fn check_error_by(reader: impl Fn() -> RecordReader, text: &[u8], good: usize, part: &str) {
+    for chunk in [1, 3, 7, text.len()] {
+        let (records, error) = read_by(reader(), text, chunk);
+        let error = error.unwrap_or_else(|| panic!("{} is read", text.escape_ascii())).to_string();
+        assert!(error.contains(part), "{}: {error}", text.escape_ascii());
+        assert_eq!(records.len(), good, "{}", text.escape_ascii());
     }
+}
+
+fn check(text: &str, expected: &[(&str, Option<i64>)]) {
+    check_by(json, text, expected);
+}
+
+fn check_error(text: &str, good: usize, part: &str) {
+    check_error_by(json, text.as_bytes(), good, part);
 }
 
 #[test]

@@ -149,7 +149,7 @@ impl Rules {
 
     /// A prefix of keys that the layout gives to this tenant, with `filler` for other names before the tenant.
     pub fn sample_prefix(&self, tenant: &str, filler: &str) -> String {
-        self.layout.sample_prefix(tenant, filler)
+        self.layout.sample_prefix(tenant, Some(filler)).expect("the layout of all keys has the tenant")
     }
 
     /// Returns the beginning that all keys of a tenant have. `None` if there is none, or if rules may give other keys to the

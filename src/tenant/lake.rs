@@ -30,7 +30,7 @@ pub struct Lake {
 pub enum Format {
     /// One JSON record a line, in gzip.
     Ndjson(Fields),
-    /// Parquet with the columns of `lake::row`.
+    /// Parquet with the columns of `lake::record`.
     Parquet(Compression),
 }
 
@@ -58,7 +58,7 @@ pub enum Fields {
 pub enum Compression {
     /// Smaller files.
     Zstd,
-    /// Less CPU.
+    /// Less CPU, for programs that do not read zstd.
     Snappy,
 }
 
@@ -98,11 +98,8 @@ const LAKE_FIELDS: [&str; 5] = ["layout", "fields", "compression", "object_lock_
 impl RowFields<'_> {
     /// Reads what an S3 row writes.
     pub(super) fn contents(&mut self) -> Contents {
-        let word = |text: &str| match text {
-            "copy" | "ndjson" | "parquet" => Ok(text.to_owned()),
-            other => Err(format!("{other:?} is none of \"copy\", \"ndjson\" and \"parquet\"")),
-        };
-        let format = self.optional("format", word).unwrap_or_else(|| "copy".to_owned());
+        let words = ["copy", "ndjson", "parquet"].map(|word| (word, word));
+        let format = self.word("format", &words).unwrap_or("copy");
         if format == "copy" {
             for field in LAKE_FIELDS {
                 self.has_no(field, "needs format = \"ndjson\" or \"parquet\"");
@@ -121,13 +118,13 @@ impl RowFields<'_> {
             if cfg!(not(feature = "parquet")) {
                 self.problem("format", "\"parquet\" needs a build with the feature parquet");
             }
-            Format::Parquet(self.optional("compression", compression).unwrap_or(Compression::Zstd))
+            Format::Parquet(self.word("compression", COMPRESSIONS).unwrap_or(Compression::Zstd))
         };
         Contents::Lake(Lake { format, layout, lock: self.lock() })
     }
 
     fn lock(&mut self) -> Option<Lock> {
-        let mode = self.optional("object_lock_mode", lock_mode);
+        let mode = self.word("object_lock_mode", LOCK_MODES);
         let has = |field| self.row.contains_key(field);
         match (has("object_lock_mode"), has("object_lock_days")) {
             (false, false) => return None,
@@ -172,18 +169,6 @@ fn fields(text: &str) -> Result<Fields, String> {
     }
 }
 
-fn compression(text: &str) -> Result<Compression, String> {
-    match text {
-        "zstd" => Ok(Compression::Zstd),
-        "snappy" => Ok(Compression::Snappy),
-        other => Err(format!("{other:?} is neither \"zstd\" nor \"snappy\"")),
-    }
-}
-
-fn lock_mode(text: &str) -> Result<LockMode, String> {
-    match text {
-        "governance" => Ok(LockMode::Governance),
-        "compliance" => Ok(LockMode::Compliance),
-        other => Err(format!("{other:?} is neither \"governance\" nor \"compliance\"")),
-    }
-}
+const COMPRESSIONS: &[(&str, Compression)] = &[("zstd", Compression::Zstd), ("snappy", Compression::Snappy)];
+const LOCK_MODES: &[(&str, LockMode)] =
+    &[("governance", LockMode::Governance), ("compliance", LockMode::Compliance)];

@@ -28,20 +28,12 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::tenant::{Attribute, Row, Tenant};
+    use crate::tenant::{Tenant, tests::row_of};
 
     fn modes(mode: Mode) -> Vec<(String, Mode)> {
-        let text = |value: &str| Attribute::Text(value.to_owned());
-        let row = Row::from([
-            ("target_region".to_owned(), text("us-east-1")),
-            ("bucket_name".to_owned(), text("acme-logs")),
-        ]);
-        let with = |value: &str| {
-            let mut row = row.clone();
-            row.insert("deliver".to_owned(), text(value));
-            row
-        };
-        let rows = [("s3", row.clone()), ("s3#live", with("live")), ("s3#shadow", with("shadow"))];
+        let row = [("target_region", "us-east-1"), ("bucket_name", "acme-logs")];
+        let with = |value| row_of(&[&row[..], &[("deliver", value)]].concat());
+        let rows = [("s3", row_of(&row)), ("s3#live", with("live")), ("s3#shadow", with("shadow"))];
         let rows = rows.map(|(name, row)| (name.to_owned(), row)).into();
         let tenant = Tenant::from_rows("acme", rows, None, Timestamp::UNIX_EPOCH).expect("there are rows");
         let deliveries = tenant.in_mode(mode).deliveries.into_iter().map(|row| row.expect("the row is good"));

@@ -65,20 +65,13 @@ fn bad(delivery: &Delivery, field: &str, problem: String) -> BadRow {
 #[cfg(test)]
 mod tests {
     use crate::config::Config;
-    use crate::tenant::{Attribute, Row, parse_row};
+    use crate::tenant::tests::delivery_of;
 
     #[test]
     fn rows_are_checked_against_the_configuration() {
         let mut config = Config::default();
-        let row = |fields: &[(&str, &str)]| {
-            let fields =
-                fields.iter().map(|(name, value)| ((*name).to_owned(), Attribute::Text((*value).to_owned())));
-            let mut row: Row = fields.collect();
-            row.insert("target_region".to_owned(), Attribute::Text("us-east-1".to_owned()));
-            row
-        };
         let check = |config: &Config, kind: &str, fields: &[(&str, &str)], expected: Option<&str>| {
-            let delivery = parse_row("acme", kind, &row(fields), None).expect("the row itself is valid");
+            let delivery = delivery_of(kind, &[fields, &[("target_region", "us-east-1")]].concat());
             let told = config.own_buckets().check(&delivery).err();
             let told = told.map(|bad| bad.problems[0].to_string());
             assert_eq!(told.as_deref(), expected);

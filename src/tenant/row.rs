@@ -9,7 +9,7 @@ use super::{
     SETTINGS,
 };
 use crate::{
-    credentials::{RoleArn, RoleArnError, partition},
+    credentials::{RoleArn, RoleArnError, is_account, partition},
     name::{StreamTemplate, bucket::old_bucket_name},
 };
 
@@ -68,7 +68,7 @@ pub fn parse_row(
     let mut fields = RowFields { row, problems: Vec::new() };
     let kind = name.split_once('#').map_or(name, |(kind, _)| kind);
     let enabled = fields.flag("enabled");
-    let mode = fields.optional("deliver", mode).unwrap_or_default();
+    let mode = fields.word("deliver", MODES).unwrap_or_default();
     let desired_logs = fields.desired_logs();
     let target_region = fields.target_region(default_region);
     let destination = match kind {
@@ -120,7 +120,7 @@ impl RowFields<'_> {
         let source_identity = self.flag("source_identity");
         let log_stream_name = self.optional("log_stream_name", StreamTemplate::parse).unwrap_or_default();
         let retention_days = self.retention_days();
-        let oversize = self.optional("oversize", oversize).unwrap_or(Oversize::Split);
+        let oversize = self.word("oversize", OVERSIZES).unwrap_or(Oversize::Split);
         Some(CloudWatch {
             role: role?,
             external_id,
@@ -209,6 +209,21 @@ impl RowFields<'_> {
                 None
             }
         }
+    }
+
+    /// Reads one of two words or more.
+    pub(super) fn word<T: Copy>(&mut self, field: &str, words: &[(&str, T)]) -> Option<T> {
+        self.optional(field, |text| {
+            let found = words.iter().find(|(word, _)| *word == text);
+            found.map(|(_, value)| *value).ok_or_else(|| {
+                let words: Vec<_> = words.iter().map(|(word, _)| format!("{word:?}")).collect();
+                match &*words {
+                    [one, other] => format!("{text:?} is neither {one} nor {other}"),
+                    [first @ .., last] => format!("{text:?} is none of {} and {last}", first.join(", ")),
+                    [] => unreachable!("there are words"),
+                }
+            })
+        })
     }
 
     fn flag(&mut self, field: &str) -> bool {
@@ -351,11 +366,7 @@ fn log_group_name(text: &str) -> Result<String, String> {
 
 /// Checks an account id. Source: S3 API reference, `x-amz-expected-bucket-owner`.
 fn account_id(text: &str) -> Result<String, String> {
-    if text.len() == 12 && text.bytes().all(|byte| byte.is_ascii_digit()) {
-        Ok(text.to_owned())
-    } else {
-        Err(format!("{text:?} is not a 12-digit account id"))
-    }
+    if is_account(text) { Ok(text.to_owned()) } else { Err(format!("{text:?} is not a 12-digit account id")) }
 }
 
 /// Checks an ExternalId. Source: STS API reference, AssumeRole.
@@ -375,19 +386,6 @@ fn is_tag_value(text: &str) -> bool {
     (1..=256).contains(&text.chars().count()) && text.chars().all(legal)
 }
 
-fn mode(text: &str) -> Result<Mode, String> {
-    match text {
-        "live" => Ok(Mode::Live),
-        "shadow" => Ok(Mode::Shadow),
-        other => Err(format!("{other:?} is neither \"live\" nor \"shadow\"")),
-    }
-}
-
-fn oversize(text: &str) -> Result<Oversize, String> {
-    match text {
-        "split" => Ok(Oversize::Split),
-        "truncate" => Ok(Oversize::Truncate),
-        "quarantine" => Ok(Oversize::Quarantine),
-        other => Err(format!("{other:?} is none of \"split\", \"truncate\" and \"quarantine\"")),
-    }
-}
+const MODES: &[(&str, Mode)] = &[("live", Mode::Live), ("shadow", Mode::Shadow)];
+const OVERSIZES: &[(&str, Oversize)] =
+    &[("split", Oversize::Split), ("truncate", Oversize::Truncate), ("quarantine", Oversize::Quarantine)];

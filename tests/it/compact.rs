@@ -9,11 +9,14 @@ use std::{
 use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_s3::{Client, types::ObjectLockMode};
 use bytes::Bytes;
-use logferry::lake::{
-    compact::memory_bound,
-    manifest::{Manifest, is_compacted, url},
-    parquet::{Compression, ParquetReader, ParquetWriter},
-    row::Row,
+use logferry::{
+    lake::{
+        compact::memory_bound,
+        manifest::{Manifest, is_compacted, url},
+        parquet::{ParquetReader, ParquetWriter},
+        record::LakeRecord,
+    },
+    tenant::Compression,
 };
 use logferry_sandbox::faults::{Effect, Fault};
 use logferry_testbed::provision::{Customer, CustomerSpec};
@@ -95,8 +98,8 @@ impl Filled {
         for part in ["a", "b"] {
             let message = format!("added {round} {part}");
             let line = json!({ "message": message }).to_string();
-            let mut writer = ParquetWriter::new(Compression::Zstd, &[]).expect("a file");
-            writer.push(&Row { message: &message, ..Row::default() });
+            let mut writer = ParquetWriter::new(Compression::Zstd).expect("a file");
+            writer.push(&LakeRecord { message: &message, ..LakeRecord::default() });
             let bodies = [gzip(line.as_bytes()).into(), Bytes::from(writer.finish().expect("a file"))];
             for ((format, ending), body) in FORMATS.into_iter().zip(["ndjson.gz", "parquet"]).zip(bodies) {
                 let key = format!(
@@ -472,11 +475,11 @@ async fn a_merge_takes_no_more_memory_than_the_program_tells() {
     let (_, program) = filled.peak().await;
     let mut random = fastrand::Rng::with_seed(3);
     for name in ["x", "y"] {
-        let mut writer = ParquetWriter::new(Compression::Zstd, &[]).expect("a file");
+        let mut writer = ParquetWriter::new(Compression::Zstd).expect("a file");
         while writer.encoded() < 55 << 20 {
             let noise = std::iter::repeat_with(|| random.u8(b' '..0x7f)).take(LONG_MESSAGE);
             let message = String::from_utf8(noise.collect()).expect("ASCII");
-            writer.push(&Row { message: &message, ..Row::default() });
+            writer.push(&LakeRecord { message: &message, ..LakeRecord::default() });
             filled.messages.push(message);
             if writer.pending_bytes() >= 4 << 20 {
                 writer.end_group().expect("a group");

@@ -14,7 +14,7 @@ use crate::{
     deliver::check_customer,
     eventually::eventually,
     operator, quarantine,
-    samples::{Object, fixtures, generated, gzip, received_events},
+    samples::{fixtures, generated, gzip, received_events},
     setup::{Setup, s3_event, text},
     traces::collector::{Collector, Protocol},
     worker::logferry,
@@ -44,9 +44,7 @@ async fn delivers(folder: &str, wiring: impl FnOnce(&mut ProviderSpec)) {
         customers.push(setup.customer(tenant_id).await);
     }
     let objects = fixtures(folder);
-    for object in &objects {
-        setup.upload(&object.key, object.bytes.clone()).await;
-    }
+    setup.upload_all(&objects).await;
     let mut mapping = Mapping::receive(&setup, objects.len()).await;
     assert_eq!(mapping.invoke(&setup, &mut function(&setup).await, 5 * MINUTE).await, [""; 0]);
     for customer in &customers {
@@ -82,9 +80,7 @@ async fn a_batch_reports_exactly_the_failed_messages_and_loses_nothing() {
     let later = generated("refused/c/app/p/1.json", 20, 40);
     // Twenty batches, each put within a second.
     let long = generated("slow/c/app/p/1.json", 100, 200_000);
-    for Object { key, bytes, .. } in good.iter().chain([&later, &long]) {
-        setup.upload(key, bytes.clone()).await;
-    }
+    setup.upload_all(good.iter().chain([&later, &long])).await;
     setup.send("hello").await;
     let latency = Effect::Latency { milliseconds: 1000 };
     let fault = Fault { account: Some(slow.account.clone()), ..Fault::new("logs", "PutLogEvents", latency) };
@@ -158,9 +154,7 @@ async fn the_url_of_the_queue_may_be_unknown() {
     setup.customer_without_role("refused", &[]).await;
     let [good, refused] =
         ["acme", "refused"].map(|tenant| generated(&format!("{tenant}/c/app/p/1.json"), 5, 40));
-    for object in [&good, &refused] {
-        setup.upload(&object.key, object.bytes.clone()).await;
-    }
+    setup.upload_all([&good, &refused]).await;
     let mut environment = environment(&setup).await;
     environment.remove("SQS_QUEUE_URL");
     let mut mapping = Mapping::receive(&setup, 2).await;

@@ -66,9 +66,7 @@ async fn delivers(folder: &str, wiring: impl FnOnce(&mut ProviderSpec)) {
         customers.push(setup.customer(tenant_id).await);
     }
     let objects = fixtures(folder);
-    for object in &objects {
-        setup.upload(&object.key, object.bytes.clone()).await;
-    }
+    setup.upload_all(&objects).await;
     let records = bodies(&setup, objects.len()).await.into_iter();
     let records: Vec<_> = records.map(|body| json!({ "messageId": "1", "body": body })).collect();
     let event = json!({ "Records": records }).to_string();

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use axum::body::Body;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use crate::encoding::form_pairs;
@@ -74,6 +74,20 @@ impl Call {
         let text = std::str::from_utf8(&self.body).map_err(|error| unreadable(error.to_string()))?;
         serde_json::from_str(if text.is_empty() { "{}" } else { text })
             .map_err(|error| unreadable(error.to_string()))
+    }
+
+    /// Does the same as [`Self::parse`], and answers 501 if the request has a member that `T` does not have.
+    pub(crate) fn parse_all<T: DeserializeOwned>(&self, service: &str) -> Result<T, AwsError> {
+        #[derive(Deserialize)]
+        struct All<T> {
+            #[serde(flatten)]
+            members: T,
+            #[serde(flatten)]
+            rest: Rest,
+        }
+        let All { members, rest } = self.parse()?;
+        self.refuse_rest(service, &rest)?;
+        Ok(members)
     }
 
     /// Answers 501 if the request has a member that would otherwise be ignored.

@@ -1,12 +1,12 @@
 //! DynamoDB: tables with their items, conditional writes, queries and scans.
 //!
 //! It checks key schemas, sizes of items and placeholders in expressions, and cuts pages at 1 MB. Not implemented: keys that
-//! are not strings, paths into attributes, operators that logferry does not use, indexes, projections, transactions, streams,
-//! and batches other than BatchExecuteStatement. A time to live is stored, but no item is deleted. AWS, too, may keep an item for days after it expired.
+//! are not strings, numbers that are not whole, sets of numbers and of binaries, paths into attributes, operators that logferry
+//! does not use, indexes, projections, transactions, streams, and batches other than BatchExecuteStatement. A time to live is
+//! stored, but no item is deleted. AWS, too, may keep an item for days after it expired.
 
 mod expression;
 mod items;
-mod number;
 mod partiql;
 mod query;
 mod reserved;
@@ -67,16 +67,24 @@ impl DynamoDb {
 }
 
 #[derive(Deserialize)]
-struct Request<T> {
+struct Request<T, U> {
     #[serde(rename = "TableName")]
     table_name: Option<String>,
     #[serde(flatten)]
     members: T,
+    #[serde(flatten)]
+    more: U,
+    #[serde(flatten)]
+    rest: Rest,
 }
 
-/// Parses a request, checks the table's name and asks IAM.
-fn read<T: DeserializeOwned>(cloud: &Cloud, call: &Call) -> Result<(String, T), AwsError> {
-    let request: Request<T> = call.parse()?;
+/// Parses a request, which has the members of both types and no others, checks the table's name and asks IAM.
+fn read<T, U>(cloud: &Cloud, call: &Call) -> Result<(String, T, U), AwsError>
+where
+    T: DeserializeOwned,
+    U: DeserializeOwned,
+{
+    let request: Request<T, U> = call.parse()?;
     let name = required(request.table_name, "tableName")?;
     if !name.bytes().all(is_legal_in_table_name) {
         let rule = "Member must satisfy regular expression pattern: [a-zA-Z0-9_.-]+";
@@ -89,7 +97,8 @@ fn read<T: DeserializeOwned>(cloud: &Cloud, call: &Call) -> Result<(String, T), 
     }
     let action = format!("dynamodb:{}", call.operation);
     cloud.iam.authorize(call, &action, &table_arn(call, &name))?;
-    Ok((name, request.members))
+    call.refuse_rest("dynamodb", &request.rest)?;
+    Ok((name, request.members, request.more))
 }
 
 fn is_legal_in_table_name(byte: u8) -> bool {

@@ -125,6 +125,17 @@ impl Iam {
         self.roles().get(&key).filter(|role| role.arn == arn).cloned()
     }
 
+    /// Id of the caller: the account id of a root, `ROLE-ID:SESSION` of a session.
+    pub(crate) fn id_of_caller(&self, call: &Call) -> String {
+        match &call.principal {
+            Principal::Root => call.account.clone(),
+            Principal::Session { role_arn, session_name, .. } => {
+                let role = self.role(role_arn).map_or_else(|| "AROA".to_owned(), |role| role.id);
+                format!("{role}:{session_name}")
+            }
+        }
+    }
+
     fn decide_for_role(&self, arn: &str, access: &Access<'_>) -> Decision {
         let roles = self.roles();
         let role = key_of(arn).and_then(|key| roles.get(&key)).filter(|role| role.arn == arn);

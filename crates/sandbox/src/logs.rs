@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::Deserialize;
 
-use crate::call::{Answer, AwsError, Call, Reply, Rest};
+use crate::call::{Answer, AwsError, Call, Reply};
 use crate::cloud::Cloud;
 use input::{constraint, group_name, invalid_parameter, required, stream_name};
 pub use puts::Put;
@@ -40,8 +40,6 @@ pub(crate) struct Logs {
 struct CreateLogGroup {
     log_group_name: Option<String>,
     log_group_class: Option<String>,
-    #[serde(flatten)]
-    rest: Rest,
 }
 
 #[derive(Deserialize)]
@@ -49,8 +47,6 @@ struct CreateLogGroup {
 struct NamedStream {
     log_group_name: Option<String>,
     log_stream_name: Option<String>,
-    #[serde(flatten)]
-    rest: Rest,
 }
 
 #[derive(Deserialize)]
@@ -58,8 +54,6 @@ struct NamedStream {
 struct PutRetentionPolicy {
     log_group_name: Option<String>,
     retention_in_days: Option<u32>,
-    #[serde(flatten)]
-    rest: Rest,
 }
 
 impl Logs {
@@ -117,8 +111,7 @@ impl Logs {
     }
 
     fn create_log_group(&self, cloud: &Cloud, call: &Call) -> Answer {
-        let request: CreateLogGroup = call.parse()?;
-        call.refuse_rest("logs", &request.rest)?;
+        let request: CreateLogGroup = call.parse_all("logs")?;
         if request.log_group_class.is_some_and(|class| class != "STANDARD") {
             return Err(AwsError::not_implemented(
                 "logs",
@@ -139,8 +132,7 @@ impl Logs {
     }
 
     fn put_retention_policy(&self, cloud: &Cloud, call: &Call) -> Answer {
-        let request: PutRetentionPolicy = call.parse()?;
-        call.refuse_rest("logs", &request.rest)?;
+        let request: PutRetentionPolicy = call.parse_all("logs")?;
         let name = required(request.log_group_name, "logGroupName")?;
         group_name(&name)?;
         let days = required(request.retention_in_days, "retentionInDays")?;
@@ -170,8 +162,7 @@ impl Logs {
     }
 
     fn named_stream(&self, cloud: &Cloud, call: &Call) -> Result<(String, String), AwsError> {
-        let request: NamedStream = call.parse()?;
-        call.refuse_rest("logs", &request.rest)?;
+        let request: NamedStream = call.parse_all("logs")?;
         let group = required(request.log_group_name, "logGroupName")?;
         group_name(&group)?;
         let stream = required(request.log_stream_name, "logStreamName")?;

@@ -325,15 +325,7 @@ fn check_text(
 }
 
 fn get_caller_identity(cloud: &Cloud, call: &Call) -> Reply {
-    let account = &call.account;
-    let id = match &call.principal {
-        Principal::Root => account.clone(),
-        Principal::Session { role_arn, session_name, .. } => {
-            let id = cloud.iam.role(role_arn).map(|role| role.id).unwrap_or_default();
-            format!("{id}:{session_name}")
-        }
-    };
-    let arn = call.caller_arn();
+    let (arn, id, account) = (call.caller_arn(), cloud.iam.id_of_caller(call), &call.account);
     let result = format!("<Arn>{arn}</Arn><UserId>{id}</UserId><Account>{account}</Account>");
     Reply::query(NAMESPACE, "GetCallerIdentity", &result)
 }

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::{CompactError, Rules};
+use super::{CompactError, Rules, list};
 use crate::{
     lake::{bucket::CompactAccount, manifest},
     name::FolderTime,
@@ -69,18 +69,12 @@ impl<'a> Folders<'a> {
 
     /// Puts the wanted folders below `level` on the stack, so that they are popped in order.
     async fn list<A: CompactAccount>(&mut self, account: &A, level: &Level) -> Result<(), CompactError> {
-        let (mut names, mut token) = (Vec::new(), None);
-        loop {
-            let place = || manifest::url(&self.rules.bucket, &level.key);
-            let page = account.list(&level.key, token).await.map_err(CompactError::of("list", place()))?;
-            let name = |folder: String| Some(folder.strip_prefix(&level.key)?.strip_suffix('/')?.to_owned());
-            names.extend(page.folders.into_iter().filter_map(name));
-            token = page.next;
-            if token.is_none() {
-                break;
+        let listing = list(account, &self.rules.bucket, &level.key).await?;
+        for folder in listing.folders.iter().rev() {
+            if let Some(name) = folder.strip_prefix(&level.key).and_then(|name| name.strip_suffix('/')) {
+                self.enter(level, name);
             }
         }
-        names.iter().rev().for_each(|name| self.enter(level, name));
         Ok(())
     }
 

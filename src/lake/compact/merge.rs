@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::{CompactError, get};
 #[cfg(feature = "parquet")]
 use crate::lake::{
-    file::{codec, unwritable},
+    file::unwritable,
     parquet::{ParquetReader, ParquetWriter, ReadError},
 };
 use crate::{
@@ -152,7 +152,7 @@ async fn write_parts<A: CompactAccount>(
 enum Reader {
     Ndjson(Lines),
     #[cfg(feature = "parquet")]
-    Parquet(ParquetReader<Bytes>),
+    Parquet(ParquetReader),
 }
 
 /// Lines of JSON in gzip.
@@ -270,7 +270,7 @@ impl Encoder {
             Format::Ndjson(_) => Ok(Self::Ndjson(GzEncoder::new(Vec::new(), Compression::new(GZIP_LEVEL)))),
             #[cfg(feature = "parquet")]
             Format::Parquet(compression) => {
-                ParquetWriter::new(codec(*compression), &[]).map(Self::Parquet).map_err(unwritable)
+                ParquetWriter::new(*compression).map(Self::Parquet).map_err(unwritable)
             }
             #[cfg(not(feature = "parquet"))]
             Format::Parquet(_) => {
@@ -359,7 +359,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        lake::row::Row,
+        lake::record::LakeRecord,
         tenant::{Compression, Fields},
     };
 
@@ -375,8 +375,8 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
     async fn other_tasks_run_while_a_row_group_is_compressed() {
-        let mut large = ParquetWriter::new(codec(Compression::Zstd), &[]).expect("a file");
-        large.push(&Row { message: &"x".repeat(2 * CHUNK), ..Row::default() });
+        let mut large = ParquetWriter::new(Compression::Zstd).expect("a file");
+        large.push(&LakeRecord { message: &"x".repeat(2 * CHUNK), ..LakeRecord::default() });
         assert!(others_run(Encoder::Parquet(large)).await);
         assert!(others_run(Encoder::new(&Format::Ndjson(Fields::All)).expect("a file")).await);
         // Small work stays on its thread.

@@ -21,7 +21,7 @@ const MOST_FILES: usize = 2000;
 
 /// What to do in a folder.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Plan {
+pub(super) struct TurnPlan {
     /// Files to merge. Each group becomes one file.
     pub(super) groups: Vec<Vec<ListedFile>>,
     /// Files to delete, by the URL of the file that replaced them. With the content that is in it.
@@ -32,9 +32,9 @@ pub(super) struct Plan {
     pub(super) unknown: Vec<String>,
 }
 
-/// Plans a turn. `listing` is older than `manifest`. Only files that logferry wrote and that have the row's `ending` are merged: if
-/// the row had another format before, the folder has others too, and other programs may write into it. Files that were replaced until `due` are to be deleted. Files in `left` stay
-/// as they are.
+/// Plans a turn. `listing` is older than `manifest`. Only files that logferry wrote and that have the row's `ending` are merged:
+/// if the row had another format before, the folder has others too, and other programs may write into it. Files that were
+/// replaced until `due` are to be deleted. Files in `left` stay as they are.
 pub(super) fn plan(
     bucket: &str,
     listing: &[ListedFile],
@@ -43,8 +43,8 @@ pub(super) fn plan(
     due: Timestamp,
     target: u64,
     left: &BTreeSet<String>,
-) -> Plan {
-    let mut plan = Plan::default();
+) -> TurnPlan {
+    let mut plan = TurnPlan::default();
     let mut small = Vec::new();
     for file in listing {
         let at = url(bucket, &file.key);
@@ -105,7 +105,7 @@ mod tests {
         if is_compacted(name) { format!("f/{name}") } else { format!("f/{name}{HASH}") }
     }
 
-    fn check(files: &[(&str, u64)], manifest: &Manifest, left: &str, expected: &[&[&str]]) -> Plan {
+    fn check(files: &[(&str, u64)], manifest: &Manifest, left: &str, expected: &[&[&str]]) -> TurnPlan {
         let file =
             |(name, size): &(&str, u64)| ListedFile { key: key(name), size: *size, etag: "e".to_owned() };
         let listing: Vec<_> = files.iter().map(file).collect();

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use super::{CompactError, Rules, Setup, folders::Folder, get};
+use super::{CompactError, Rules, Setup, folders::Folder, get, list};
 use crate::lake::{
     FileSpec,
     bucket::{CompactAccount, ListedFile, ReadObject, Unwanted},
@@ -35,16 +35,7 @@ pub(super) struct Read {
 impl<A: CompactAccount> Site<'_, A> {
     /// Lists all files of the folder.
     pub(super) async fn list(&self) -> Result<Vec<ListedFile>, CompactError> {
-        let (mut files, mut token) = (Vec::new(), None);
-        loop {
-            let page = self.account.list(&self.folder.key, token).await;
-            let page = page.map_err(CompactError::of("list", self.url(&self.folder.key)))?;
-            files.extend(page.files);
-            token = page.next;
-            if token.is_none() {
-                return Ok(files);
-            }
-        }
+        Ok(list(self.account, &self.rules.bucket, &self.folder.key).await?.files)
     }
 
     pub(super) fn url(&self, key: &str) -> String {

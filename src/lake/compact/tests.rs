@@ -20,40 +20,13 @@ use crate::{
         bucket::LakeRow,
         manifest::{self, Content, Manifest, is_compacted, url},
     },
-    name::LakeLayout,
-    tenant::{Bucket, Compression, Contents, Delivery, Destination, Fields, Format, Lake, Mode},
+    tenant::{Contents, Destination, tests::delivery_of},
 };
 
 const FOLDER: &str = "logs/source=web/dt=2026-01-02/hour=03/";
 /// End of the names of the worker's files, before their ending.
 const HASH: &str = "-0123456789abcdef";
 const KINDS: [&str; 2] = [".ndjson.gz", ".parquet"];
-
-fn delivery(ending: &str) -> Delivery {
-    let format = match ending {
-        ".parquet" => Format::Parquet(Compression::Zstd),
-        _ => Format::Ndjson(Fields::All),
-    };
-    let layout = LakeLayout::parse("source={application}/dt=YYYY-MM-DD/hour=HH/{file}").expect("a layout");
-    Delivery {
-        tenant_id: "acme".to_owned(),
-        name: "s3#lake".to_owned(),
-        enabled: true,
-        desired_logs: None,
-        mode: Mode::Live,
-        target_region: "us-east-1".to_owned(),
-        destination: Destination::S3(Bucket {
-            role: None,
-            external_id: None,
-            session_tags: false,
-            source_identity: false,
-            bucket_name: BUCKET.to_owned(),
-            bucket_owner: None,
-            bucket_prefix: "logs/".to_owned(),
-            contents: Contents::Lake(Lake { format, layout, lock: None }),
-        }),
-    }
-}
 
 fn at(text: &str) -> Timestamp {
     text.parse().expect("a timestamp")
@@ -66,11 +39,32 @@ fn setup() -> Setup {
 }
 
 async fn run(setup: Setup, ending: &str, handle: &Handle) -> Report {
-    let delivery = delivery(ending);
+    let delivery = delivery_of(
+        "s3#lake",
+        &[
+            ("target_region", "us-east-1"),
+            ("bucket_name", BUCKET),
+            ("bucket_prefix", "logs/"),
+            ("format", if ending == ".parquet" { "parquet" } else { "ndjson" }),
+            ("layout", "source={application}/dt=YYYY-MM-DD/hour=HH/{file}"),
+        ],
+    );
     let Destination::S3(destination) = &delivery.destination else { panic!("a bucket") };
     let Contents::Lake(lake) = &destination.contents else { panic!("a lake") };
     let row = LakeRow { delivery: &delivery, destination, lake };
     compact(&Arc::new(setup), handle.clone(), &row).await
+}
+
+/// Key of a file of the worker.
+fn key(name: &str, ending: &str) -> String {
+    format!("{FOLDER}{name}{HASH}{ending}")
+}
+
+/// A bucket with files of the worker.
+fn bucket_of<const N: usize>(ending: &str, files: [(&str, &[u32]); N]) -> Arc<Mutex<Objects>> {
+    let mut objects = Objects::default();
+    files.iter().for_each(|(name, records)| objects.put(&key(name, ending), records));
+    Arc::new(Mutex::new(objects))
 }
 
 /// A run without faults.
@@ -90,11 +84,8 @@ fn read_manifest(bucket: &Mutex<Objects>) -> Manifest {
 
 /// A folder with a past: a merged file, sources of it of which one came back, and new files.
 async fn lived_in(ending: &str) -> Arc<Mutex<Objects>> {
-    let bucket = Arc::<Mutex<Objects>>::default();
-    let key = |name: &str| format!("{FOLDER}{name}{HASH}{ending}");
-    for (name, records) in [("a", [1, 2]), ("b", [3, 4])] {
-        lock(&bucket).put(&key(name), &records);
-    }
+    let bucket = bucket_of(ending, [("a", &[1, 2]), ("b", &[3, 4])]);
+    let key = |name: &str| key(name, ending);
     let first = finish(ending, &bucket).await;
     assert_eq!((first.merged, first.written, &*first.failures), (2, 1, &[][..]));
     let mut objects = lock(&bucket);
@@ -241,13 +232,11 @@ async fn a_paused_run_is_harmless() {
 #[tokio::test]
 async fn a_source_that_comes_back_is_deleted_and_not_merged_again() {
     for ending in KINDS {
-        let bucket = Arc::<Mutex<Objects>>::default();
-        let key = |name: &str| format!("{FOLDER}{name}{HASH}{ending}");
-        lock(&bucket).put(&key("a"), &[1]);
-        lock(&bucket).put(&key("b"), &[2]);
+        let bucket = bucket_of(ending, [("a", &[1]), ("b", &[2])]);
         finish(ending, &bucket).await;
         let merged = names(&bucket);
-        lock(&bucket).objects.insert(key("b"), file(&key("b"), &[2]));
+        let b = key("b", ending);
+        lock(&bucket).objects.insert(b.clone(), file(&b, &[2]));
         let report = finish(ending, &bucket).await;
         assert_eq!((report.removed, report.merged, report.written), (1, 0, 0), "{report:?}");
         assert_eq!(names(&bucket), merged);
@@ -264,11 +253,8 @@ async fn a_source_that_comes_back_is_deleted_and_not_merged_again() {
 #[tokio::test]
 async fn a_source_that_comes_back_with_other_records_stays_and_is_told() {
     for ending in KINDS {
-        let bucket = Arc::<Mutex<Objects>>::default();
-        let key = |name: &str| format!("{FOLDER}{name}{HASH}{ending}");
-        for (name, record) in [("a", 1), ("b", 2), ("c", 3), ("d", 4)] {
-            lock(&bucket).put(&key(name), &[record]);
-        }
+        let bucket = bucket_of(ending, [("a", &[1]), ("b", &[2]), ("c", &[3]), ("d", &[4])]);
+        let key = |name: &str| key(name, ending);
         finish(ending, &bucket).await;
         // More records than were merged, other bytes with as many records, a broken file, and a large one.
         let large: Vec<u32> = (0..200_000).collect();
@@ -304,21 +290,19 @@ async fn a_source_that_comes_back_with_other_records_stays_and_is_told() {
 async fn a_source_that_is_written_again_while_it_is_deleted_stays() {
     for ending in KINDS {
         for again in [false, true] {
-            let bucket = Arc::<Mutex<Objects>>::default();
-            let key = |name: &str| format!("{FOLDER}{name}{HASH}{ending}");
-            lock(&bucket).put(&key("a"), &[1]);
-            lock(&bucket).put(&key("b"), &[2]);
+            let bucket = bucket_of(ending, [("a", &[1]), ("b", &[2])]);
+            let a = key("a", ending);
             if again {
                 // It has come back with its records once before, in other bytes.
                 finish(ending, &bucket).await;
-                lock(&bucket).objects.insert(key("a"), file(&key("a"), &[9]));
+                lock(&bucket).objects.insert(a.clone(), file(&a, &[9]));
             }
-            let more = file(&key("a"), &[1, 5]);
-            lock(&bucket).comes_back = Some((key("a"), more.clone()));
+            let more = file(&a, &[1, 5]);
+            lock(&bucket).comes_back = Some((a.clone(), more.clone()));
             let report = finish(ending, &bucket).await;
             assert_eq!(report.removed, u64::from(!again), "{report:?}");
             assert!(lock(&bucket).comes_back.is_none(), "nothing was deleted");
-            assert_eq!(lock(&bucket).objects.get(&key("a")), Some(&more), "{report:?}");
+            assert_eq!(lock(&bucket).objects.get(&a), Some(&more), "{report:?}");
             let report = finish(ending, &bucket).await;
             assert!(report.failures[0].contains("it has 2 records now"), "{report:?}");
             assert_eq!((names(&bucket).len(), &*lock(&bucket).violations), (2, &[][..]));
@@ -408,10 +392,10 @@ async fn an_unreadable_source_stays_and_the_others_are_merged() {
             if broken == "line" && ending == ".parquet" {
                 continue;
             }
-            let bucket = Arc::<Mutex<Objects>>::default();
-            let key = |name: &str| format!("{FOLDER}{name}{HASH}{ending}");
+            let bucket = bucket_of(ending, [("a", &[1]), ("c", &[2])]);
+            let b = key("b", ending);
             let records: Vec<u32> = (100..400).collect();
-            let whole = file(&key("b"), &records);
+            let whole = file(&b, &records);
             let mut body = whole.to_vec();
             match broken {
                 "text" => body = b"not a file of the lake".to_vec(),
@@ -419,19 +403,17 @@ async fn an_unreadable_source_stays_and_the_others_are_merged() {
                 "middle" => body[whole.len() / 4..whole.len() / 4 + 40].fill(0xff),
                 _ => body.truncate(whole.len() - 9),
             }
-            lock(&bucket).put(&key("a"), &[1]);
-            lock(&bucket).objects.insert(key("b"), body.into());
-            lock(&bucket).put(&key("c"), &[2]);
+            lock(&bucket).objects.insert(b.clone(), body.into());
             let report = finish(ending, &bucket).await;
             assert_eq!((report.merged, report.written), (2, 1), "{report:?}");
-            let bad = url(BUCKET, &key("b"));
+            let bad = url(BUCKET, &b);
             assert!(matches!(&*report.failures, [only] if only.starts_with(&bad)), "{report:?}");
             let names = names(&bucket);
             assert!(names.len() == 2 && names.contains(&format!("b{HASH}{ending}")), "{broken}: {names:?}");
             // The reader of the test reads what is readable of the broken file.
             let mut objects = lock(&bucket);
             objects.violations.clear();
-            objects.objects.remove(&key("b"));
+            objects.objects.remove(&b);
             objects.look();
             assert_eq!(objects.violations, [""; 0], "{broken}");
         }
@@ -474,33 +456,26 @@ async fn a_file_with_a_bad_line_stays() {
     let long = format!("{{\"message\":\"{}\"}}", "x".repeat(3 << 20));
     for bad in ["", "text", "[1]", "7", "{\"a\":1} {}", "{\"a\":1", "{\"a\":\"\u{1}\"}"] {
         for lines in [[bad, "{}", "{}"], ["{}", bad, "{}"], ["{}", &long, bad], [&long, bad, &long]] {
-            let bucket = Arc::<Mutex<Objects>>::default();
-            let key = |name: &str| format!("{FOLDER}{name}{HASH}.ndjson.gz");
-            for (name, record) in [("a", 1), ("c", 2)] {
-                lock(&bucket).put(&key(name), &[record]);
-            }
+            let bucket = bucket_of(".ndjson.gz", [("a", &[1]), ("c", &[2])]);
+            let b = key("b", ".ndjson.gz");
             let body = bucket::gzip(&(lines.join("\n") + "\n"));
-            lock(&bucket).objects.insert(key("b"), body.clone());
+            lock(&bucket).objects.insert(b.clone(), body.clone());
             let report = finish(".ndjson.gz", &bucket).await;
             assert_eq!((report.merged, report.written), (2, 1), "{bad}: {report:?}");
             let at = 1 + lines.iter().position(|line| *line == bad).expect("it is there");
-            let told = format!("{} stays as it is: line {at} is not", url(BUCKET, &key("b")));
+            let told = format!("{} stays as it is: line {at} is not", url(BUCKET, &b));
             assert!(matches!(&*report.failures, [only] if only.starts_with(&told)), "{told}: {report:?}");
-            assert_eq!(lock(&bucket).objects.get(&key("b")), Some(&body));
+            assert_eq!(lock(&bucket).objects.get(&b), Some(&body));
         }
     }
 }
 
 #[tokio::test]
 async fn sources_stay_if_the_merged_file_is_gone() {
-    let bucket = Arc::<Mutex<Objects>>::default();
-    let key = |name: &str| format!("{FOLDER}{name}{HASH}.parquet");
-    for (name, record) in [("a", 1), ("b", 2)] {
-        lock(&bucket).put(&key(name), &[record]);
-    }
+    let bucket = bucket_of(".parquet", [("a", &[1]), ("b", &[2])]);
     // Killed after the write that lets the merged file count.
     let mut call = 0;
-    while read_manifest(&bucket).state(&url(BUCKET, &key("a"))).is_none() {
+    while read_manifest(&bucket).state(&url(BUCKET, &key("a", ".parquet"))).is_none() {
         assert!(call < 50, "no run lets the merged file count");
         run(setup(), ".parquet", &Handle::new(&bucket).with_fault(call, Fault::KillAfter)).await;
         call += 1;

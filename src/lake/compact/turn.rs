@@ -1,6 +1,6 @@
 //! One turn at a folder.
 
-use std::{collections::BTreeSet, fmt::Write, sync::Arc};
+use std::{collections::BTreeSet, fmt::Write, ops::ControlFlow, sync::Arc};
 
 use jiff::Timestamp;
 use tokio::sync::OwnedSemaphorePermit;
@@ -11,7 +11,7 @@ use super::{
     folders::Folder,
     get,
     merge::{Merged, merge, records},
-    plan::{Plan, is_older, plan},
+    plan::{TurnPlan, is_older, plan},
     site::{Read, Site},
 };
 use crate::lake::{
@@ -40,8 +40,8 @@ pub(super) async fn take<A: CompactAccount>(
     count(&setup.progress.folders, 1);
     while !setup.stop.is_cancelled() {
         match turn.once().await {
-            Ok(Next::Again) => {}
-            Ok(Next::Done) => break,
+            Ok(ControlFlow::Continue(())) => {}
+            Ok(ControlFlow::Break(())) => break,
             Err(error) => {
                 turn.report.failures.push(error.to_string());
                 break;
@@ -61,14 +61,9 @@ struct Turn<'a, A> {
     report: Report,
 }
 
-enum Next {
-    /// Files were merged; there may be more.
-    Again,
-    Done,
-}
-
 impl<A: CompactAccount> Turn<'_, A> {
-    async fn once(&mut self) -> Result<Next, CompactError> {
+    /// Takes one turn. It continues if files were merged: there may be more.
+    async fn once(&mut self) -> Result<ControlFlow<()>, CompactError> {
         let site = self.site;
         let Site { setup, rules, .. } = *site;
         if self.place.is_none() {
@@ -91,18 +86,18 @@ impl<A: CompactAccount> Turn<'_, A> {
         );
         if setup.dry_run {
             self.foresee(&plan);
-            return Ok(Next::Done);
+            return Ok(ControlFlow::Break(()));
         }
         self.remove(&plan).await?;
         // The clock of the other run may be wrong.
         let since = |since: Timestamp| since.min(read.written.unwrap_or(since));
         if read.manifest.merging().any(|(_, at)| !is_older(since(at), setup.takeover, now)) {
             self.report.busy += 1;
-            return Ok(Next::Done);
+            return Ok(ControlFlow::Break(()));
         }
         let unfinished = site.unfinished(&read.manifest);
         if unfinished.is_empty() && plan.groups.is_empty() {
-            return Ok(Next::Done);
+            return Ok(ControlFlow::Break(()));
         }
         let mut permit = None;
         if !plan.groups.is_empty() {
@@ -115,12 +110,12 @@ impl<A: CompactAccount> Turn<'_, A> {
         read.manifest.forget(now, |file| existing.contains(file));
         let Some(etag) = self.site.write(&read.manifest, read.etag.as_deref()).await? else {
             self.report.busy += 1;
-            return Ok(Next::Done);
+            return Ok(ControlFlow::Break(()));
         };
         read.etag = Some(etag);
         self.site.delete(&unfinished).await?;
         if groups.is_empty() {
-            return Ok(Next::Done);
+            return Ok(ControlFlow::Break(()));
         }
         let stop = setup.stop.child_token();
         let work = async {
@@ -137,7 +132,7 @@ impl<A: CompactAccount> Turn<'_, A> {
             Some(Ok(_)) => {
                 self.give_up(read).await;
                 // The next turn has another plan, because the sources that could not be merged are left alone.
-                Ok(Next::Again)
+                Ok(ControlFlow::Continue(()))
             }
             Some(Err(error)) => {
                 self.give_up(read).await;
@@ -146,13 +141,13 @@ impl<A: CompactAccount> Turn<'_, A> {
             // The files that were written are abandoned, and the other compaction deletes them.
             None => {
                 self.report.busy += 1;
-                Ok(Next::Done)
+                Ok(ControlFlow::Break(()))
             }
         }
     }
 
     /// Counts what a run would merge.
-    fn foresee(&mut self, plan: &Plan) {
+    fn foresee(&mut self, plan: &TurnPlan) {
         for group in &plan.groups {
             let bytes: u64 = group.iter().map(|file| file.size).sum();
             self.report.merged += group.len() as u64;
@@ -165,7 +160,7 @@ impl<A: CompactAccount> Turn<'_, A> {
     }
 
     /// Deletes files that do not count any more.
-    async fn remove(&mut self, plan: &Plan) -> Result<(), CompactError> {
+    async fn remove(&mut self, plan: &TurnPlan) -> Result<(), CompactError> {
         for file in &plan.unknown {
             self.fail(format!(
                 "no manifest knows {file}, so its records do not count; restore {} from an older version, or delete the file",
@@ -305,7 +300,11 @@ impl<A: CompactAccount> Turn<'_, A> {
     }
 
     /// Lets the merged files count instead of their sources.
-    async fn commit(&mut self, mut read: Read, merged: Vec<(String, Merged)>) -> Result<Next, CompactError> {
+    async fn commit(
+        &mut self,
+        mut read: Read,
+        merged: Vec<(String, Merged)>,
+    ) -> Result<ControlFlow<()>, CompactError> {
         let now = (self.site.setup.now)();
         for (key, Merged { sources, .. }) in &merged {
             let sources = sources.iter().map(|(source, records)| {
@@ -319,7 +318,7 @@ impl<A: CompactAccount> Turn<'_, A> {
         if self.site.write(&read.manifest, read.etag.as_deref()).await?.is_none() {
             // Another compaction took the folder over. The merged files are abandoned, and it deletes them.
             self.report.busy += 1;
-            return Ok(Next::Done);
+            return Ok(ControlFlow::Break(()));
         }
         for (_, Merged { sources, bytes, .. }) in &merged {
             self.report.merged += sources.len() as u64;
@@ -329,7 +328,7 @@ impl<A: CompactAccount> Turn<'_, A> {
             count(&self.site.setup.progress.merged, sources.len() as u64);
             count(&self.site.setup.progress.written, 1);
         }
-        Ok(Next::Again)
+        Ok(ControlFlow::Continue(()))
     }
 
     /// Waits for queries that listed the folder before the merged files were there. Returns false if the run is told to stop.

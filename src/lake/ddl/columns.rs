@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::{DdlError, Kind, partitions::Partition};
 use crate::{
     name::LakePart,
+    route::Name,
     tenant::{Fields, Format},
 };
 
@@ -32,7 +33,7 @@ pub(super) struct Shown {
     pub(super) value: String,
 }
 
-/// Columns of Parquet files, in the order of `lake::row`.
+/// Columns of Parquet files, in the order of `lake::record`.
 pub(super) const PARQUET: [(&str, Kind); 12] = [
     ("timestamp", Kind::Timestamp),
     ("message", Kind::Text),
@@ -69,11 +70,11 @@ const MEMBERS: [&str; 15] = [
 
 /// Where the view finds the columns of Parquet in NDJSON: the part of the key that a partition may be, and the members, the best
 /// first. `lake::record` has the same order.
-const SOURCES: [(&str, Option<LakePart>, &[&str]); 9] = [
-    ("tenant", Some(LakePart::Tenant), &["customer_id"]),
-    ("cluster", Some(LakePart::Cluster), &["cluster_id"]),
-    ("application", Some(LakePart::Application), &["application"]),
-    ("pod", Some(LakePart::Pod), &["pod_name", "kubernetes.pod_name"]),
+const SOURCES: [(&str, Option<Name>, &[&str]); 9] = [
+    ("tenant", Some(Name::Tenant), &["customer_id"]),
+    ("cluster", Some(Name::Cluster), &["cluster_id"]),
+    ("application", Some(Name::Application), &["application"]),
+    ("pod", Some(Name::Pod), &["pod_name", "kubernetes.pod_name"]),
     ("stream", None, &["stream"]),
     ("namespace", None, &["kubernetes.pod_namespace", "kubernetes.namespace_name", "namespace"]),
     ("container", None, &["kubernetes.container_name", "container_name", "container"]),
@@ -93,22 +94,11 @@ pub(super) fn of(format: &Format, partitions: &[Partition]) -> Result<Vec<Column
     };
     let mut kept = Vec::new();
     for column in columns {
+        let label = SOURCES.iter().find_map(|(name, label, _)| label.filter(|_| *name == column.name));
         match partitions.iter().find(|partition| partition.name == column.name) {
             None => kept.push(column),
-            Some(partition) => {
-                let same = |(label, name): (LakePart, &str)| {
-                    partition.label.as_ref() == Some(&label) && column.name == name
-                };
-                let labels = [
-                    (LakePart::Tenant, "tenant"),
-                    (LakePart::Cluster, "cluster"),
-                    (LakePart::Application, "application"),
-                    (LakePart::Pod, "pod"),
-                ];
-                if !labels.into_iter().any(same) {
-                    return Err(DdlError::Hidden(column.name));
-                }
-            }
+            Some(partition) if label.is_some() && partition.label == label.map(LakePart::Name) => {}
+            Some(_) => return Err(DdlError::Hidden(column.name)),
         }
     }
     Ok(kept)
@@ -174,6 +164,7 @@ fn of_members(columns: &[Column], partitions: &[Partition]) -> Vec<Shown> {
         shown.push(plain("message", Kind::Text));
     }
     for (name, label, members) in SOURCES {
+        let label = label.map(LakePart::Name);
         let partition = partitions.iter().find(|partition| label.is_some() && partition.label == label);
         let mut values: Vec<_> =
             partition.iter().map(|partition| format!("f.\"{}\"", partition.name)).collect();

@@ -1,20 +1,8 @@
 use super::*;
 use crate::{
     name::LakeLayout,
-    tenant::{Attribute, Content, Contents, Delivery, Destination, Row, check_row},
+    tenant::{Contents, Destination, tests::delivery_of},
 };
-
-fn delivery(fields: &[(&str, &str)]) -> std::sync::Arc<Delivery> {
-    let mut row = Row::from([("enabled".to_owned(), Attribute::Bool(true))]);
-    let common = [("bucket_name", "b-1"), ("bucket_prefix", "p/"), ("target_region", "us-east-1")];
-    for (name, value) in common.iter().chain(fields) {
-        row.insert((*name).to_owned(), Attribute::Text((*value).to_owned()));
-    }
-    match check_row("acme", "s3", &row, None) {
-        Ok(Content::Delivery(delivery)) => delivery,
-        other => panic!("{other:?}"),
-    }
-}
 
 fn wishes(values: &[(&str, &str)]) -> Wishes {
     let list = |text: &str| text.split(',').map(str::to_owned).collect();
@@ -27,7 +15,8 @@ fn wishes(values: &[(&str, &str)]) -> Wishes {
 }
 
 fn tables(fields: &[(&str, &str)], values: &[(&str, &str)]) -> Result<Tables, DdlError> {
-    let delivery = delivery(fields);
+    let common = [("bucket_name", "b-1"), ("bucket_prefix", "p/"), ("target_region", "us-east-1")];
+    let delivery = delivery_of("s3", &[&common[..], fields].concat());
     let Destination::S3(bucket) = &delivery.destination else { panic!("{delivery:?}") };
     let Contents::Lake(lake) = &bucket.contents else { panic!("{bucket:?}") };
     Tables::new(&delivery.tenant_id, bucket, lake, &wishes(values))

@@ -6,7 +6,7 @@ use crate::{
         claim::{Claim, ClaimSettings, Claimed, Claims, Metrics},
         memory::MemoryLedger,
     },
-    tenant::{Attribute, Content, Contents, Destination, Row, check_row},
+    tenant::{Contents, Destination, tests::delivery_of},
 };
 
 async fn claimed(claims: &Claims<MemoryLedger>, object: &ObjectRef) -> Arc<Claim<MemoryLedger>> {
@@ -18,15 +18,8 @@ async fn claimed(claims: &Claims<MemoryLedger>, object: &ObjectRef) -> Arc<Claim
 
 /// A lane that gives up after it has flushed all records, as behind a break of the object: where the next attempt begins.
 async fn begins_after(defect: impl FnOnce(&mut LakeTally)) -> u64 {
-    let text = |value: &str| Attribute::Text(value.to_owned());
-    let row = [
-        ("enabled", Attribute::Bool(true)),
-        ("bucket_name", text("lake")),
-        ("target_region", text("us-east-1")),
-        ("format", text("ndjson")),
-    ];
-    let row: Row = row.map(|(name, value)| (name.to_owned(), value)).into();
-    let Ok(Content::Delivery(delivery)) = check_row("acme", "s3", &row, None) else { panic!("{row:?}") };
+    let row = [("bucket_name", "lake"), ("target_region", "us-east-1"), ("format", "ndjson")];
+    let delivery = delivery_of("s3", &row);
     let Destination::S3(destination) = &delivery.destination else { panic!("{delivery:?}") };
     let Contents::Lake(lake) = &destination.contents else { panic!("{destination:?}") };
     let (route, object) = (Route::default(), ObjectRef { etag: Some("e".into()), ..ObjectRef::default() });

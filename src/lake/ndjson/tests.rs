@@ -14,26 +14,21 @@ fn named(names: &[&str]) -> Fields {
     Fields::Named(names.iter().map(|name| (*name).to_owned()).collect())
 }
 
+fn reader(format: &RecordFormat) -> RecordReader {
+    RecordReader::new(1 << 20, Timestamp::UNIX_EPOCH).of_format(format, AT)
+}
+
 /// Writes the records of a text, and returns the file's text.
 fn write(text: &[u8], format: &RecordFormat, fields: &Fields) -> String {
-    let mut reader = RecordReader::new(1 << 20, Timestamp::UNIX_EPOCH).of_format(format, AT);
-    let (mut writer, mut file, mut window) = (NdjsonWriter::new(fields), Vec::new(), text);
-    loop {
-        match reader.next(window, More::Ended).expect("the text is good") {
-            Step::Record { record, consumed } => {
-                writer.push(&record, AT);
-                window = &window[consumed..];
-                if writer.encoded() > 1000 {
-                    file.extend(writer.take_encoded());
-                    assert_eq!(writer.encoded(), 0);
-                }
-                assert!(writer.pending_bytes() <= BLOCK);
-            }
-            Step::End => break,
-            step => window = &window[step.consumed()..],
+    let (mut writer, mut file) = (NdjsonWriter::new(fields), Vec::new());
+    reader(format).each_of(text, |record| {
+        writer.push(record, AT);
+        if writer.encoded() > 1000 {
+            file.extend(writer.take_encoded());
+            assert_eq!(writer.encoded(), 0);
         }
-    }
-    assert_eq!(writer.rows(), reader.count());
+        assert!(writer.lines.pending.len() <= BLOCK);
+    });
     file.extend(writer.finish());
     let mut text = String::new();
     GzDecoder::new(&file[..]).read_to_string(&mut text).expect("the file is gzip");
@@ -196,20 +191,12 @@ proptest! {
 #[test]
 fn names_that_no_record_has_are_known() {
     let check = |text: &str, format: &RecordFormat, names: &[&str], expected: &[(&str, Sight)]| {
-        let mut reader = RecordReader::new(1 << 20, Timestamp::UNIX_EPOCH).of_format(format, AT);
-        let (mut members, mut window) = (Members::new(&named(names)), text.as_bytes());
-        loop {
+        let mut members = Members::new(&named(names));
+        reader(format).each_of(text.as_bytes(), |record| {
             let mut writer = NdjsonWriter::new(&named(names));
-            match reader.next(window, More::Ended).expect("the text is good") {
-                Step::Record { record, consumed } => {
-                    writer.push(&record, AT);
-                    window = &window[consumed..];
-                }
-                Step::End => break,
-                step => window = &window[step.consumed()..],
-            }
+            writer.push(record, AT);
             members.add(writer.members());
-        }
+        });
         let expected: Vec<_> = expected.iter().map(|(name, sight)| (*name, sight)).collect();
         assert_eq!(members.named().collect::<Vec<_>>(), expected, "{names:?} of {text}");
     };

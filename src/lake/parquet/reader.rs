@@ -20,7 +20,7 @@ use ::parquet::{
 use bytes::Bytes;
 
 use super::SCHEMA;
-use crate::lake::row::Row;
+use crate::lake::record::LakeRecord;
 
 /// Rows that are decoded at once. Their values keep their pages in memory, and a large value has a page of its own.
 const BATCH: usize = 8;
@@ -53,26 +53,26 @@ pub enum ReadError {
 ///
 /// The reader holds the footer, and, of each column, the dictionary and the page that is being read: at most 512 KiB each, but
 /// of large values up to 8, each with a page of its own. The size of a row group does not matter.
-pub struct ParquetReader<R: ChunkReader> {
-    file: Arc<R>,
+pub struct ParquetReader {
+    file: Bytes,
     footer: ParquetMetaData,
     /// Row groups that were opened.
     groups: usize,
     open: Option<Group>,
 }
 
-impl<R: ChunkReader> fmt::Debug for ParquetReader<R> {
+impl fmt::Debug for ParquetReader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ParquetReader").field("groups", &self.groups).finish_non_exhaustive()
     }
 }
 
-impl<R: ChunkReader + 'static> ParquetReader<R> {
-    /// Reads the footer of `file`: of [`Bytes`], a [`File`](std::fs::File), or the like.
+impl ParquetReader {
+    /// Reads the footer of `file`.
     ///
     /// # Errors
     /// [`ReadError::Footer`], [`ReadError::Columns`].
-    pub fn new(file: R) -> Result<Self, ReadError> {
+    pub fn new(file: Bytes) -> Result<Self, ReadError> {
         let parsed = caught(|| ParquetMetaDataReader::new().parse_and_finish(&file));
         let footer = parsed.map_err(ReadError::Footer)?;
         let columns = footer.file_metadata().schema_descr().columns();
@@ -91,7 +91,7 @@ impl<R: ChunkReader + 'static> ParquetReader<R> {
             let wrong = "the numbers of rows of the file and of its row groups differ";
             return Err(ReadError::Footer(ParquetError::General(wrong.to_owned())));
         }
-        Ok(Self { file: Arc::new(file), footer, groups: 0, open: None })
+        Ok(Self { file, footer, groups: 0, open: None })
     }
 
     /// Rows in the file, by its footer.
@@ -100,18 +100,11 @@ impl<R: ChunkReader + 'static> ParquetReader<R> {
         u64::try_from(self.footer.file_metadata().num_rows()).unwrap_or(0)
     }
 
-    /// A value of the file's metadata.
-    #[must_use]
-    pub fn metadata(&self, key: &str) -> Option<&str> {
-        let pairs = self.footer.file_metadata().key_value_metadata()?;
-        pairs.iter().find(|pair| pair.key == key)?.value.as_deref()
-    }
-
     /// The next row, or `None` at the end of the file. After an error the reader is of no more use.
     ///
     /// # Errors
     /// [`ReadError::Column`]. Rows that were given before are correct, as far as the format can tell: it has no checksums.
-    pub fn next_row(&mut self) -> Result<Option<Row<'_>>, ReadError> {
+    pub fn next_row(&mut self) -> Result<Option<LakeRecord<'_>>, ReadError> {
         loop {
             if let Some(group) = &mut self.open
                 && group.decode()?
@@ -143,11 +136,7 @@ struct Group {
 }
 
 impl Group {
-    fn open<R: ChunkReader + 'static>(
-        file: &Arc<R>,
-        footer: &RowGroupMetaData,
-        number: usize,
-    ) -> Result<Self, ReadError> {
+    fn open(file: &Bytes, footer: &RowGroupMetaData, number: usize) -> Result<Self, ReadError> {
         let left =
             usize::try_from(footer.num_rows()).map_err(ParquetError::from).map_err(column(0, number))?;
         let reader = open_column(file, footer, 0).map_err(column(0, number))?;
@@ -178,7 +167,7 @@ impl Group {
     }
 
     /// The next row, which is decoded.
-    fn take(&mut self) -> Result<Row<'_>, ReadError> {
+    fn take(&mut self) -> Result<LakeRecord<'_>, ReadError> {
         let row = self.next;
         self.next += 1;
         let optional = |index: usize| {
@@ -189,7 +178,7 @@ impl Group {
             let missing = || ParquetError::General("a value is missing".to_owned());
             optional(index)?.ok_or_else(missing).map_err(column(index, self.number))
         };
-        Ok(Row {
+        Ok(LakeRecord {
             timestamp: self.timestamps.rows[row],
             message: required(1)?,
             tenant: required(2)?,
@@ -257,14 +246,14 @@ fn column(index: usize, group: usize) -> impl FnOnce(ParquetError) -> ReadError 
     move |source| ReadError::Column { column: SCHEMA.columns()[index].name(), group, source }
 }
 
-fn open_column<R: ChunkReader + 'static, T: DataType>(
-    file: &Arc<R>,
+fn open_column<T: DataType>(
+    file: &Bytes,
     footer: &RowGroupMetaData,
     index: usize,
 ) -> Result<ColumnReaderImpl<T>, ParquetError> {
     caught(|| {
         let column = footer.column(index);
-        let file = PageSizes { file: Arc::clone(file), limit: column.uncompressed_size() };
+        let file = PageSizes { file: file.clone(), limit: column.uncompressed_size() };
         let pages = SerializedPageReader::new(Arc::new(file), column, 0, None)?;
         Ok(ColumnReaderImpl::new(SCHEMA.column(index), Box::new(pages)))
     })
@@ -281,23 +270,23 @@ fn caught<T>(call: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, Parque
 
 /// A file whose pages are not larger than their column. Without the check, a broken header of a page makes the decoder allocate
 /// up to 2 GiB.
-struct PageSizes<R> {
-    file: Arc<R>,
+struct PageSizes {
+    file: Bytes,
     /// Size of the column, decompressed.
     limit: i64,
 }
 
-impl<R: ChunkReader> Length for PageSizes<R> {
+impl Length for PageSizes {
     fn len(&self) -> u64 {
-        self.file.len()
+        self.file.len() as u64
     }
 }
 
-impl<R: ChunkReader> ChunkReader for PageSizes<R> {
-    type T = R::T;
+impl ChunkReader for PageSizes {
+    type T = <Bytes as ChunkReader>::T;
 
     /// The decoder calls this for the headers of pages.
-    fn get_read(&self, start: u64) -> Result<R::T, ParquetError> {
+    fn get_read(&self, start: u64) -> Result<Self::T, ParquetError> {
         let mut head = Vec::with_capacity(16);
         self.file.get_read(start)?.take(16).read_to_end(&mut head)?;
         match page_size(&head) {

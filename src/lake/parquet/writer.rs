@@ -19,7 +19,7 @@ use ::parquet::{
 use bytes::Bytes;
 
 use super::{SCHEMA, VERSION_KEY};
-use crate::lake::row::Row;
+use crate::{lake::record::LakeRecord, tenant::Compression};
 
 /// Rows that the encoder of a column gets at once.
 const BATCH: usize = 256;
@@ -34,15 +34,6 @@ const BLOCK: usize = 64 << 10;
 
 /// zstd's level. On logs level 1 saves 6 % of the CPU time, and makes files 6 % larger.
 const ZSTD_LEVEL: i32 = 3;
-
-/// Codec of a file's pages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Compression {
-    /// zstd, level 3.
-    Zstd,
-    /// Snappy: larger files than with zstd, for programs that do not read zstd.
-    Snappy,
-}
 
 /// Why a file cannot be written.
 #[derive(Debug, thiserror::Error)]
@@ -67,31 +58,25 @@ pub struct ParquetWriter {
     /// The string columns, in the schema's order.
     strings: [Strings; 11],
     pending: usize,
-    rows: u64,
 }
 
 impl fmt::Debug for ParquetWriter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ParquetWriter")
-            .field("rows", &self.rows)
-            .field("pending", &self.pending)
-            .finish_non_exhaustive()
+        f.debug_struct("ParquetWriter").field("pending", &self.pending).finish_non_exhaustive()
     }
 }
 
 impl ParquetWriter {
-    /// Begins a file. The file's metadata gets `metadata`, and this program's version as [`VERSION_KEY`].
+    /// Begins a file. The file's metadata has this program's version as [`VERSION_KEY`].
     ///
     /// # Errors
     /// None is known.
-    pub fn new(compression: Compression, metadata: &[(&str, &str)]) -> Result<Self, WriteError> {
+    pub fn new(compression: Compression) -> Result<Self, WriteError> {
         let codec = match compression {
             Compression::Zstd => basic::Compression::ZSTD(basic::ZstdLevel::try_new(ZSTD_LEVEL)?),
             Compression::Snappy => basic::Compression::SNAPPY,
         };
-        let version = (VERSION_KEY, env!("CARGO_PKG_VERSION"));
-        let pairs = std::iter::once(&version).chain(metadata);
-        let pairs = pairs.map(|(key, value)| KeyValue::new((*key).to_owned(), (*value).to_owned()));
+        let version = KeyValue::new(VERSION_KEY.to_owned(), env!("CARGO_PKG_VERSION").to_owned());
         let path = |index: usize| SCHEMA.column(index).path().clone();
         let (timestamp, message) = (path(0), path(1));
         let properties = WriterProperties::builder()
@@ -99,7 +84,7 @@ impl ParquetWriter {
             .set_write_batch_size(BATCH)
             .set_data_page_size_limit(PAGE_BYTES)
             .set_dictionary_page_size_limit(PAGE_BYTES)
-            .set_key_value_metadata(Some(pairs.collect()))
+            .set_key_value_metadata(Some(vec![version]))
             .set_column_dictionary_enabled(timestamp, false)
             .set_column_dictionary_enabled(message.clone(), false)
             .set_column_statistics_enabled(message, EnabledStatistics::Chunk)
@@ -109,47 +94,24 @@ impl ParquetWriter {
             timestamps: Vec::new(),
             strings: Default::default(),
             pending: 0,
-            rows: 0,
         })
     }
 
     /// Adds a row to the open row group.
-    pub fn push(&mut self, row: &Row<'_>) {
-        let Row {
-            timestamp,
-            message,
-            tenant,
-            cluster,
-            application,
-            pod,
-            stream,
-            namespace,
-            container,
-            node,
-            level,
-            rest,
-        } = *row;
-        let required = [message, tenant, cluster, application, pod].map(Some);
-        let optional = [stream, namespace, container, node, level, rest];
-        let values = required.into_iter().chain(optional);
+    pub fn push(&mut self, row: &LakeRecord<'_>) {
+        let required = [row.message, row.tenant, row.cluster, row.application, row.pod].map(Some);
+        let optional = [row.stream, row.namespace, row.container, row.node, row.level, row.rest];
         self.pending += grow(&mut self.timestamps, 1);
-        self.timestamps.push(timestamp);
-        for (column, value) in self.strings.iter_mut().zip(values) {
+        self.timestamps.push(row.timestamp);
+        for (column, value) in self.strings.iter_mut().zip(required.into_iter().chain(optional)) {
             self.pending += column.push(value);
         }
-        self.rows += 1;
     }
 
     /// Memory of the open row group's values. A value that equals the column's value in the row before needs none.
     #[must_use]
     pub fn pending_bytes(&self) -> usize {
         self.pending
-    }
-
-    /// Rows that were pushed.
-    #[must_use]
-    pub fn rows(&self) -> u64 {
-        self.rows
     }
 
     /// Encoded bytes that were not taken.

@@ -3,37 +3,24 @@ use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
 use super::{super::samples::samples, *};
-use crate::records::{More, RecordFormat, RecordReader, Step};
+use crate::records::{RecordFormat, RecordReader};
 
 /// 2026-11-21T12:00:00Z: the worker's clock, and the object's time.
 const NOW: Timestamp = Timestamp::constant(1_795_262_400, 0);
 const MODIFIED: i64 = 1_795_262_400_000;
 
 fn route() -> Route {
-    let [tenant, cluster, application, pod] = ["acme", "prod-1", "web", "web-0"].map(str::to_owned);
-    Route { tenant, cluster, application, pod, file: "1.json.gz".to_owned() }
+    Route::of(["acme", "prod-1", "web", "web-0", "1.json.gz"])
 }
 
 /// Calls `take` with each record of the text.
-fn each_record(text: &[u8], format: &RecordFormat, mut take: impl FnMut(&Record<'_>)) {
+fn each_record(text: &[u8], format: &RecordFormat, take: impl FnMut(&Record<'_>)) {
     // The clock is far ahead, so that the object's time alone judges the records' times.
     let clock = NOW.saturating_add(jiff::SignedDuration::from_hours(24 * 365)).expect("a time");
-    let mut reader = RecordReader::new(1 << 20, clock).of_format(format, MODIFIED);
-    let mut window = text;
-    loop {
-        let consumed = match reader.next(window, More::Ended).expect("the text is good") {
-            Step::Record { record, consumed } => {
-                take(&record);
-                consumed
-            }
-            Step::End => return,
-            step => step.consumed(),
-        };
-        window = &window[consumed..];
-    }
+    RecordReader::new(1 << 20, clock).of_format(format, MODIFIED).each_of(text, take);
 }
 
-fn check_format(text: &str, format: &RecordFormat, expected: &[Row<'_>]) {
+fn check_format(text: &str, format: &RecordFormat, expected: &[LakeRecord<'_>]) {
     let (mut columns, mut count) = (Columns::new(&route(), MODIFIED), 0);
     each_record(text.as_bytes(), format, |record| {
         let found = columns.of(record);
@@ -45,12 +32,12 @@ fn check_format(text: &str, format: &RecordFormat, expected: &[Row<'_>]) {
 }
 
 /// Checks one record, also as it is behind another one that differs in its message alone.
-fn check(text: &str, expected: Row<'_>) {
+fn check(text: &str, expected: LakeRecord<'_>) {
     check_format(&format!("{text}\n{text}"), &RecordFormat::Json, &[expected, expected]);
 }
 
 /// A record with a message and nothing else.
-const NOTHING: Row<'_> = Row {
+const NOTHING: LakeRecord<'_> = LakeRecord {
     timestamp: MODIFIED,
     message: "m",
     tenant: "acme",
@@ -69,7 +56,7 @@ const NOTHING: Row<'_> = Row {
 fn a_record_of_our_collector_has_only_its_namespace_and_container_in_the_rest() {
     check(
         r#"{"application":"web","cluster_id":"prod-1","container_name":"app","customer_id":"acme","message":"ERROR: \"x\"","namespace":"acme-prod","pod_name":"web-0","stream":"stderr","timestamp":"2026-11-21T08:00:00.373359129Z"}"#,
-        Row {
+        LakeRecord {
             timestamp: 1_795_248_000_373,
             message: r#"ERROR: "x""#,
             stream: Some("stderr"),
@@ -86,7 +73,7 @@ fn a_record_of_our_collector_has_only_its_namespace_and_container_in_the_rest() 
 fn vector_s_metadata_gives_columns_and_stays_in_the_rest() {
     check(
         r#"{"file":"/var/log/x","kubernetes":{"container_name":"app","pod_namespace":"prod","pod_node_name":"ip-10","host":"h"},"message":"m","namespace":"other","host":"other","source_type":"kubernetes_logs"}"#,
-        Row {
+        LakeRecord {
             namespace: Some("prod"),
             container: Some("app"),
             node: Some("ip-10"),
@@ -100,7 +87,7 @@ fn vector_s_metadata_gives_columns_and_stays_in_the_rest() {
     let text = format!(r#"{},"message":"m"}}"#, &kubernetes[..kubernetes.len() - 1]);
     check(
         &text,
-        Row {
+        LakeRecord {
             namespace: Some("prod"),
             container: Some("c"),
             node: Some("h"),
@@ -119,7 +106,7 @@ fn the_order_of_the_spellings_does_not_matter() {
     for text in [first, last] {
         check(
             &text,
-            Row {
+            LakeRecord {
                 namespace: Some("n0"),
                 container: Some("c0"),
                 node: Some("h1"),
@@ -131,22 +118,22 @@ fn the_order_of_the_spellings_does_not_matter() {
     let rest = r#"{"container":"c2","container_name":"c1","host":"h3","node":"h2"}"#;
     check(
         &rest.replace('}', r#","message":"m"}"#),
-        Row { container: Some("c1"), node: Some("h2"), rest: Some(rest), ..NOTHING },
+        LakeRecord { container: Some("c1"), node: Some("h2"), rest: Some(rest), ..NOTHING },
     );
 }
 
 #[test]
 fn a_plain_record_has_no_columns() {
     check(r#"{"message":"m"}"#, NOTHING);
-    check(r#"{"message":""}"#, Row { message: "", ..NOTHING });
-    check(r#"{"message":"m","user":5}"#, Row { rest: Some(r#"{"user":5}"#), ..NOTHING });
+    check(r#"{"message":""}"#, LakeRecord { message: "", ..NOTHING });
+    check(r#"{"message":"m","user":5}"#, LakeRecord { rest: Some(r#"{"user":5}"#), ..NOTHING });
 }
 
 #[test]
 fn labels_that_differ_from_the_key_stay() {
     check(
         r#"{"application":"api","cluster_id":5,"customer_id":"ACME","message":"m","pod_name":"web\u002d0"}"#,
-        Row { rest: Some(r#"{"application":"api","cluster_id":5,"customer_id":"ACME"}"#), ..NOTHING },
+        LakeRecord { rest: Some(r#"{"application":"api","cluster_id":5,"customer_id":"ACME"}"#), ..NOTHING },
     );
 }
 
@@ -154,7 +141,7 @@ fn labels_that_differ_from_the_key_stay() {
 fn a_column_that_changes_its_type_is_null_and_stays_in_the_rest() {
     check(
         r#"{"container":null,"kubernetes":[],"message":"m","namespace":{"a":1},"node":5,"stream":2,"level":true}"#,
-        Row {
+        LakeRecord {
             rest: Some(
                 r#"{"container":null,"kubernetes":[],"namespace":{"a":1},"node":5,"stream":2,"level":true}"#,
             ),
@@ -164,7 +151,7 @@ fn a_column_that_changes_its_type_is_null_and_stays_in_the_rest() {
     // Another spelling may have the value.
     check(
         r#"{"kubernetes":{"pod_namespace":7},"message":"m","namespace":"n"}"#,
-        Row {
+        LakeRecord {
             namespace: Some("n"),
             rest: Some(r#"{"kubernetes":{"pod_namespace":7},"namespace":"n"}"#),
             ..NOTHING
@@ -176,17 +163,20 @@ fn a_column_that_changes_its_type_is_null_and_stays_in_the_rest() {
 fn a_message_of_another_type_is_its_json_and_stays_in_the_rest() {
     check(
         r#"{"message":{"level":"warn"}}"#,
-        Row {
+        LakeRecord {
             message: r#"{"level":"warn"}"#,
             level: Some("warn"),
             rest: Some(r#"{"message":{"level":"warn"}}"#),
             ..NOTHING
         },
     );
-    check(r#"{"message":null}"#, Row { message: "null", rest: Some(r#"{"message":null}"#), ..NOTHING });
+    check(
+        r#"{"message":null}"#,
+        LakeRecord { message: "null", rest: Some(r#"{"message":null}"#), ..NOTHING },
+    );
     check(
         r#"{"severity":"INFO","stream":"stdout","a":"b"}"#,
-        Row {
+        LakeRecord {
             message: r#"{"severity":"INFO","a":"b"}"#,
             stream: Some("stdout"),
             level: Some("info"),
@@ -194,7 +184,7 @@ fn a_message_of_another_type_is_its_json_and_stays_in_the_rest() {
             ..NOTHING
         },
     );
-    check("{}", Row { message: "{}", ..NOTHING });
+    check("{}", LakeRecord { message: "{}", ..NOTHING });
 }
 
 #[test]
@@ -203,10 +193,10 @@ fn a_time_that_is_not_in_the_column_stays_in_the_rest() {
     let rest = |value: &str| format!(r#"{{"timestamp":{value}}}"#);
     let day = Timestamp::from_second(MODIFIED / 1000 + 86_400).expect("a time");
     let on_time = format!("\"{day}\"");
-    check(&at(&on_time), Row { timestamp: MODIFIED + AHEAD, ..NOTHING });
-    check(&at("1795348800000"), Row { timestamp: MODIFIED + AHEAD, ..NOTHING });
+    check(&at(&on_time), LakeRecord { timestamp: MODIFIED + AHEAD, ..NOTHING });
+    check(&at("1795348800000"), LakeRecord { timestamp: MODIFIED + AHEAD, ..NOTHING });
     for value in ["1795348800001", "\"yesterday\"", "null", "5", "\"2026-11-22T12:00:00.001Z\""] {
-        check(&at(value), Row { rest: Some(&rest(value)), ..NOTHING });
+        check(&at(value), LakeRecord { rest: Some(&rest(value)), ..NOTHING });
     }
     // The same text around the values, with a time and without.
     let texts = [at("1795248000"), at("\"x\""), at("\"y\""), at("1795248000.5")];
@@ -215,10 +205,10 @@ fn a_time_that_is_not_in_the_column_stays_in_the_rest() {
         &texts.join("\n"),
         &RecordFormat::Json,
         &[
-            Row { timestamp: 1_795_248_000_000, ..NOTHING },
-            Row { rest: Some(&x), ..NOTHING },
-            Row { rest: Some(&y), ..NOTHING },
-            Row { timestamp: 1_795_248_000_500, ..NOTHING },
+            LakeRecord { timestamp: 1_795_248_000_000, ..NOTHING },
+            LakeRecord { rest: Some(&x), ..NOTHING },
+            LakeRecord { rest: Some(&y), ..NOTHING },
+            LakeRecord { timestamp: 1_795_248_000_500, ..NOTHING },
         ],
     );
 }
@@ -228,28 +218,34 @@ fn records_that_are_no_json_objects_of_their_own_are_their_message() {
     check_format(
         "2026-11-21T08:00:00Z WARN x\n",
         &RecordFormat::Lines(None),
-        &[Row { message: "2026-11-21T08:00:00Z WARN x", level: Some("warn"), ..NOTHING }],
+        &[LakeRecord { message: "2026-11-21T08:00:00Z WARN x", level: Some("warn"), ..NOTHING }],
     );
     let event = r#"{"eventTime":"2026-11-21T08:00:00Z","message":"no","stream":"no"}"#;
     check_format(
         &format!(r#"{{"Records":[{event}]}}"#),
         &RecordFormat::CloudTrail,
-        &[Row { timestamp: 1_795_248_000_000, message: event, ..NOTHING }],
+        &[LakeRecord { timestamp: 1_795_248_000_000, message: event, ..NOTHING }],
     );
     let text = r#"{"logStream":"s","logEvents":[{"id":"1","timestamp":1795248000123,"message":"m"}]}"#;
     check_format(
         text,
         &RecordFormat::Subscription,
-        &[Row { timestamp: 1_795_248_000_123, rest: Some(r#"{"id":"1"}"#), ..NOTHING }],
+        &[LakeRecord { timestamp: 1_795_248_000_123, rest: Some(r#"{"id":"1"}"#), ..NOTHING }],
     );
 }
 
 #[test]
 fn a_top_level_member_s_level_comes_first() {
     let text = r#"{"level":30,"message":"ERROR: x"}"#;
-    check(text, Row { message: "ERROR: x", level: Some("info"), rest: Some(r#"{"level":30}"#), ..NOTHING });
+    check(
+        text,
+        LakeRecord { message: "ERROR: x", level: Some("info"), rest: Some(r#"{"level":30}"#), ..NOTHING },
+    );
     let text = r#"{"level":"x","message":"ERROR: x"}"#;
-    check(text, Row { message: "ERROR: x", level: Some("error"), rest: Some(r#"{"level":"x"}"#), ..NOTHING });
+    check(
+        text,
+        LakeRecord { message: "ERROR: x", level: Some("error"), rest: Some(r#"{"level":"x"}"#), ..NOTHING },
+    );
 }
 
 #[test]
@@ -259,7 +255,7 @@ fn records_that_alternate_get_their_own_columns() {
         .collect();
     let rests: Vec<_> = (0..40).map(|number| format!("{{\"n\":{}}}", number % 7)).collect();
     let expected: Vec<_> = (0..40)
-        .map(|number| Row {
+        .map(|number| LakeRecord {
             stream: Some(if number % 2 == 0 { "s0" } else { "s1" }),
             rest: Some(&rests[number]),
             ..NOTHING
@@ -269,7 +265,7 @@ fn records_that_alternate_get_their_own_columns() {
 }
 
 /// Puts a record together from its columns.
-fn rebuild(found: &Row<'_>, route: &Route) -> Map<String, Value> {
+fn rebuild(found: &LakeRecord<'_>, route: &Route) -> Map<String, Value> {
     let mut record: Map<String, Value> =
         found.rest.map_or_else(Map::new, |rest| serde_json::from_str(rest).expect("an object"));
     assert!(found.rest != Some("{}"), "an empty rest is none");
@@ -292,7 +288,11 @@ fn rebuild(found: &Row<'_>, route: &Route) -> Map<String, Value> {
 }
 
 /// Checks that every member of the record is in its columns.
-fn check_rebuilt(original: &Map<String, Value>, found: &Row<'_>, route: &Route) -> Result<(), TestCaseError> {
+fn check_rebuilt(
+    original: &Map<String, Value>,
+    found: &LakeRecord<'_>,
+    route: &Route,
+) -> Result<(), TestCaseError> {
     let rebuilt = rebuild(found, route);
     for (name, value) in original {
         if name == "timestamp" && found.timestamp != MODIFIED {

@@ -8,7 +8,7 @@ use aws_sdk_s3::{
 use bytes::{Bytes, BytesMut};
 use jiff::Timestamp;
 
-use super::S3Lake;
+use super::{S3Lake, lock_end, lock_mode};
 use crate::{
     copy::{
         CopyError,
@@ -71,21 +71,15 @@ fn undeleted(code: Option<String>, message: Option<String>, key: Option<String>)
 
 impl CompactAccount for S3Lake {
     async fn list(&self, prefix: &str, token: Option<String>) -> Result<Listing, CopyError> {
-        let list = || {
-            self.client
-                .list_objects_v2()
-                .bucket(&self.bucket)
+        // XML 1.0 has no form for some characters that keys may have.
+        let list = call!(
+            self.list_objects_v2()
                 .prefix(prefix)
                 .delimiter("/")
-                .set_continuation_token(token.clone())
-                .set_expected_bucket_owner(self.owner.clone())
-                // XML 1.0 has no form for some characters that keys may have.
                 .encoding_type(EncodingType::Url)
-                .customize()
-                .config_override(self.customer())
-                .send()
-        };
-        let page = self.role.call(list).await.map_err(refused)?;
+                .set_continuation_token(token.clone())
+        );
+        let page = list.await.map_err(refused)?;
         let encoded = page.encoding_type == Some(EncodingType::Url);
         let decoded = |key: Option<String>| {
             let key = key.ok_or_else(|| incomplete("key of an object"))?;
@@ -112,18 +106,7 @@ impl CompactAccount for S3Lake {
     }
 
     async fn get(&self, key: &str, etag: Option<&str>) -> Result<Option<ReadObject>, CopyError> {
-        let get = || {
-            self.client
-                .get_object()
-                .bucket(&self.bucket)
-                .key(key)
-                .set_if_match(etag.map(str::to_owned))
-                .set_expected_bucket_owner(self.owner.clone())
-                .customize()
-                .config_override(self.customer())
-                .send()
-        };
-        let object = match self.role.call(get).await {
+        let object = match call!(self.get_object().key(key).set_if_match(etag.map(str::to_owned))).await {
             Ok(object) => object,
             Err(error) if absent(&error) => return Ok(None),
             Err(error) => return Err(refused(error)),
@@ -146,23 +129,13 @@ impl CompactAccount for S3Lake {
         body: Bytes,
         etag: Option<&str>,
     ) -> Result<Option<String>, CopyError> {
-        let put = || {
-            self.client
-                .put_object()
-                .bucket(&self.bucket)
-                .key(&file.key)
+        let put = put!(
+            self.put_object(file)
                 .set_if_match(etag.map(str::to_owned))
                 .set_if_none_match(etag.is_none().then(|| "*".to_owned()))
-                .set_expected_bucket_owner(self.owner.clone())
-                .set_acl(self.acl.clone())
-                .content_type(file.content_type)
-                .set_metadata(Some(file.metadata.clone()))
                 .body(body.clone().into())
-                .customize()
-                .config_override(self.customer())
-                .send()
-        };
-        match self.role.call(put).await {
+        );
+        match put.await {
             Ok(put) => put.e_tag.map(Some).ok_or_else(|| incomplete("eTag")),
             Err(error) if absent(&error) => Ok(None),
             Err(error) => Err(refused(error)),
@@ -179,17 +152,7 @@ impl CompactAccount for S3Lake {
             let objects = objects.collect::<Result<Vec<_>, _>>().expect("each has a key");
             let delete =
                 Delete::builder().set_objects(Some(objects)).quiet(true).build().expect("it has objects");
-            let call = || {
-                self.client
-                    .delete_objects()
-                    .bucket(&self.bucket)
-                    .delete(delete.clone())
-                    .set_expected_bucket_owner(self.owner.clone())
-                    .customize()
-                    .config_override(self.customer())
-                    .send()
-            };
-            let deleted = self.role.call(call).await.map_err(refused)?;
+            let deleted = call!(self.delete_objects().delete(delete.clone())).await.map_err(refused)?;
             for error in deleted.errors.unwrap_or_default() {
                 match (error.code.as_deref(), error.key) {
                     (Some("PreconditionFailed" | "ConditionalRequestConflict"), Some(key)) => stay.push(key),

@@ -3,7 +3,7 @@
 use jiff::{Timestamp, civil::Date, tz::TimeZone};
 
 use super::{LakePart, LakeSegment, escaped};
-use crate::route::Route;
+use crate::route::{Name, Route};
 
 /// Unit by unit, the time that the names of a folder say. The units come in the order of [`TimePart::ALL`](super::TimePart::ALL).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,7 +40,7 @@ impl LakeSegment {
 
     /// The segment's text, if it is the same in all folders of the route's tenant.
     pub fn constant(&self, route: &Route) -> Option<String> {
-        let same = |part: &LakePart| matches!(part, LakePart::Text(_) | LakePart::Tenant);
+        let same = |part: &LakePart| matches!(part, LakePart::Text(_) | LakePart::Name(Name::Tenant));
         self.parts.iter().all(same).then(|| self.text(route, Timestamp::UNIX_EPOCH))
     }
 
@@ -65,9 +65,7 @@ impl LakeSegment {
                     }
                     LakePart::Text(text) => rest.strip_prefix(text.as_str())?,
                     // The layout has no names beside a time.
-                    LakePart::Tenant | LakePart::Cluster | LakePart::Application | LakePart::Pod => {
-                        return None;
-                    }
+                    LakePart::Name(_) => return None,
                 };
             }
             return rest.is_empty().then_some(time);
@@ -84,7 +82,7 @@ fn fits(parts: &[LakePart], value: &str, tenant: &str) -> bool {
     for part in parts {
         match (part, texts.last_mut()) {
             (LakePart::Text(text), Some(last)) => last.push_str(text),
-            (LakePart::Tenant, Some(last)) => last.push_str(tenant),
+            (LakePart::Name(Name::Tenant), Some(last)) => last.push_str(tenant),
             _ => texts.push(String::new()),
         }
     }

@@ -5,28 +5,26 @@ use serde_json::{Value, json};
 
 use super::*;
 
-/// Reads `text` of a format that is to be recognised.
+/// A reader of records of up to 1000 bytes.
+fn of(format: &RecordFormat) -> RecordReader {
+    RecordReader::new(1000, NOW).of_format(format, OBJECT)
+}
+
+/// A reader of a format that is to be recognised.
+fn auto() -> RecordReader {
+    RecordReader::new(1 << 20, NOW).of_format(&RecordFormat::Auto, OBJECT)
+}
+
 fn recognised(text: &[u8], chunk: usize) -> Read {
-    read_by(RecordReader::new(1 << 20, NOW).of_format(&RecordFormat::Auto, OBJECT), text, chunk)
+    read_by(auto(), text, chunk)
 }
 
 fn check(text: &str, expected: &[(&str, Option<i64>)]) {
-    for chunk in [1, 7, text.len()] {
-        let (records, error) = recognised(text.as_bytes(), chunk);
-        assert!(error.is_none(), "{text}: {error:?}");
-        let records: Vec<_> =
-            records.iter().map(|(message, timestamp)| (message.as_str(), *timestamp)).collect();
-        assert_eq!(records, expected, "{text} in pieces of {chunk}");
-    }
+    check_by(auto, text, expected);
 }
 
 fn check_error(text: &[u8], good: usize, part: &str) {
-    for chunk in [1, 7, text.len()] {
-        let (records, error) = recognised(text, chunk);
-        let error = error.unwrap_or_else(|| panic!("{} is read", text.escape_ascii())).to_string();
-        assert!(error.contains(part), "{}: {error}", text.escape_ascii());
-        assert_eq!(records.len(), good, "{}", text.escape_ascii());
-    }
+    check_error_by(auto, text, good, part);
 }
 
 /// The time of the object.
@@ -77,13 +75,10 @@ fn documents_of_subscriptions_are_read_one_after_another() {
     }
     check(&format!("{control}{b}"), &[("<skipped>", None), ("c", AT.1)]);
     // Each record knows its stream.
-    let mut reader = RecordReader::new(1 << 20, NOW).of_format(&RecordFormat::Auto, OBJECT);
-    let (text, mut streams) = ([a, b].concat(), Vec::new());
-    let mut window = text.as_bytes();
-    while let Step::Record { record, consumed } = reader.next(window, More::Ended).expect("it is good") {
-        streams.push(record.log_stream.expect("a name").to_string());
-        window = &window[consumed..];
-    }
+    let mut streams = Vec::new();
+    auto().each_of([a, b].concat().as_bytes(), |record| {
+        streams.push(record.log_stream.as_deref().expect("a name").to_owned());
+    });
     assert_eq!(streams, ["s1", "s1", "s2"]);
 }
 
@@ -168,13 +163,9 @@ fn documents_that_break_off_give_the_records_before() {
 #[test]
 fn a_record_of_a_document_that_is_too_long_is_stepped_over() {
     let text = format!(r#"{{"Records":[{{"a":1}},{{"a":"{}"}},{{"b":2}}]}}"#, "]}\\\"".repeat(300));
-    for chunk in [1, 50, text.len()] {
-        let reader = RecordReader::new(1000, NOW).of_format(&RecordFormat::CloudTrail, OBJECT);
-        let (records, error) = read_by(reader, text.as_bytes(), chunk);
-        assert!(error.is_none(), "{error:?}");
-        let place = too_long(1000, 1208, 20);
-        assert_eq!(records, [r#"{"a":1}"#, &place, r#"{"b":2}"#].map(|text| (text.to_owned(), None)));
-    }
+    let place = too_long(1000, 1208, 20);
+    let expected = [r#"{"a":1}"#, &place, r#"{"b":2}"#].map(|text| (text, None));
+    check_by(|| of(&RecordFormat::CloudTrail), &text, &expected);
 }
 
 #[test]
@@ -187,26 +178,28 @@ fn content_that_cannot_be_read_is_named() {
         (b"BZh91AY&SY\x9b", "bzip2 data"),
         (b"\xfd7zXZ\0\0\x04", "xz data"),
         (b"\x1f\x8b\x08\0\0", "gzip data inside of compressed data"),
+        (b"\xff\xfe{\0", "UTF-16 text"),
     ] {
         check_error(bytes, 0, name);
         for format in [RecordFormat::Json, RecordFormat::CloudTrail] {
-            let (_, error) = read_by(RecordReader::new(1000, NOW).of_format(&format, OBJECT), bytes, 3);
+            let (_, error) = read_by(of(&format), bytes, 3);
             assert!(
                 matches!(error, Some(RecordError { problem: RecordProblem::Unsupported(_), .. })),
                 "{error:?}"
             );
         }
     }
+    for text in ["ORC started", "BZhou"] {
+        check(text, &[(text, Some(OBJECT))]);
+    }
 }
 
 #[test]
 fn a_configured_format_takes_the_place_of_recognition() {
     let trail = r#"{"Records":[{"message":"m","time":"2026-11-21T08:00:01Z"}]}"#;
-    let read = |format| read_by(RecordReader::new(1000, NOW).of_format(&format, OBJECT), trail.as_bytes(), 5);
-    let (records, error) = read(RecordFormat::EventBridge);
-    assert_eq!((records, error), (vec![(trail.to_owned(), None)], None));
-    let (records, error) = read(RecordFormat::CloudTrail);
-    assert_eq!((records.len(), error), (1, None));
+    check_by(|| of(&RecordFormat::EventBridge), trail, &[(trail, None)]);
+    let record = r#"{"message":"m","time":"2026-11-21T08:00:01Z"}"#;
+    check_by(|| of(&RecordFormat::CloudTrail), trail, &[(record, None)]);
 }
 
 #[test]
@@ -220,16 +213,13 @@ fn text_is_read_line_by_line() {
 
 #[test]
 fn lines_of_text_are_mended() {
-    let one = |text: &[u8]| {
-        let mut reader = RecordReader::new(1000, NOW).of_format(&RecordFormat::Lines(None), OBJECT);
-        match reader.next(text, More::Ended) {
-            Ok(Step::Record { record, .. }) => {
-                assert_eq!(record.message.len(), record.message.unescape().len());
-                assert!(record.message.escaped().len() <= 3 * text.len(), "the memory formula's limit");
-                (record.message.unescape(), record.mended)
-            }
-            other => panic!("{other:?}"),
+    let one = |text: &[u8]| match of(&RecordFormat::Lines(None)).next(text, More::Ended) {
+        Ok(Step::Record { record, .. }) => {
+            assert_eq!(record.message.len(), record.message.unescape().len());
+            assert!(record.message.escaped().len() <= 3 * text.len(), "the memory formula's limit");
+            (record.message.unescape(), record.mended)
         }
+        other => panic!("{other:?}"),
     };
     assert_eq!(one(b"caf\xe9 \xff"), ("caf\u{fffd} \u{fffd}".to_owned(), true));
     assert_eq!(
@@ -261,9 +251,7 @@ fn lines_that_look_like_records_are_not_read_as_text() {
     for binary in [&b"\x7fELF\x02\x01"[..], b"text\0text", b"\xcf\xf0\xe8\xe2\xe5\xf2"] {
         check_error(binary, 0, "binary data");
     }
-    let read = |text: &[u8]| {
-        read_by(RecordReader::new(1000, NOW).of_format(&RecordFormat::Lines(None), OBJECT), text, 3)
-    };
+    let read = |text: &[u8]| read_by(of(&RecordFormat::Lines(None)), text, 3);
     assert_eq!(read(b"{\"message\":\n[x]").0.len(), 2);
     assert_eq!(read(b"\xcf\xf0\n").1, None);
     for binary in [&b"a\0"[..], b"{\"a\":1}\0"] {
@@ -282,10 +270,8 @@ fn the_lines_of_flow_logs_have_the_time_of_their_end() {
     check(&format!("{head}\r\n{a}\r\n{b}"), &expected);
     check(&format!("{head}\n"), &expected[..1]);
     // A configured format needs no known names.
-    let reader = RecordReader::new(1000, NOW).of_format(&RecordFormat::FlowLogs, OBJECT);
-    let (records, _) = read_by(reader, b"\nend new-field\n1795248001 x\n", 4);
-    let records: Vec<_> = records.iter().map(|(message, at)| (message.as_str(), *at)).collect();
-    assert_eq!(records, [("", None), ("<skipped>", None), ("1795248001 x", AT.1)]);
+    let expected = [("", None), ("<skipped>", None), ("1795248001 x", AT.1)];
+    check_by(|| of(&RecordFormat::FlowLogs), "\nend new-field\n1795248001 x\n", &expected);
 }
 
 /// A rule may name the wrong format, and a flow log may have lost its head.
@@ -295,12 +281,8 @@ fn the_first_line_is_a_record_unless_it_has_names_of_fields() {
     for lines in
         [[flow, flow], [r#"{"message":"end"}"#, "b"], ["Hello end", "end"], ["eni-1 vpc-1", "end start"]]
     {
-        for chunk in [1, 7, 1000] {
-            let reader = RecordReader::new(1000, NOW).of_format(&RecordFormat::FlowLogs, OBJECT);
-            let (records, error) = read_by(reader, lines.join("\n").as_bytes(), chunk);
-            let records: Vec<_> = records.iter().map(|(message, at)| (message.as_str(), *at)).collect();
-            assert_eq!((records, error), (lines.map(|line| (line, Some(OBJECT))).to_vec(), None));
-        }
+        let expected = lines.map(|line| (line, Some(OBJECT)));
+        check_by(|| of(&RecordFormat::FlowLogs), &lines.join("\n"), &expected);
     }
 }
 
@@ -309,8 +291,7 @@ fn the_first_line_is_a_record_unless_it_has_names_of_fields() {
 fn a_document_without_its_list_is_an_error() {
     let check = |format: &RecordFormat, text: &str, records: usize, list: &str| {
         for chunk in [1, 5, 1000] {
-            let reader = RecordReader::new(1000, NOW).of_format(format, OBJECT);
-            let (found, error) = read_by(reader, text.as_bytes(), chunk);
+            let (found, error) = read_by(of(format), text.as_bytes(), chunk);
             let error = error.unwrap_or_else(|| panic!("{text} is read"));
             assert!(matches!(error.problem, RecordProblem::Unsupported(_)), "{text}: {error}");
             assert!(error.to_string().contains(&format!("without the array {list:?}")), "{text}: {error}");
@@ -350,12 +331,9 @@ fn directives_at_the_beginning_are_no_lines() {
 fn the_time_of_a_line_is_found_by_its_format() {
     let format = RecordFormat::Lines(Some("%Y-%m-%dT%H:%M:%S".parse().expect("a format")));
     let text = "head\nERROR 2026-11-21T08:00:01 failed\n\tat Main\n2036-11-21T08:00:01 not credible\n2026-11-21T08:00:02 on\n";
-    for chunk in [1, 9, 1000] {
-        let (records, error) =
-            read_by(RecordReader::new(1000, NOW).of_format(&format, OBJECT), text.as_bytes(), chunk);
-        let times: Vec<_> = records.iter().map(|(_, at)| *at).collect();
-        assert_eq!((times, error), (vec![None, AT.1, AT.1, AT.1, AT.1.map(|at| at + 1000)], None));
-    }
+    let lines: Vec<_> = text.lines().collect();
+    let times = [None, AT.1, AT.1, AT.1, AT.1.map(|at| at + 1000)];
+    check_by(|| of(&format), text, &std::array::from_fn::<_, 5, _>(|at| (lines[at], times[at])));
 }
 
 /// A reader that has recognised lines of text. Recognising them takes 256 KiB or the whole text, so no other reader gets a short

@@ -1,4 +1,4 @@
-use super::super::{More, RecordReader, Step};
+use super::super::RecordReader;
 use crate::records::RecordFormat;
 
 use jiff::Timestamp;
@@ -7,13 +7,8 @@ use jiff::Timestamp;
 fn with_record(text: &str, format: &RecordFormat, check: impl Fn(&super::super::Record<'_>)) {
     let now = Timestamp::constant(1_795_262_400, 0);
     let mut reader = RecordReader::new(1 << 20, now).of_format(format, 0);
-    let mut window = text.as_bytes();
-    loop {
-        match reader.next(window, More::Ended).expect("a record") {
-            Step::Record { record, .. } => return check(&record),
-            step => window = &window[step.consumed()..],
-        }
-    }
+    reader.each_of(text.as_bytes(), check);
+    assert_eq!(reader.count(), 1);
 }
 
 fn check(text: &str, expected: Option<([&str; 3], bool)>) {

@@ -10,7 +10,7 @@ use super::expression::condition::Condition;
 use super::expression::update::Update;
 use super::table::{Key, Table};
 use super::value::{Item, item_from_json, item_size, item_to_json};
-use super::{DynamoDb, Rest, choice, read, required, validation};
+use super::{DynamoDb, choice, read, required, validation};
 use crate::call::{Answer, AwsError, Call, Reply};
 use crate::cloud::Cloud;
 
@@ -21,16 +21,12 @@ const MAX_ITEM_BYTES: usize = 400 * 1024;
 struct PutItem {
     #[serde(rename = "Item")]
     item: Option<Map<String, Value>>,
-    #[serde(flatten)]
-    write: Write,
 }
 
 #[derive(Deserialize)]
 struct DeleteItem {
     #[serde(rename = "Key")]
     key: Option<Map<String, Value>>,
-    #[serde(flatten)]
-    write: Write,
 }
 
 #[derive(Deserialize)]
@@ -38,8 +34,6 @@ struct DeleteItem {
 struct UpdateItem {
     key: Option<Map<String, Value>>,
     update_expression: Option<String>,
-    #[serde(flatten)]
-    write: Write,
 }
 
 #[derive(Deserialize)]
@@ -49,8 +43,6 @@ struct GetItem {
     /// Without effect: every read of the sandbox is consistent.
     #[serde(rename = "ConsistentRead")]
     _consistent_read: Option<bool>,
-    #[serde(flatten)]
-    rest: Rest,
 }
 
 /// Common members of the three writing calls.
@@ -62,8 +54,6 @@ struct Write {
     expression_attribute_values: Option<Map<String, Value>>,
     return_values: Option<String>,
     return_values_on_condition_check_failure: Option<String>,
-    #[serde(flatten)]
-    rest: Rest,
 }
 
 /// A condition on the existing item, and whether a failure returns that item.
@@ -136,11 +126,10 @@ impl Guard {
 
 impl DynamoDb {
     pub(super) fn put_item(&self, cloud: &Cloud, call: &Call) -> Answer {
-        let (table, request): (_, PutItem) = read(cloud, call)?;
-        call.refuse_rest("dynamodb", &request.write.rest)?;
+        let (table, request, write): (_, PutItem, Write) = read(cloud, call)?;
         let item = item_from_json(&required(request.item, "item")?)?;
-        let returns_old = request.write.returns_old()?;
-        let guard = request.write.guard()?;
+        let returns_old = write.returns_old()?;
+        let guard = write.guard()?;
         check_item_size(&item)?;
         self.with_table(call, &table, |table| {
             let key = table.key_of_item(&item)?;
@@ -151,11 +140,10 @@ impl DynamoDb {
     }
 
     pub(super) fn delete_item(&self, cloud: &Cloud, call: &Call) -> Answer {
-        let (table, request): (_, DeleteItem) = read(cloud, call)?;
-        call.refuse_rest("dynamodb", &request.write.rest)?;
+        let (table, request, write): (_, DeleteItem, Write) = read(cloud, call)?;
         let key = item_from_json(&required(request.key, "key")?)?;
-        let returns_old = request.write.returns_old()?;
-        let guard = request.write.guard()?;
+        let returns_old = write.returns_old()?;
+        let guard = write.guard()?;
         self.with_table(call, &table, |table| {
             let key = table.key(&key)?;
             guard.check(table.items.get(&key))?;
@@ -165,11 +153,10 @@ impl DynamoDb {
     }
 
     pub(super) fn update_item(&self, cloud: &Cloud, call: &Call) -> Answer {
-        let (table, request): (_, UpdateItem) = read(cloud, call)?;
-        call.refuse_rest("dynamodb", &request.write.rest)?;
+        let (table, request, write): (_, UpdateItem, Write) = read(cloud, call)?;
         let key_item = item_from_json(&required(request.key, "key")?)?;
-        let returned = request.write.return_values()?;
-        let (update, guard) = request.write.update_and_guard(&request.update_expression)?;
+        let returned = write.return_values()?;
+        let (update, guard) = write.update_and_guard(&request.update_expression)?;
         self.with_table(call, &table, |table| {
             let key = table.key(&key_item)?;
             table.check_key_unchanged(&update)?;
@@ -183,8 +170,7 @@ impl DynamoDb {
     }
 
     pub(super) fn get_item(&self, cloud: &Cloud, call: &Call) -> Answer {
-        let (table, request): (_, GetItem) = read(cloud, call)?;
-        call.refuse_rest("dynamodb", &request.rest)?;
+        let (table, request, ()): (_, GetItem, _) = read(cloud, call)?;
         let key = item_from_json(&required(request.key, "key")?)?;
         self.with_table(call, &table, |table| {
             let answer = match table.items.get(&table.key(&key)?) {

@@ -33,8 +33,6 @@ const MAX_STATEMENT: usize = 8192;
 struct BatchExecuteStatement {
     #[serde(rename = "Statements")]
     statements: Option<Vec<Member>>,
-    #[serde(flatten)]
-    rest: Rest,
 }
 
 #[derive(Deserialize)]
@@ -63,8 +61,7 @@ impl DynamoDb {
     /// Makes the statements one after another. Each has its own answer. A denied statement does not fail the call: the API
     /// reference lists `AccessDenied` among the codes of BatchStatementError.
     pub(super) fn batch_execute_statement(&self, cloud: &Cloud, call: &Call) -> Answer {
-        let request: BatchExecuteStatement = call.parse()?;
-        call.refuse_rest("dynamodb", &request.rest)?;
+        let request: BatchExecuteStatement = call.parse_all("dynamodb")?;
         let members = required(request.statements, "statements")?;
         check_length(members.len(), 1, MAX_STATEMENTS, "statements")?;
         let mut permissions = Permissions::default();

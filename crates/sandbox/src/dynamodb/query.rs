@@ -9,7 +9,7 @@ use super::expression::Placeholders;
 use super::expression::condition::{Comparator, Condition};
 use super::table::{Key, Table};
 use super::value::{AttributeValue, Item, item_from_json, item_size, item_to_json};
-use super::{DynamoDb, Rest, constraint, read, validation};
+use super::{DynamoDb, constraint, read, validation};
 use crate::call::{Answer, AwsError, Call, Reply};
 use crate::cloud::Cloud;
 
@@ -20,8 +20,6 @@ const PAGE_BYTES: usize = 1024 * 1024;
 #[serde(rename_all = "PascalCase")]
 struct Query {
     key_condition_expression: Option<String>,
-    #[serde(flatten)]
-    scan: Scan,
 }
 
 #[derive(Deserialize)]
@@ -35,27 +33,24 @@ struct Scan {
     /// Without effect: every read of the sandbox is consistent.
     #[serde(rename = "ConsistentRead")]
     _consistent_read: Option<bool>,
-    #[serde(flatten)]
-    rest: Rest,
 }
 
 impl DynamoDb {
     pub(super) fn query(&self, cloud: &Cloud, call: &Call) -> Answer {
-        let (table, request): (_, Query) = read(cloud, call)?;
-        call.refuse_rest("dynamodb", &request.scan.rest)?;
+        let (table, request, scan): (_, Query, Scan) = read(cloud, call)?;
         let Some(text) = &request.key_condition_expression else {
             return Err(validation(
                 "Either the KeyConditions or KeyConditionExpression parameter must be specified in the \
                  request.",
             ));
         };
-        if request.scan.filter_expression.is_some() {
+        if scan.filter_expression.is_some() {
             return Err(AwsError::not_implemented("dynamodb", "Query with FilterExpression"));
         }
         let mut placeholders =
-            request.scan.placeholders(&[("KeyConditionExpression", &request.key_condition_expression)])?;
+            scan.placeholders(&[("KeyConditionExpression", &request.key_condition_expression)])?;
         let condition = Condition::parse("KeyConditionExpression", text, &mut placeholders)?;
-        let page = request.scan.page(&mut placeholders)?;
+        let page = scan.page(&mut placeholders)?;
         self.with_table(call, &table, |table| {
             let hash = hash_key(table, condition)?;
             let start = page.start_key(table)?;
@@ -71,8 +66,7 @@ impl DynamoDb {
     }
 
     pub(super) fn scan(&self, cloud: &Cloud, call: &Call) -> Answer {
-        let (table, request): (_, Scan) = read(cloud, call)?;
-        call.refuse_rest("dynamodb", &request.rest)?;
+        let (table, request, ()): (_, Scan, _) = read(cloud, call)?;
         let mut placeholders = request.placeholders(&[("FilterExpression", &request.filter_expression)])?;
         let page = request.page(&mut placeholders)?;
         self.with_table(call, &table, |table| {

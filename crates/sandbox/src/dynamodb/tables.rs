@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::table::{HASH_KEY_BYTES, KeyAttribute, RANGE_KEY_BYTES, Table};
-use super::{DynamoDb, Rest, address, choice, read, table_arn, validation};
+use super::{DynamoDb, address, choice, read, table_arn, validation};
 use crate::call::{Answer, AwsError, Call, Reply};
 use crate::cloud::Cloud;
 
@@ -19,8 +19,6 @@ struct CreateTable {
     #[serde(default)]
     key_schema: Vec<KeySchemaElement>,
     billing_mode: Option<String>,
-    #[serde(flatten)]
-    rest: Rest,
 }
 
 #[derive(Deserialize)]
@@ -41,8 +39,6 @@ struct KeySchemaElement {
 #[serde(rename_all = "PascalCase")]
 struct UpdateTimeToLive {
     time_to_live_specification: TimeToLiveSpecification,
-    #[serde(flatten)]
-    rest: Rest,
 }
 
 #[derive(Deserialize)]
@@ -54,8 +50,7 @@ struct TimeToLiveSpecification {
 
 impl DynamoDb {
     pub(super) fn create_table(&self, cloud: &Cloud, call: &Call) -> Answer {
-        let (name, request): (_, CreateTable) = read(cloud, call)?;
-        call.refuse_rest("dynamodb", &request.rest)?;
+        let (name, request, ()): (_, CreateTable, _) = read(cloud, call)?;
         let (hash, range) = key_schema(&request)?;
         let modes = ["PROVISIONED", "PAY_PER_REQUEST"];
         if choice(request.billing_mode.as_deref(), "billingMode", &modes)? == modes[0] {
@@ -75,8 +70,7 @@ impl DynamoDb {
     }
 
     pub(super) fn update_time_to_live(&self, cloud: &Cloud, call: &Call) -> Answer {
-        let (name, request): (_, UpdateTimeToLive) = read(cloud, call)?;
-        call.refuse_rest("dynamodb", &request.rest)?;
+        let (name, request, ()): (_, UpdateTimeToLive, _) = read(cloud, call)?;
         let TimeToLiveSpecification { enabled, attribute_name } = request.time_to_live_specification;
         if !(1..=255).contains(&attribute_name.len()) {
             return Err(validation("TimeToLive attributeName must be 1 to 255 characters long"));
@@ -100,8 +94,7 @@ impl DynamoDb {
     }
 
     pub(super) fn describe_table(&self, cloud: &Cloud, call: &Call) -> Answer {
-        let (name, rest): (_, Rest) = read(cloud, call)?;
-        call.refuse_rest("dynamodb", &rest)?;
+        let (name, (), ()) = read(cloud, call)?;
         self.with_table(call, &name, |table| {
             let attributes: Vec<_> = table.key_attributes().map(|attribute| &attribute.name).collect();
             let roles = attributes.iter().zip(["HASH", "RANGE"]);
@@ -122,8 +115,7 @@ impl DynamoDb {
     }
 
     pub(super) fn describe_time_to_live(&self, cloud: &Cloud, call: &Call) -> Answer {
-        let (name, rest): (_, Rest) = read(cloud, call)?;
-        call.refuse_rest("dynamodb", &rest)?;
+        let (name, (), ()) = read(cloud, call)?;
         self.with_table(call, &name, |table| {
             let description = match &table.time_to_live {
                 Some(name) => json!({ "TimeToLiveStatus": "ENABLED", "AttributeName": name }),

@@ -137,7 +137,7 @@ async fn a_table_is_described_by_its_key() {
 async fn items_are_put_read_and_deleted() {
     let cloud = cloud_with_table().await;
     let mut item = key("o", "d");
-    item["n"] = json!({ "N": "1.0" });
+    item["n"] = json!({ "N": "+01" });
     let put = json!({ "Item": item, "ReturnValues": "ALL_OLD" });
     assert_eq!(ask(&cloud, "PutItem", put.clone()).await.expect("valid"), json!({}));
     item["n"] = json!({ "N": "1" });
@@ -248,7 +248,7 @@ async fn conditions_guard_puts_and_deletes() {
         })
     };
     refused(ask(&cloud, "DeleteItem", delete("2")).await, "ConditionalCheckFailedException", "");
-    ask(&cloud, "DeleteItem", delete("1.0")).await.expect("numbers compare as numbers");
+    ask(&cloud, "DeleteItem", delete("01")).await.expect("numbers compare as numbers");
 }
 
 #[tokio::test]

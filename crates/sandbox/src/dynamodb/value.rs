@@ -7,26 +7,26 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Map, Value, json};
 
-use super::number::Number;
 use super::validation;
 use crate::call::AwsError;
+
+/// Largest number of digits.
+const MAX_DIGITS: u32 = 38;
 
 /// An item, or the content of a map: values by attribute name.
 pub(super) type Item = BTreeMap<String, AttributeValue>;
 
-/// A value of one of DynamoDB's ten types.
+/// A value of one of DynamoDB's types. Sets of numbers and of binaries are not implemented.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum AttributeValue {
     S(String),
-    N(Number),
+    N(i128),
     B(Vec<u8>),
     Bool(bool),
     Null,
     L(Vec<AttributeValue>),
     M(Item),
     Ss(BTreeSet<String>),
-    Ns(BTreeSet<Number>),
-    Bs(BTreeSet<Vec<u8>>),
 }
 
 impl AttributeValue {
@@ -41,7 +41,7 @@ impl AttributeValue {
         };
         match kind.as_str() {
             "S" => text(content).map(|text| Self::S(text.to_owned())),
-            "N" => Number::parse(text(content)?).map(Self::N),
+            "N" => number(text(content)?).map(Self::N),
             "B" => bytes(content).map(Self::B),
             "BOOL" => {
                 content.as_bool().map(Self::Bool).ok_or_else(|| serialization("BOOL must be true or false"))
@@ -56,9 +56,8 @@ impl AttributeValue {
                 let members = content.as_object().ok_or_else(|| serialization("M must be an object"))?;
                 item_from_json(members).map(Self::M)
             }
-            "SS" => set(content, "string", |element| text(element).map(str::to_owned)).map(Self::Ss),
-            "NS" => set(content, "number", |element| Number::parse(text(element)?)).map(Self::Ns),
-            "BS" => set(content, "binary", bytes).map(Self::Bs),
+            "SS" => set(content).map(Self::Ss),
+            "NS" | "BS" => Err(AwsError::not_implemented("dynamodb", &format!("a value of type {kind}"))),
             other => Err(serialization(&format!("{other} is not a type of attribute value"))),
         }
     }
@@ -73,12 +72,6 @@ impl AttributeValue {
             Self::L(elements) => json!({ "L": elements.iter().map(Self::to_json).collect::<Vec<_>>() }),
             Self::M(members) => json!({ "M": item_to_json(members) }),
             Self::Ss(elements) => json!({ "SS": elements }),
-            Self::Ns(elements) => {
-                json!({ "NS": elements.iter().map(ToString::to_string).collect::<Vec<_>>() })
-            }
-            Self::Bs(elements) => {
-                json!({ "BS": elements.iter().map(|bytes| BASE64.encode(bytes)).collect::<Vec<_>>() })
-            }
         }
     }
 
@@ -93,8 +86,6 @@ impl AttributeValue {
             Self::L(_) => "L",
             Self::M(_) => "M",
             Self::Ss(_) => "SS",
-            Self::Ns(_) => "NS",
-            Self::Bs(_) => "BS",
         }
     }
 
@@ -102,14 +93,13 @@ impl AttributeValue {
     pub(super) fn size(&self) -> usize {
         match self {
             Self::S(text) => text.len(),
-            Self::N(number) => number.size(),
+            // Two digits have one byte. Zeros at the end have none.
+            Self::N(number) => number.to_string().trim_matches(['-', '0']).len().max(1).div_ceil(2) + 1,
             Self::B(bytes) => bytes.len(),
             Self::Bool(_) | Self::Null => 1,
             Self::L(elements) => 3 + elements.iter().map(|element| 1 + element.size()).sum::<usize>(),
             Self::M(members) => 3 + members.len() + item_size(members),
             Self::Ss(elements) => elements.iter().map(String::len).sum(),
-            Self::Ns(elements) => elements.iter().map(|number| number.size()).sum(),
-            Self::Bs(elements) => elements.iter().map(Vec::len).sum(),
         }
     }
 
@@ -157,27 +147,34 @@ fn bytes(content: &Value) -> Result<Vec<u8>, AwsError> {
     BASE64.decode(text(content)?).map_err(|_| serialization("B must be base64"))
 }
 
-fn list(content: &Value) -> Result<&Vec<Value>, AwsError> {
-    content.as_array().ok_or_else(|| serialization("L, SS, NS and BS must be arrays"))
+/// Reads a whole number. Other numbers are not implemented.
+fn number(text: &str) -> Result<i128, AwsError> {
+    let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
+    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        let is_decimal = digits.starts_with(|first: char| first.is_ascii_digit() || first == '.');
+        return Err(match is_decimal && digits.parse::<f64>().is_ok() {
+            true => AwsError::not_implemented("dynamodb", "a number that is not whole"),
+            false => validation(format!("The parameter cannot be converted to a numeric value: {text}")),
+        });
+    }
+    let number = text.parse::<i128>().ok().filter(|number| number.unsigned_abs() < 10_u128.pow(MAX_DIGITS));
+    number.ok_or_else(|| validation("Attempting to store more than 38 significant digits in a Number"))
 }
 
-fn set<T: Ord>(
-    content: &Value,
-    kind: &str,
-    read: impl Fn(&Value) -> Result<T, AwsError>,
-) -> Result<BTreeSet<T>, AwsError> {
-    let elements = list(content)?;
+fn list(content: &Value) -> Result<&Vec<Value>, AwsError> {
+    content.as_array().ok_or_else(|| serialization("L and SS must be arrays"))
+}
+
+fn set(content: &Value) -> Result<BTreeSet<String>, AwsError> {
+    let elements = list(content)?.iter().map(text).collect::<Result<Vec<_>, _>>()?;
     if elements.is_empty() {
-        return Err(validation(format!(
-            "One or more parameter values were invalid: An {kind} set  may not be empty"
-        )));
+        return Err(validation("One or more parameter values were invalid: An string set  may not be empty"));
     }
-    let set = elements.iter().map(read).collect::<Result<BTreeSet<_>, _>>()?;
+    let set: BTreeSet<_> = elements.iter().map(|&element| element.to_owned()).collect();
     if set.len() < elements.len() {
-        let shown: Vec<_> = elements.iter().filter_map(Value::as_str).collect();
         return Err(validation(format!(
             "One or more parameter values were invalid: Input collection [{}] contains duplicates.",
-            shown.join(", ")
+            elements.join(", ")
         )));
     }
     Ok(set)
@@ -190,9 +187,9 @@ mod tests {
     #[test]
     fn values_survive_the_round_trip() {
         let value = json!({ "M": {
-            "s": { "S": "é" }, "n": { "N": "-1.5" }, "b": { "B": "AAEC" }, "t": { "BOOL": false },
+            "s": { "S": "é" }, "n": { "N": "-15" }, "b": { "B": "AAEC" }, "t": { "BOOL": false },
             "z": { "NULL": true }, "l": { "L": [{ "S": "" }, { "M": {} }] },
-            "ss": { "SS": ["a", "b"] }, "ns": { "NS": ["1", "20"] }, "bs": { "BS": ["AA=="] },
+            "ss": { "SS": ["a", "b"] },
         } });
         assert_eq!(AttributeValue::from_json(&value).expect("valid").to_json(), value);
     }
@@ -205,7 +202,16 @@ mod tests {
             (json!({ "N": "one" }), "ValidationException"),
             (json!({ "NULL": false }), "ValidationException"),
             (json!({ "SS": [] }), "ValidationException"),
-            (json!({ "NS": ["1", "1.0"] }), "ValidationException"),
+            (json!({ "SS": ["a", "a"] }), "ValidationException"),
+            (json!({ "N": "" }), "ValidationException"),
+            (json!({ "N": "." }), "ValidationException"),
+            (json!({ "N": "1.2.3" }), "ValidationException"),
+            (json!({ "N": " 1" }), "ValidationException"),
+            (json!({ "N": "NaN" }), "ValidationException"),
+            (json!({ "N": "1".repeat(39) }), "ValidationException"),
+            (json!({ "N": "1.5" }), "NotImplemented"),
+            (json!({ "N": "1e3" }), "NotImplemented"),
+            (json!({ "NS": ["1"] }), "NotImplemented"),
             (json!({ "S": 1 }), "SerializationException"),
             (json!({ "B": "?" }), "SerializationException"),
             (json!({ "X": "a" }), "SerializationException"),
@@ -220,6 +226,8 @@ mod tests {
         let size = |value: Value| AttributeValue::from_json(&value).expect("valid").size();
         assert_eq!(size(json!({ "S": "é" })), 2);
         assert_eq!(size(json!({ "N": "12345" })), 4);
+        assert_eq!(size(json!({ "N": "-1200" })), 2);
+        assert_eq!(size(json!({ "N": "0" })), 2);
         assert_eq!(size(json!({ "L": [{ "BOOL": true }, { "S": "ab" }] })), 8);
         assert_eq!(size(json!({ "M": { "ab": { "S": "c" } } })), 7);
     }

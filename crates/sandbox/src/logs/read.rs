@@ -5,8 +5,8 @@ use serde_json::{Map, Value, json};
 
 use super::store::{Event, Group, Stream};
 use super::{
-    Logs, Rest, authorize, authorize_group, authorize_stream, constraint, group_arn, group_name,
-    invalid_parameter, no_such_stream, required, stream_name,
+    Logs, authorize, authorize_group, authorize_stream, constraint, group_arn, group_name, invalid_parameter,
+    no_such_stream, required, stream_name,
 };
 use crate::call::{Answer, AwsError, Call, Reply};
 use crate::cloud::Cloud;
@@ -25,8 +25,6 @@ struct DescribeLogGroups {
     log_group_name_prefix: Option<String>,
     limit: Option<i64>,
     next_token: Option<String>,
-    #[serde(flatten)]
-    rest: Rest,
 }
 
 #[derive(Deserialize)]
@@ -35,8 +33,6 @@ struct DescribeLogStreams {
     log_group_name: Option<String>,
     limit: Option<i64>,
     next_token: Option<String>,
-    #[serde(flatten)]
-    rest: Rest,
 }
 
 #[derive(Deserialize)]
@@ -47,31 +43,22 @@ struct GetLogEvents {
     limit: Option<i64>,
     next_token: Option<String>,
     start_from_head: Option<bool>,
-    #[serde(flatten)]
-    rest: Rest,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct FilterLogEvents {
     log_group_name: Option<String>,
-    log_group_identifier: Option<String>,
     start_time: Option<i64>,
     /// Unlike that of GetLogEvents, this end is inclusive.
     end_time: Option<i64>,
     limit: Option<i64>,
     next_token: Option<String>,
-    /// Deprecated and without effect: the answer always merges the events of all streams by time.
-    #[serde(rename = "interleaved")]
-    _interleaved: Option<bool>,
-    #[serde(flatten)]
-    rest: Rest,
 }
 
 impl Logs {
     pub(super) fn describe_log_groups(&self, cloud: &Cloud, call: &Call) -> Answer {
-        let request: DescribeLogGroups = call.parse()?;
-        call.refuse_rest("logs", &request.rest)?;
+        let request: DescribeLogGroups = call.parse_all("logs")?;
         let limit = limit(request.limit, DESCRIBE_LIMIT)?;
         // AWS evaluates this call on a group without a name, whatever the prefix.
         authorize(cloud, call, &format!("{}:log-stream:", group_arn(call, "")))?;
@@ -88,8 +75,7 @@ impl Logs {
     }
 
     pub(super) fn describe_log_streams(&self, cloud: &Cloud, call: &Call) -> Answer {
-        let request: DescribeLogStreams = call.parse()?;
-        call.refuse_rest("logs", &request.rest)?;
+        let request: DescribeLogStreams = call.parse_all("logs")?;
         let limit = limit(request.limit, DESCRIBE_LIMIT)?;
         let group_name = which_group(request.log_group_name)?;
         authorize_group(cloud, call, &group_name)?;
@@ -103,8 +89,7 @@ impl Logs {
     }
 
     pub(super) fn get_log_events(&self, cloud: &Cloud, call: &Call) -> Answer {
-        let request: GetLogEvents = call.parse()?;
-        call.refuse_rest("logs", &request.rest)?;
+        let request: GetLogEvents = call.parse_all("logs")?;
         let limit = limit(request.limit, EVENTS_LIMIT)?;
         let name = required(request.log_stream_name, "logStreamName")?;
         stream_name(&name, "logStreamName")?;
@@ -138,21 +123,13 @@ impl Logs {
     }
 
     pub(super) fn filter_log_events(&self, cloud: &Cloud, call: &Call) -> Answer {
-        let request: FilterLogEvents = call.parse()?;
-        call.refuse_rest("logs", &request.rest)?;
+        let request: FilterLogEvents = call.parse_all("logs")?;
         let limit = limit(request.limit, EVENTS_LIMIT)?;
         let start = match &request.next_token {
             Some(token) => key_from_digits(token)?,
             None => (0, 0),
         };
-        let given = match (request.log_group_name, request.log_group_identifier) {
-            (Some(_), Some(_)) => {
-                let message = "Only one of logGroupName and logGroupIdentifier may be given.";
-                return Err(invalid_parameter(message));
-            }
-            (name, identifier) => name.or(identifier),
-        };
-        let group_name = which_group(given)?;
+        let group_name = which_group(request.log_group_name)?;
         let (from, until) = (request.start_time.unwrap_or(0), request.end_time.unwrap_or(i64::MAX));
         for (member, time) in [("startTime", from), ("endTime", until)] {
             if time < 0 {

@@ -43,16 +43,9 @@ pub(super) struct Object {
     /// Without quotes.
     pub(super) etag: String,
     pub(super) checksum: Checksum,
-    /// Content headers, user metadata, encryption and storage class.
+    /// Content headers, user metadata and encryption.
     pub(super) headers: Vec<(HeaderName, HeaderValue)>,
     pub(super) retention: Option<Retention>,
-}
-
-impl Object {
-    pub(super) fn header(&self, name: &str) -> Option<&str> {
-        let header = self.headers.iter().find(|(header, _)| header == name);
-        header.and_then(|(_, value)| value.to_str().ok())
-    }
 }
 
 impl Bucket {

@@ -1,18 +1,16 @@
 //! Additional checksums of objects and parts: verifies the checksum that a client sent, or adds S3's own.
 //!
-//! SHA-1 is stored without a check. The algorithms that S3 has added since 2025 are not implemented.
+//! CRC-32 is the SDKs' default, and CRC-64/NVME is S3's. Other algorithms are not implemented.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use flate2::Crc;
 use http::HeaderMap;
-use sha2::{Digest, Sha256};
 
 use crate::{
     call::{AwsError, Call},
     encoding::element,
 };
 
-const CRC32C: [u64; 256] = table(0x82f6_3b78);
 const CRC64NVME: [u64; 256] = table(0x9a6c_9329_ac4b_c9b5);
 
 /// Checksum of an object or a part, as in its header.
@@ -45,23 +43,17 @@ impl Kind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Algorithm {
     Crc32,
-    Crc32c,
     Crc64Nvme,
-    Sha1,
-    Sha256,
 }
 
 impl Algorithm {
-    pub(super) const ALL: [Self; 5] = [Self::Crc32, Self::Crc32c, Self::Crc64Nvme, Self::Sha1, Self::Sha256];
+    pub(super) const ALL: [Self; 2] = [Self::Crc32, Self::Crc64Nvme];
 
     /// Name, as in `x-amz-sdk-checksum-algorithm`.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Crc32 => "CRC32",
-            Self::Crc32c => "CRC32C",
             Self::Crc64Nvme => "CRC64NVME",
-            Self::Sha1 => "SHA1",
-            Self::Sha256 => "SHA256",
         }
     }
 
@@ -69,10 +61,7 @@ impl Algorithm {
     pub(super) fn header(self) -> &'static str {
         match self {
             Self::Crc32 => "x-amz-checksum-crc32",
-            Self::Crc32c => "x-amz-checksum-crc32c",
             Self::Crc64Nvme => "x-amz-checksum-crc64nvme",
-            Self::Sha1 => "x-amz-checksum-sha1",
-            Self::Sha256 => "x-amz-checksum-sha256",
         }
     }
 
@@ -80,38 +69,27 @@ impl Algorithm {
     pub(super) fn element(self) -> &'static str {
         match self {
             Self::Crc32 => "ChecksumCRC32",
-            Self::Crc32c => "ChecksumCRC32C",
             Self::Crc64Nvme => "ChecksumCRC64NVME",
-            Self::Sha1 => "ChecksumSHA1",
-            Self::Sha256 => "ChecksumSHA256",
         }
     }
 
-    /// Computes the checksum; `None` for SHA-1, which the sandbox stores without checking.
-    pub(super) fn of(self, body: &[u8]) -> Option<Checksum> {
+    /// Computes the checksum.
+    pub(super) fn of(self, body: &[u8]) -> Checksum {
         let value = match self {
             Self::Crc32 => {
                 let mut crc = Crc::new();
                 crc.update(body);
                 STANDARD.encode(crc.sum().to_be_bytes())
             }
-            Self::Crc32c => {
-                let sum = reflected(&CRC32C, u64::from(u32::MAX), body);
-                STANDARD.encode(&sum.to_be_bytes()[4..])
-            }
-            Self::Crc64Nvme => STANDARD.encode(reflected(&CRC64NVME, u64::MAX, body).to_be_bytes()),
-            Self::Sha1 => return None,
-            Self::Sha256 => STANDARD.encode(Sha256::digest(body)),
+            Self::Crc64Nvme => STANDARD.encode(crc64_nvme(body).to_be_bytes()),
         };
-        Some(Checksum { algorithm: self, kind: Kind::FullObject, value })
+        Checksum { algorithm: self, kind: Kind::FullObject, value }
     }
 
     fn length(self) -> usize {
         match self {
-            Self::Crc32 | Self::Crc32c => 4,
+            Self::Crc32 => 4,
             Self::Crc64Nvme => 8,
-            Self::Sha1 => 20,
-            Self::Sha256 => 32,
         }
     }
 
@@ -124,10 +102,7 @@ impl Algorithm {
 impl Checksum {
     /// Checksum to store for a put: the sent one, which is verified, or else CRC-64/NVME, which S3 adds itself.
     pub(super) fn of_put(headers: &HeaderMap, body: &[u8]) -> Result<Self, AwsError> {
-        match Self::sent(headers, body)? {
-            Some(sent) => Ok(sent),
-            None => Ok(Algorithm::Crc64Nvme.of(body).expect("this checksum can be computed")),
-        }
+        Ok(Self::sent(headers, body)?.unwrap_or_else(|| Algorithm::Crc64Nvme.of(body)))
     }
 
     /// Checksum that the headers hold, after its verification.
@@ -142,17 +117,14 @@ impl Checksum {
             return Ok(None);
         };
         let sent = Self { algorithm, kind: Kind::FullObject, value: value.to_owned() };
-        match algorithm.of(body) {
-            Some(computed) if computed != sent => Err(bad_digest(algorithm.name())),
-            _ => Ok(Some(sent)),
-        }
+        if algorithm.of(body) == sent { Ok(Some(sent)) } else { Err(bad_digest(algorithm.name())) }
     }
 
     /// Checksum of a copy of the object with this checksum. A copy has one part.
     pub(super) fn of_copy(&self, body: &[u8]) -> Self {
         match self.kind {
             Kind::FullObject => self.clone(),
-            Kind::Composite => self.algorithm.of(body).unwrap_or_else(|| self.clone()),
+            Kind::Composite => self.algorithm.of(body),
         }
     }
 
@@ -204,7 +176,7 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// Reads `x-amz-checksum-algorithm` and `x-amz-checksum-type`. CRC-64/NVME is always of the full object, a SHA never.
+    /// Reads `x-amz-checksum-algorithm` and `x-amz-checksum-type`. CRC-64/NVME is always of the full object.
     pub(super) fn of(call: &Call) -> Result<Option<Self>, AwsError> {
         let kind = match call.header("x-amz-checksum-type") {
             None => None,
@@ -221,27 +193,19 @@ impl Plan {
             };
         };
         let algorithm = Algorithm::ALL.into_iter().find(|algorithm| algorithm.name() == name);
-        let algorithm = match algorithm {
-            Some(Algorithm::Sha1) | None => {
-                return Err(AwsError::not_implemented(
-                    "s3",
-                    &format!("multipart uploads with checksums of {name}"),
-                ));
-            }
-            Some(algorithm) => algorithm,
-        };
+        let algorithm = algorithm.ok_or_else(|| {
+            AwsError::not_implemented("s3", &format!("multipart uploads with checksums of {name}"))
+        })?;
         let kind = kind.unwrap_or(match algorithm {
             Algorithm::Crc64Nvme => Kind::FullObject,
             _ => Kind::Composite,
         });
         match (algorithm, kind) {
-            (Algorithm::Crc64Nvme, Kind::Composite) | (Algorithm::Sha256, Kind::FullObject) => {
-                Err(request(&format!(
-                    "The {} checksum type cannot be used with the {} checksum algorithm.",
-                    kind.name(),
-                    name.to_ascii_lowercase()
-                )))
-            }
+            (Algorithm::Crc64Nvme, Kind::Composite) => Err(request(&format!(
+                "The {} checksum type cannot be used with the {} checksum algorithm.",
+                kind.name(),
+                name.to_ascii_lowercase()
+            ))),
             _ => Ok(Some(Self { algorithm, kind })),
         }
     }
@@ -263,9 +227,9 @@ const fn table(polynomial: u64) -> [u64; 256] {
     table
 }
 
-fn reflected(table: &[u64; 256], ones: u64, body: &[u8]) -> u64 {
-    let step = |sum: u64, byte: &u8| table[usize::from(sum.to_le_bytes()[0] ^ byte)] ^ (sum >> 8);
-    body.iter().fold(ones, step) ^ ones
+fn crc64_nvme(body: &[u8]) -> u64 {
+    let step = |sum: u64, byte: &u8| CRC64NVME[usize::from(sum.to_le_bytes()[0] ^ byte)] ^ (sum >> 8);
+    !body.iter().fold(u64::MAX, step)
 }
 
 #[cfg(test)]
@@ -275,11 +239,10 @@ mod tests {
     #[test]
     fn sums_have_their_published_check_values() {
         let check = |algorithm: Algorithm, expected: &[u8]| {
-            let sum = algorithm.of(b"123456789").expect("computed");
+            let sum = algorithm.of(b"123456789");
             assert_eq!(sum.value, STANDARD.encode(expected), "{algorithm:?}");
         };
         check(Algorithm::Crc32, &0xcbf4_3926_u32.to_be_bytes());
-        check(Algorithm::Crc32c, &0xe306_9283_u32.to_be_bytes());
         check(Algorithm::Crc64Nvme, &0xae8b_1486_0a79_9888_u64.to_be_bytes());
     }
 
@@ -294,8 +257,8 @@ mod tests {
         let of = |headers: HeaderMap| Checksum::of_put(&headers, b"123456789").map(|sum| sum.algorithm);
         assert_eq!(of(headers("x-amz-checksum-crc32", "y/Q5Jg==")).expect("right"), Algorithm::Crc32);
         assert_eq!(of(headers("x-amz-checksum-crc32", "AAAAAA==")).expect_err("wrong").code, "BadDigest");
-        assert_eq!(of(headers("x-amz-checksum-sha256", "!")).expect_err("wrong").code, "InvalidRequest");
-        assert_eq!(of(headers("x-amz-checksum-xxhash3", "AA==")).expect_err("unknown").status, 501);
+        assert_eq!(of(headers("x-amz-checksum-crc32", "!")).expect_err("wrong").code, "InvalidRequest");
+        assert_eq!(of(headers("x-amz-checksum-sha256", "AA==")).expect_err("unknown").status, 501);
         let unsent = of(headers("x-amz-sdk-checksum-algorithm", "CRC32"));
         assert_eq!(unsent.expect_err("announced").code, "InvalidRequest");
         assert_eq!(of(HeaderMap::new()).expect("made"), Algorithm::Crc64Nvme);

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::{
@@ -14,7 +14,7 @@ use super::{
     notification::{Destination, Rule},
 };
 use crate::{
-    call::{Call, Principal},
+    call::Call,
     cloud::Cloud,
     encoding::{encode_key, hex},
     sqs::{Sender, message::Attributes},
@@ -59,75 +59,6 @@ pub(super) struct Source {
     account: String,
     region: String,
     rules: Arc<Vec<Rule>>,
-}
-
-#[derive(Serialize)]
-struct Records<'a> {
-    #[serde(rename = "Records")]
-    records: [Record<'a>; 1],
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Record<'a> {
-    event_version: &'a str,
-    event_source: &'a str,
-    aws_region: &'a str,
-    event_time: String,
-    event_name: &'a str,
-    user_identity: Identity,
-    request_parameters: RequestParameters,
-    response_elements: ResponseElements,
-    s3: Entity<'a>,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Identity {
-    principal_id: String,
-}
-
-#[derive(Serialize)]
-struct RequestParameters {
-    #[serde(rename = "sourceIPAddress")]
-    source_ip_address: &'static str,
-}
-
-#[derive(Serialize)]
-struct ResponseElements {
-    #[serde(rename = "x-amz-request-id")]
-    request_id: String,
-    #[serde(rename = "x-amz-id-2")]
-    host_id: String,
-}
-
-#[derive(Serialize)]
-struct Entity<'a> {
-    #[serde(rename = "s3SchemaVersion")]
-    schema_version: &'a str,
-    #[serde(rename = "configurationId")]
-    configuration_id: &'a str,
-    bucket: BucketEntity<'a>,
-    object: ObjectEntity<'a>,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct BucketEntity<'a> {
-    name: &'a str,
-    owner_identity: Identity,
-    arn: String,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct ObjectEntity<'a> {
-    key: String,
-    size: u64,
-    e_tag: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    version_id: Option<&'a str>,
-    sequencer: String,
 }
 
 impl Source {
@@ -209,33 +140,36 @@ impl Source {
         configuration_id: &str,
         now: Timestamp,
     ) -> String {
-        let record = Record {
-            event_version: "2.1",
-            event_source: "aws:s3",
-            aws_region: &self.region,
-            event_time: format!("{now:.3}"),
-            event_name: happening.event_name(),
-            user_identity: Identity { principal_id: principal_id(cloud, call) },
-            request_parameters: RequestParameters { source_ip_address: "127.0.0.1" },
-            response_elements: ResponseElements { request_id: request_id(), host_id: host_id() },
-            s3: Entity {
-                schema_version: "1.0",
-                configuration_id,
-                bucket: BucketEntity {
-                    name: &self.bucket,
-                    owner_identity: Identity { principal_id: owner_id(&self.account) },
-                    arn: self.arn(),
+        let mut object = json!({
+            "key": encode_key(&subject.key),
+            "size": subject.size,
+            "eTag": subject.etag,
+            "sequencer": sequencer(subject.sequencer),
+        });
+        if let Some(version_id) = &subject.version_id {
+            object["versionId"] = json!(version_id);
+        }
+        let record = json!({
+            "eventVersion": "2.1",
+            "eventSource": "aws:s3",
+            "awsRegion": self.region,
+            "eventTime": format!("{now:.3}"),
+            "eventName": happening.event_name(),
+            "userIdentity": { "principalId": format!("AWS:{}", cloud.iam.id_of_caller(call)) },
+            "requestParameters": { "sourceIPAddress": "127.0.0.1" },
+            "responseElements": { "x-amz-request-id": request_id(), "x-amz-id-2": host_id() },
+            "s3": {
+                "s3SchemaVersion": "1.0",
+                "configurationId": configuration_id,
+                "bucket": {
+                    "name": self.bucket,
+                    "ownerIdentity": { "principalId": owner_id(&self.account) },
+                    "arn": self.arn(),
                 },
-                object: ObjectEntity {
-                    key: encode_key(&subject.key),
-                    size: subject.size,
-                    e_tag: &subject.etag,
-                    version_id: subject.version_id.as_deref(),
-                    sequencer: sequencer(subject.sequencer),
-                },
+                "object": object,
             },
-        };
-        serde_json::to_string(&Records { records: [record] }).expect("strings and numbers serialize")
+        });
+        json!({ "Records": [record] }).to_string()
     }
 }
 
@@ -254,17 +188,7 @@ fn host_id() -> String {
 }
 
 /// Canonical user id of an account, always the same for the same account.
-pub(super) fn owner_id(account: &str) -> String {
+fn owner_id(account: &str) -> String {
     let digest = Sha256::digest(account.as_bytes());
     format!("A{}", hex(&digest[..7]).to_ascii_uppercase())
-}
-
-fn principal_id(cloud: &Cloud, call: &Call) -> String {
-    match &call.principal {
-        Principal::Root => format!("AWS:{}", call.account),
-        Principal::Session { role_arn, session_name, .. } => {
-            let role = cloud.iam.role(role_arn).map_or_else(|| "AROA".to_owned(), |role| role.id);
-            format!("AWS:{role}:{session_name}")
-        }
-    }
 }

@@ -5,7 +5,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use super::{
     NAMESPACE, S3, XML_HEAD, authorize,
     bucket::{Bucket, Object, Version},
-    check_owner, event,
+    check_owner,
     notification::invalid,
     open, target,
 };
@@ -42,7 +42,6 @@ impl S3 {
             "start-after",
             "max-keys",
             "encoding-type",
-            "fetch-owner",
             "x-id",
         ];
         if let Some((name, _)) = call.query.iter().find(|(name, _)| !known.contains(&name.as_str())) {
@@ -140,12 +139,7 @@ fn print(call: &Call, bucket: &Bucket, request: &Request<'_>, page: &Page<'_>, e
     if let Some(next) = &page.next {
         out.push_str(&element("NextContinuationToken", &STANDARD.encode(next)));
     }
-    let owner = match call.query_value("fetch-owner") {
-        Some("true") => format!("<Owner>{}</Owner>", element("ID", &event::owner_id(&bucket.account))),
-        _ => String::new(),
-    };
     for (key, version, object) in &page.contents {
-        let class = object.header("x-amz-storage-class").unwrap_or("STANDARD");
         out.push_str("<Contents>");
         out.push_str(&text("Key", key));
         out.push_str(&element("LastModified", &format!("{:.3}", version.modified)));
@@ -153,8 +147,7 @@ fn print(call: &Call, bucket: &Bucket, request: &Request<'_>, page: &Page<'_>, e
         out.push_str(&element("ChecksumAlgorithm", object.checksum.algorithm.name()));
         out.push_str(&element("ChecksumType", object.checksum.kind.name()));
         out.push_str(&element("Size", &object.body.len().to_string()));
-        out.push_str(&owner);
-        out.push_str(&element("StorageClass", class));
+        out.push_str(&element("StorageClass", "STANDARD"));
         out.push_str("</Contents>");
     }
     for common in &page.common_prefixes {

@@ -29,7 +29,7 @@ const MAX_KEY: usize = 1_024;
 const MAX_METADATA: usize = 2_048;
 
 /// Headers that are stored with an object and returned, besides `x-amz-meta-*`.
-const KEPT: [&str; 9] = [
+const KEPT: [&str; 8] = [
     "cache-control",
     "content-disposition",
     "content-encoding",
@@ -38,29 +38,19 @@ const KEPT: [&str; 9] = [
     "x-amz-server-side-encryption",
     "x-amz-server-side-encryption-aws-kms-key-id",
     "x-amz-server-side-encryption-bucket-key-enabled",
-    "x-amz-storage-class",
 ];
 
 /// Prefixes of headers for features that are not implemented.
-const REFUSED: [&str; 8] = [
+const REFUSED: [&str; 9] = [
     "x-amz-grant-",
     "x-amz-object-lock-event-hold",
     "x-amz-object-lock-legal-hold",
     "x-amz-server-side-encryption-context",
     "x-amz-server-side-encryption-customer-",
+    "x-amz-storage-class",
     "x-amz-tagging",
     "x-amz-website-redirect-location",
     "x-amz-write-offset-bytes",
-];
-
-const STORAGE_CLASSES: [&str; 7] = [
-    "STANDARD",
-    "REDUCED_REDUNDANCY",
-    "STANDARD_IA",
-    "INTELLIGENT_TIERING",
-    "GLACIER_IR",
-    "GLACIER",
-    "DEEP_ARCHIVE",
 ];
 
 impl S3 {
@@ -119,7 +109,7 @@ impl S3 {
         authorize_write(cloud, call, bucket, &key)?;
         lock::check_bucket(retention, bucket)?;
         conditions::check_put(&call.headers, bucket.current_etag(&key))?;
-        let changed = replace || given.iter().any(|(name, _)| is_storage_header(name.as_str()));
+        let changed = replace || given.iter().any(|(name, _)| is_encryption_header(name.as_str()));
         if (&from_name, &from_key) == (&name, &key) && from_version.is_none() && !changed {
             return Err(AwsError::new(
                 400,
@@ -280,14 +270,14 @@ pub(super) fn check_content_md5(call: &Call) -> Result<(), AwsError> {
     }
 }
 
-fn is_storage_header(name: &str) -> bool {
-    name == "x-amz-storage-class" || name.starts_with("x-amz-server-side-encryption")
+fn is_encryption_header(name: &str) -> bool {
+    name.starts_with("x-amz-server-side-encryption")
 }
 
 pub(super) fn encryption_headers(
     headers: &[(HeaderName, HeaderValue)],
 ) -> impl Iterator<Item = &(HeaderName, HeaderValue)> {
-    headers.iter().filter(|(name, _)| name.as_str().starts_with("x-amz-server-side-encryption"))
+    headers.iter().filter(|(name, _)| is_encryption_header(name.as_str()))
 }
 
 /// Checks the headers of a write and returns those that are stored with the object. Refuses headers of features that are not
@@ -310,10 +300,6 @@ pub(super) fn object_headers(call: &Call) -> Result<Vec<(HeaderName, HeaderValue
     if metadata > MAX_METADATA {
         let message = "Your metadata headers exceed the maximum allowed metadata size";
         return Err(AwsError::new(400, "MetadataTooLarge", message));
-    }
-    if call.header("x-amz-storage-class").is_some_and(|class| !STORAGE_CLASSES.contains(&class)) {
-        let message = "The storage class you specified is not valid";
-        return Err(AwsError::new(400, "InvalidStorageClass", message));
     }
     match call.header("x-amz-server-side-encryption") {
         None | Some("AES256" | "aws:kms" | "aws:kms:dsse") => Ok(kept),
@@ -349,8 +335,8 @@ fn copied_headers(
     if replace {
         return complete(given, call);
     }
-    let content = source.headers.iter().filter(|(name, _)| !is_storage_header(name.as_str())).cloned();
-    let storage = given.into_iter().filter(|(name, _)| is_storage_header(name.as_str()));
+    let content = source.headers.iter().filter(|(name, _)| !is_encryption_header(name.as_str())).cloned();
+    let storage = given.into_iter().filter(|(name, _)| is_encryption_header(name.as_str()));
     complete(content.chain(storage).collect(), call)
 }
 

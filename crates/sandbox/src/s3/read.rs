@@ -26,14 +26,7 @@ const CHUNK: usize = 64 * 1024;
 impl S3 {
     pub(super) fn get_object(&self, cloud: &Cloud, call: &Call) -> Answer {
         let (reply, body) = self.read(cloud, call)?;
-        match reply.headers.get("x-amz-storage-class").map(HeaderValue::as_bytes) {
-            Some(b"GLACIER" | b"DEEP_ARCHIVE") => Err(AwsError::new(
-                403,
-                "InvalidObjectState",
-                "The operation is not valid for the object's storage class",
-            )),
-            _ => Ok(Reply { body: axum::body::Body::new(Chunks(body)), ..reply }),
-        }
+        Ok(Reply { body: axum::body::Body::new(Chunks(body)), ..reply })
     }
 
     pub(super) fn head_object(&self, cloud: &Cloud, call: &Call) -> Answer {
@@ -78,9 +71,6 @@ impl S3 {
         let length = object.body.len();
         let range = conditions::range(call.header("range"), length as u64)?;
         reply.headers.extend(object.headers.iter().cloned());
-        if object.header("x-amz-storage-class") == Some("STANDARD") {
-            reply.headers.remove("x-amz-storage-class");
-        }
         reply.headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
         let body = match range {
             Some(range) => {

@@ -27,13 +27,7 @@ async fn the_sdk_puts_gets_copies_and_lists() {
 
     let key = "a b/c+d/é&<>~'(1)=x:y.gz";
     let body: Vec<u8> = (0..300_000_u32).flat_map(|n| n.to_le_bytes()).collect();
-    for algorithm in [
-        ChecksumAlgorithm::Crc32,
-        ChecksumAlgorithm::Crc32C,
-        ChecksumAlgorithm::Crc64Nvme,
-        ChecksumAlgorithm::Sha1,
-        ChecksumAlgorithm::Sha256,
-    ] {
+    for algorithm in [ChecksumAlgorithm::Crc32, ChecksumAlgorithm::Crc64Nvme] {
         let put = s3.put_object().bucket("wire").key(key).body(ByteStream::from(body.clone()));
         let put =
             put.checksum_algorithm(algorithm.clone()).content_encoding("gzip").metadata("origin", "here");

@@ -23,6 +23,21 @@ async fn refused(cloud: &Arc<Cloud>, form: &[(&str, &str)]) -> String {
     call(cloud, root(ACCOUNT), form).await.expect_err("the call is refused").code
 }
 
+/// Sets an attribute of the topic or of a subscription to it.
+async fn set(cloud: &Arc<Cloud>, arn: &str, name: &str, value: &str) -> Result<String, AwsError> {
+    let (action, parameter) = match arn == TOPIC {
+        true => ("SetTopicAttributes", "TopicArn"),
+        false => ("SetSubscriptionAttributes", "SubscriptionArn"),
+    };
+    let form = [("Action", action), (parameter, arn), ("AttributeName", name), ("AttributeValue", value)];
+    call(cloud, root(ACCOUNT), &form).await
+}
+
+/// Sets the topic's policy, to one with this statement.
+async fn allow(cloud: &Arc<Cloud>, statement: Value) {
+    set(cloud, TOPIC, "Policy", &json!({ "Statement": statement }).to_string()).await.expect("a policy");
+}
+
 fn element_text(xml: &str, name: &str) -> String {
     let document = roxmltree::Document::parse(xml).expect("XML");
     let node = document.descendants().find(|node| node.tag_name().name() == name);
@@ -101,19 +116,12 @@ async fn a_service_publishes_only_with_the_topic_policys_permission() {
         Sender { service: "s3.amazonaws.com", source_arn: "arn:aws:s3:::staging", source_account: ACCOUNT };
     assert!(!cloud.sns.publish_for(&cloud, TOPIC, &sender, "s", "m"));
     assert_eq!(cloud.sns.dropped(), 1);
-    let policy = json!({"Statement": [{
+    let statement = json!([{
         "Effect": "Allow", "Principal": {"Service": "s3.amazonaws.com"}, "Action": "sns:Publish", "Resource": TOPIC,
         "Condition": {"ArnLike": {"aws:SourceArn": "arn:aws:s3:*:*:staging"},
                       "StringEquals": {"aws:SourceAccount": ACCOUNT}},
-    }]});
-    let policy = policy.to_string();
-    let set = [
-        ("Action", "SetTopicAttributes"),
-        ("TopicArn", TOPIC),
-        ("AttributeName", "Policy"),
-        ("AttributeValue", policy.as_str()),
-    ];
-    ok(&cloud, &set).await;
+    }]);
+    allow(&cloud, statement).await;
     assert!(cloud.sns.publish_for(&cloud, TOPIC, &sender, "Amazon S3 Notification", "m"));
     assert!(bodies(&cloud, "q").await[0].contains("\"Subject\" : \"Amazon S3 Notification\""));
     let other = Sender { source_account: "222222222222", ..sender };
@@ -160,17 +168,10 @@ async fn an_objects_event_reaches_the_queue_through_the_topic() {
     cloud.s3.handle(&cloud, &s3("CreateBucket", "/staging", "")).await.expect("made");
     let error = cloud.s3.handle(&cloud, &configure).await.expect_err("the topic does not let S3 publish");
     assert_eq!(error.code, "InvalidArgument");
-    let policy = json!({"Statement": {
+    let statement = json!({
         "Effect": "Allow", "Principal": {"Service": "s3.amazonaws.com"}, "Action": "SNS:Publish", "Resource": TOPIC,
-    }});
-    let policy = policy.to_string();
-    let set = [
-        ("Action", "SetTopicAttributes"),
-        ("TopicArn", TOPIC),
-        ("AttributeName", "Policy"),
-        ("AttributeValue", policy.as_str()),
-    ];
-    ok(&cloud, &set).await;
+    });
+    allow(&cloud, statement).await;
     cloud.s3.handle(&cloud, &configure).await.expect("configured");
     let versions = "<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>";
     cloud.s3.handle(&cloud, &s3("PutBucketVersioning", "/staging", versions)).await.expect("versions are on");
@@ -227,15 +228,9 @@ async fn attributes_and_subscriptions_are_read_changed_and_removed() {
         of_subscription.contains("<key>RawMessageDelivery</key><value>false</value>"),
         "{of_subscription}"
     );
-    let set = |name, value| {
-        [
-            ("Action", "SetSubscriptionAttributes"),
-            ("SubscriptionArn", arn.as_str()),
-            ("AttributeName", name),
-            ("AttributeValue", value),
-        ]
-    };
-    ok(&cloud, &set("FilterPolicy", r#"{"kind":["x"]}"#)).await;
+    let set = async |name, value| set(&cloud, &arn, name, value).await;
+    let refused_to_set = async |name, value| set(name, value).await.expect_err("the call is refused").code;
+    set("FilterPolicy", r#"{"kind":["x"]}"#).await.expect("a filter");
     let publish = |kind: &'static str| {
         [
             ("Action", "Publish"),
@@ -246,23 +241,16 @@ async fn attributes_and_subscriptions_are_read_changed_and_removed() {
             ("MessageAttributes.entry.1.Value.StringValue", kind),
         ]
     };
-    ok(&cloud, &set("RawMessageDelivery", "true")).await;
+    set("RawMessageDelivery", "true").await.expect("raw");
     ok(&cloud, &publish("y")).await;
     ok(&cloud, &publish("x")).await;
     ok(&cloud, &[("Action", "Publish"), ("TopicArn", TOPIC), ("Message", "without attributes")]).await;
     assert_eq!(bodies(&cloud, "q").await, ["x"]);
-    assert_eq!(refused(&cloud, &set("FilterPolicy", "{")).await, "InvalidParameter");
-    assert_eq!(refused(&cloud, &set("FilterPolicyScope", "MessageBody")).await, "NotImplemented");
-    ok(&cloud, &set("FilterPolicy", "")).await;
-    let session = role_session(
-        &cloud,
-        ACCOUNT,
-        "reader",
-        &json!({"Statement": {
-            "Effect": "Allow", "Action": "sns:*", "Resource": TOPIC,
-        }}),
-    )
-    .await;
+    assert_eq!(refused_to_set("FilterPolicy", "{").await, "InvalidParameter");
+    assert_eq!(refused_to_set("FilterPolicyScope", "MessageBody").await, "NotImplemented");
+    set("FilterPolicy", "").await.expect("no filter");
+    let policy = json!({"Statement": {"Effect": "Allow", "Action": "sns:*", "Resource": TOPIC}});
+    let session = role_session(&cloud, ACCOUNT, "reader", &policy).await;
     let denied = call(&cloud, session.clone(), &read).await.expect_err("the policy does not allow it on *");
     assert_eq!(denied.code, "AuthorizationError");
     call(&cloud, session, &list).await.expect("the policy allows it on the topic");
@@ -280,36 +268,19 @@ async fn a_refused_message_goes_to_the_subscriptions_dead_letter_queue() {
     }});
     send(&cloud, "SetQueueAttributes", "letters", json!({"Attributes": {"Policy": policy.to_string()}}))
         .await;
+    let redrive = json!({"deadLetterTargetArn": letters}).to_string();
     let listed = ok(&cloud, &[("Action", "ListSubscriptionsByTopic"), ("TopicArn", TOPIC)]).await;
-    let (arn, redrive) =
-        (element_text(&listed, "SubscriptionArn"), json!({"deadLetterTargetArn": letters}).to_string());
-    let set = [
-        ("Action", "SetSubscriptionAttributes"),
-        ("SubscriptionArn", arn.as_str()),
-        ("AttributeName", "RedrivePolicy"),
-        ("AttributeValue", redrive.as_str()),
-    ];
-    ok(&cloud, &set).await;
+    let arn = element_text(&listed, "SubscriptionArn");
+    set(&cloud, &arn, "RedrivePolicy", &redrive).await.expect("a redrive policy");
     // A key that only AWS may use keeps SNS out of the queue.
     send(&cloud, "SetQueueAttributes", "q", json!({"Attributes": {"KmsMasterKeyId": "alias/aws/sqs"}})).await;
     ok(&cloud, &[("Action", "Publish"), ("TopicArn", TOPIC), ("Message", "m")]).await;
     assert_eq!((bodies(&cloud, "q").await, bodies(&cloud, "letters").await), (vec![], vec!["m".to_owned()]));
     let sender =
         Sender { service: "s3.amazonaws.com", source_arn: "arn:aws:s3:::b", source_account: ACCOUNT };
-    let open = json!({"Statement": {
-        "Effect": "Allow", "Principal": "*", "Action": "sns:Publish", "Resource": TOPIC,
-    }})
-    .to_string();
-    let of_topic = |name, value| {
-        [
-            ("Action", "SetTopicAttributes"),
-            ("TopicArn", TOPIC),
-            ("AttributeName", name),
-            ("AttributeValue", value),
-        ]
-    };
-    ok(&cloud, &of_topic("Policy", &open)).await;
+    let open = json!({"Effect": "Allow", "Principal": "*", "Action": "sns:Publish", "Resource": TOPIC});
+    allow(&cloud, open).await;
     assert!(cloud.sns.accepts(TOPIC, &sender));
-    ok(&cloud, &of_topic("KmsMasterKeyId", "alias/aws/sns")).await;
+    set(&cloud, TOPIC, "KmsMasterKeyId", "alias/aws/sns").await.expect("a key");
     assert!(!cloud.sns.accepts(TOPIC, &sender));
 }

@@ -17,7 +17,7 @@ use super::{
     queue::{Queue, Received},
 };
 use crate::{
-    call::{Answer, AwsError, Call, Principal, Reply},
+    call::{Answer, AwsError, Call, Reply},
     cloud::Cloud,
     encoding::uuid,
 };
@@ -228,7 +228,7 @@ impl Send {
             attributes,
             trace_header: trace_header.and_then(|value| value["StringValue"].as_str()).map(str::to_owned),
             group_id: self.message_group_id,
-            sender_id: sender_id(cloud, call),
+            sender_id: cloud.iam.id_of_caller(call),
             sent_at: Instant::now(),
             sent_millis: jiff::Timestamp::now().as_millisecond(),
         };
@@ -264,17 +264,6 @@ impl ChangeVisibility {
                 seconds,
                 "Total VisibilityTimeout for the message is beyond the limit [43200 seconds].",
             )),
-        }
-    }
-}
-
-/// Id of the sender: the account id of a root, `ROLE-ID:SESSION` of a session.
-fn sender_id(cloud: &Cloud, call: &Call) -> String {
-    match &call.principal {
-        Principal::Root => call.account.clone(),
-        Principal::Session { role_arn, session_name, .. } => {
-            let role = cloud.iam.role(role_arn).map_or_else(|| "AROA".to_owned(), |role| role.id);
-            format!("{role}:{session_name}")
         }
     }
 }

@@ -19,10 +19,11 @@ use crate::{
         FileSpec, LakeAccount, Part, Upload,
         bucket::{CompactAccount, ListedFile, Listing, ReadObject, Unwanted},
         manifest::{Manifest, url},
-        parquet::{Compression, ParquetReader, ParquetWriter},
+        parquet::{ParquetReader, ParquetWriter},
         parts::MIN_PART,
-        row::Row,
+        record::LakeRecord,
     },
+    tenant::Compression,
 };
 
 pub(super) const BUCKET: &str = "theirs";
@@ -67,7 +68,7 @@ pub(super) struct Handle {
     process: Arc<Mutex<Process>>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Process {
     calls: usize,
     fault: Option<(usize, Fault)>,
@@ -82,15 +83,7 @@ struct Process {
 
 impl Handle {
     pub(super) fn new(shared: &Arc<Mutex<Objects>>) -> Self {
-        let process = Process {
-            calls: 0,
-            fault: None,
-            killed: false,
-            random: None,
-            latency: Duration::ZERO,
-            gate: None,
-        };
-        Self { shared: Arc::clone(shared), process: Arc::new(Mutex::new(process)) }
+        Self { shared: Arc::clone(shared), process: Arc::default() }
     }
 
     pub(super) fn with_fault(self, at: usize, fault: Fault) -> Self {
@@ -216,10 +209,11 @@ impl Objects {
 /// A file's bytes.
 pub(super) fn file(key: &str, records: &[u32]) -> Bytes {
     if key.ends_with(".parquet") {
-        let mut writer = ParquetWriter::new(Compression::Zstd, &[]).expect("a file");
+        let mut writer = ParquetWriter::new(Compression::Zstd).expect("a file");
         for record in records {
             let message = record.to_string();
-            let row = Row { message: &message, tenant: "acme", application: "web", ..Row::default() };
+            let row =
+                LakeRecord { message: &message, tenant: "acme", application: "web", ..LakeRecord::default() };
             writer.push(&row);
         }
         return writer.finish().expect("a file").into();

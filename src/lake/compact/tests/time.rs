@@ -13,7 +13,7 @@ use tokio::{task::JoinSet, time::sleep};
 use super::{
     FOLDER, HASH,
     bucket::{BUCKET, Handle, Objects, file, lock, records},
-    run, setup,
+    bucket_of, key, run, setup,
 };
 use crate::lake::{
     compact::Setup,
@@ -59,11 +59,7 @@ async fn read(bucket: &Mutex<Objects>, lists_first: bool, apart: Duration) -> Ve
 
 /// The number of readers that see a record not once. Readers begin every few seconds, beside four runs, and files come in between.
 async fn wrong_readers(lists_first: bool, apart: Duration) -> usize {
-    let bucket = Arc::<Mutex<Objects>>::default();
-    let key = |name: &str| format!("{FOLDER}{name}{HASH}.ndjson.gz");
-    for (name, record) in [("a", 1), ("b", 2), ("c", 3)] {
-        lock(&bucket).put(&key(name), &[record]);
-    }
+    let bucket = bucket_of(".ndjson.gz", [("a", &[1]), ("b", &[2]), ("c", &[3])]);
     let mut readers = JoinSet::new();
     let theirs = Arc::clone(&bucket);
     let readers = async move {
@@ -79,8 +75,9 @@ async fn wrong_readers(lists_first: bool, apart: Duration) -> usize {
             sleep(Duration::from_mins(5)).await;
             let report = run(defaults(), ".ndjson.gz", &Handle::new(&bucket)).await;
             assert_eq!((report.written, &*report.failures), (1, &[][..]), "{report:?}");
-            let body = file(&key(name), &[9]);
-            lock(&bucket).objects.insert(key(name), body);
+            let key = key(name, ".ndjson.gz");
+            let body = file(&key, &[9]);
+            lock(&bucket).objects.insert(key, body);
             // The run after the next one begins an hour after this one's sources were replaced.
             sleep(Duration::from_secs(24 * 60 + 30)).await;
         }
@@ -104,10 +101,7 @@ async fn readers_may_be_as_slow_as_the_options_say() {
 
 #[tokio::test(start_paused = true)]
 async fn a_run_leaves_its_own_sources_to_a_later_one() {
-    let bucket = Arc::<Mutex<Objects>>::default();
-    for (name, record) in [("a", 1), ("b", 2)] {
-        lock(&bucket).put(&format!("{FOLDER}{name}{HASH}.parquet"), &[record]);
-    }
+    let bucket = bucket_of(".parquet", [("a", &[1]), ("b", &[2])]);
     for (minutes, merged, removed) in [(0, 2, 0), (58, 0, 0), (2, 0, 2), (60, 0, 0)] {
         sleep(Duration::from_mins(minutes)).await;
         let report = run(defaults(), ".parquet", &Handle::new(&bucket)).await;
@@ -137,7 +131,7 @@ async fn folders_that_settle_keep_no_place() {
 async fn a_turn_that_takes_hours_is_not_taken_over() {
     let bucket = Arc::<Mutex<Objects>>::default();
     for record in 0..40 {
-        lock(&bucket).put(&format!("{FOLDER}{record}{HASH}.ndjson.gz"), &[record]);
+        lock(&bucket).put(&key(&record.to_string(), ".ndjson.gz"), &[record]);
     }
     let slow = Handle::new(&bucket).slow(Duration::from_mins(5));
     let other = async {
@@ -163,7 +157,7 @@ async fn a_turn_that_takes_hours_is_not_taken_over() {
 async fn a_turn_that_was_taken_over_ends_at_its_next_renewal() {
     let bucket = Arc::<Mutex<Objects>>::default();
     for record in 0..100 {
-        lock(&bucket).put(&format!("{FOLDER}{record}{HASH}.ndjson.gz"), &[record]);
+        lock(&bucket).put(&key(&record.to_string(), ".ndjson.gz"), &[record]);
     }
     let slow = Handle::new(&bucket).slow(Duration::from_mins(1));
     let other = async {

@@ -162,7 +162,7 @@ mod tests {
     fn parse(text: &str) -> Result<Condition, AwsError> {
         let names = [("#t", "type"), ("#d", "a.b")].map(|(key, name)| (key.to_owned(), name.to_owned()));
         let values = json!({
-            ":one": { "N": "1" }, ":two": { "N": "2.0" }, ":a": { "S": "a" }, ":abc": { "S": "abc" },
+            ":one": { "N": "1" }, ":two": { "N": "02" }, ":a": { "S": "a" }, ":abc": { "S": "abc" },
             ":true": { "BOOL": true },
         });
         let mut placeholders = Placeholders::read(
