@@ -8,6 +8,7 @@ mod chaos;
 mod comparison;
 mod curve;
 mod generate;
+mod https;
 mod latency;
 mod mix;
 mod noisy;

@@ -93,6 +93,7 @@ impl Report {
         let load = &self.load;
         let shape = &load.shape;
         let ledger = if load.ledger { "ledger" } else { "no ledger" };
+        let scheme = if load.https { "HTTPS" } else { "HTTP" };
         let start = if load.cold { "cold start included" } else { "after a warm-up" };
         let yardstick = match self.yardstick {
             Some(cpu) => {
@@ -112,7 +113,7 @@ impl Report {
             (
                 "objects",
                 format!(
-                    "{} ({} tenants, {} log streams, {concurrency}, {ledger}, {start})",
+                    "{} ({} tenants, {} log streams, {concurrency}, {ledger}, {scheme}, {start})",
                     load.objects, load.tenants, self.streams
                 ),
             ),
@@ -188,6 +189,7 @@ pub(crate) mod tests {
             ledger: true,
             cold: false,
             observed: None,
+            https: false,
             lake: None,
         };
         let calls = [("logs:PutLogEvents", 8), ("s3:GetObject", 4), ("sqs:ReceiveMessage", 2)];

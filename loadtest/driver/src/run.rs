@@ -15,6 +15,7 @@ use logferry_testbed::worker::WorkerProcess;
 
 use crate::{
     generate::{Compression, Framing, Object, Shape, Size},
+    https::Https,
     mix,
     observed::Observers,
     plan::{Plan, Shipment},
@@ -91,6 +92,9 @@ pub(crate) struct Options {
     /// Observe the worker: export this fraction of its traces, read its /metrics and keep its status page open.
     #[arg(long, value_name = "FRACTION")]
     observed: Option<f64>,
+    /// Let the worker call the sandbox by HTTPS, as it calls AWS.
+    #[arg(long)]
+    https: bool,
     /// Write the records into a lake of each tenant too.
     #[arg(long, value_enum)]
     lake: Option<LakeFormat>,
@@ -128,6 +132,8 @@ pub(crate) struct Load {
     pub(crate) cold: bool,
     /// Fraction of the traces that the worker exports while its endpoint is read; `None`: nobody observes the worker.
     pub(crate) observed: Option<f64>,
+    /// Whether the worker calls the sandbox by HTTPS.
+    pub(crate) https: bool,
     /// Format of the tenants' lakes; `None`: they have none.
     pub(crate) lake: Option<LakeFormat>,
 }
@@ -185,6 +191,7 @@ impl Load {
             ledger: true,
             cold: false,
             observed: None,
+            https: false,
             lake: None,
         }
     }
@@ -240,6 +247,7 @@ impl Options {
             ledger: !self.no_ledger,
             cold: self.cold,
             observed: self.observed,
+            https: self.https,
             lake: self.lake,
             ..usual
         })
@@ -310,6 +318,11 @@ pub(crate) async fn measure(load: &Load, through: &Through) -> anyhow::Result<Re
     if load.ledger {
         environment.push(stage.ledger());
     }
+    let https = match load.https {
+        true => Some(Https::start(sandbox.endpoint()).await?),
+        false => None,
+    };
+    environment.extend(https.iter().flat_map(Https::environment));
     let mut observers = match load.observed {
         Some(fraction) => Some(Observers::start(fraction).await?),
         None => None,

@@ -169,6 +169,7 @@ impl Options {
             ledger: true,
             cold: false,
             observed: None,
+            https: false,
             lake: None,
         }
     }
