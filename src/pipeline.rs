@@ -363,8 +363,10 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: Buckets, L: Ledger> Pipeline<
             }
         }
         let (mut logged, mut copied) = (MessageReport::default(), MessageReport::default());
-        let (logs_done, copies_done) =
-            tokio::join!(self.log(admitted, &read, &mut logged), self.copy(admitted, &copies, &mut copied));
+        let copying = async {
+            if copies.is_empty() { 0 } else { Box::pin(self.copy(admitted, &copies, &mut copied)).await }
+        };
+        let (logs_done, copies_done) = tokio::join!(self.log(admitted, &read, &mut logged), copying);
         if logs_done + copies_done == wanted.len() {
             report.skipped.push(Skipped::AlreadyDelivered);
         }

@@ -48,9 +48,9 @@ pub fn within<T, E: fmt::Display>(
     work: impl Future<Output = Result<T, E>>,
     kind: impl FnOnce(&E) -> &'static str,
 ) -> impl Future<Output = Result<T, E>> {
-    let work = Box::pin(work.instrument(span.clone()));
+    let work = Box::pin(work);
     async move {
-        let result = work.await;
+        let result = work.instrument(span.clone()).await;
         if let Err(error) = &result {
             fail(&span, kind(error), error);
         }

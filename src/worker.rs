@@ -286,7 +286,7 @@ where
         {
             let place = Arc::new(place);
             let handled = (self.handle)(Arc::clone(&message), Arc::clone(&place), self.break_off.clone());
-            let task = self.tasks.spawn(handled.instrument(span.clone()));
+            let task = self.tasks.spawn(Box::pin(handled).instrument(span.clone()));
             self.running
                 .insert(task.id(), MessageInWork { message, lease, place, since: Instant::now(), span });
         }

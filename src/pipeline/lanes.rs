@@ -55,7 +55,7 @@ impl<S: LogSink, A: LakeAccount, L: Ledger> AnyLane<S, A, L> {
                     // The slot comes first. If an object waited for a slot while it has a share, and another one for a share while
                     // it has a slot, both would wait in vain.
                     growing.fit_whole().await;
-                    lane.enlarge().await?;
+                    Box::pin(lane.enlarge()).await?;
                 }
                 lane.push(record).await
             }
@@ -94,7 +94,7 @@ impl<S: LogSink, A: LakeAccount, L: Ledger> AnyLane<S, A, L> {
     pub(super) async fn flush(&mut self) -> Result<(), LaneError> {
         match self {
             Self::Logs(lane) => lane.flush().await,
-            Self::Lake(lane) => lane.flush().await,
+            Self::Lake(lane) => Box::pin(lane.flush()).await,
         }
     }
 

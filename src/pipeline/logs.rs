@@ -64,7 +64,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: Buckets, L: Ledger> Pipeline<
         let open = async { open.await.map_err(|error| self.unread(object, error)) };
         // The span covers the opening of the object and all of its reading.
         let get = trace::step("get", &object_attributes(object));
-        let open = admitted.unless_stopped(open);
+        let open = admitted.unless_stopped(Box::pin(open));
         let (modified, body) = match trace::within(get.clone(), open, Failure::reason).await {
             Ok(open) => open,
             Err(failure) => {
@@ -139,7 +139,8 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: Buckets, L: Ledger> Pipeline<
         let windows = self.windows.of(pass.tenant_id());
         let memory = (growing, windows);
         let facts = (modified, self.settings.key_rules.format(&object.key));
-        let read = pass.in_slices(|pace| self.read(body, pace, memory, facts, &mut lanes, &mut broken));
+        let read = |pace| Box::pin(self.read(body, pace, memory, facts, &mut lanes, &mut broken));
+        let read = pass.in_slices(read);
         let read = trace::within(get.clone(), admitted.unless_stopped(read), Failure::reason).await;
         if let Ok(records) = read {
             trace::count(&get, semconv::RECORDS, records);
@@ -211,7 +212,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: Buckets, L: Ledger> Pipeline<
                     let sink = sinks.open(delivery, destination, cluster, object).await;
                     Ok(Entered::Logs(destination, sink.map_err(Failure::Sink)?))
                 };
-                self.claim_and_enter(admitted, delivery, closed, open).await
+                self.claim_and_enter(admitted, delivery, closed, Box::pin(open)).await
             }
             Reads::Lake(destination, lake) => {
                 let way = LakeWay { delivery, destination, lake, route, object };
@@ -221,7 +222,7 @@ impl<O: ObjectStore, D: Directory, S: LogSinks, C: Buckets, L: Ledger> Pipeline<
                     let account = lakes.enter_lake(&way).await.map_err(Failure::Copy)?;
                     Ok(Entered::Lake(destination, lake, account))
                 };
-                self.claim_and_enter(admitted, delivery, closed, enter).await
+                self.claim_and_enter(admitted, delivery, closed, Box::pin(enter)).await
             }
         }
     }
