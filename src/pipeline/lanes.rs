@@ -87,13 +87,13 @@ impl<S: LogSink, A: LakeAccount, L: Ledger> AnyLane<S, A, L> {
         }
     }
 
-    /// Delivers the rest.
+    /// Delivers the rest. The work is on the heap, so that the future of a message, which holds this one, stays small.
     ///
     /// # Errors
     /// The rest could not be delivered.
     pub(super) async fn flush(&mut self) -> Result<(), LaneError> {
         match self {
-            Self::Logs(lane) => lane.flush().await,
+            Self::Logs(lane) => Box::pin(lane.flush()).await,
             Self::Lake(lane) => Box::pin(lane.flush()).await,
         }
     }
