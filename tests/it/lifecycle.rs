@@ -151,10 +151,14 @@ async fn without_a_queue_the_worker_is_alive_but_not_ready() {
     })
     .await;
     assert_eq!(worker.http_get("/healthz").await.expect("the endpoint answers").0, 200);
-    let told =
-        worker.log_lines().into_iter().find(|line| line["condition"] == "receive" && line["level"] == "WARN");
-    let told = told.expect("the log has the words of SQS");
-    assert!(told["error"].to_string().contains("NonExistentQueue"), "{told}");
+    // The line is written up to 10 ms later.
+    eventually("the log has the words of SQS", async || {
+        let lines = worker.log_lines();
+        let told = lines.iter().find(|line| line["condition"] == "receive" && line["level"] == "WARN");
+        let told = told.map(|line| line["error"].to_string()).unwrap_or_default();
+        if told.contains("NonExistentQueue") { Ok(()) } else { Err(told) }
+    })
+    .await;
     worker.sigterm();
     let status = worker.wait().await;
     assert!(status.success(), "{status}");
