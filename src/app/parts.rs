@@ -131,8 +131,8 @@ mod tests {
     use super::*;
     use crate::{pipeline::Pipeline, status::Status};
 
-    /// The future of each message is moved to the heap. An async block that holds another future by value takes twice its size; so
-    /// the future once had 100 KiB, and moving it took a tenth of a small object's CPU.
+    /// The future of each message is moved to the heap. An async block that holds another future by value takes twice its size: the
+    /// future once had 100 KiB.
     #[tokio::test]
     async fn the_future_of_a_message_is_small() {
         let mut config = Config::default();

@@ -8,7 +8,8 @@ use super::Calls;
 ///
 /// The method of each service returns the configuration of a client, to be changed and built. No client is built from an
 /// [`SdkConfig`] directly: its calls would not be counted. Only S3's calls have the SDK's protection against streams that stall:
-/// the time limits of the others cover the whole answer. [`S3Store`](crate::object::s3::S3Store) has a limit of its own. Calls that the SDK makes to find our own credentials do not count.
+/// the time limits of the others cover the whole answer. [`S3Store`](crate::object::s3::S3Store) has a limit of its own.
+/// Calls that the SDK makes to find our own credentials do not count.
 #[derive(Clone, Debug)]
 pub struct Base {
     sdk: SdkConfig,

@@ -412,9 +412,6 @@ const FINAL: [&str; 5] = [
     "ResourceNotFoundException",
 ];
 
-/// Codes of answers that ask for a slower retry.
-const SLOWER: [&str; 3] = ["LimitExceededException", "RequestLimitExceeded", "ThrottlingException"];
-
 /// Reads an answer to PutLogEvents: the batch is accepted, or the refusal is one of [`FINAL`].
 async fn final_answer(response: HttpResponse) -> Result<Final<Result<PutAnswer, SinkError>>, Unusual> {
     let status = response.status().as_u16();
@@ -434,7 +431,10 @@ async fn final_answer(response: HttpResponse) -> Result<Final<Result<PutAnswer, 
     let problem = format!("{code}: {}", refusal.message);
     if !FINAL.contains(&code) {
         let problem = format!("HTTP status {status}: {problem}");
-        let waits = matches!(status, 429 | 500..) || SLOWER.contains(&code);
+        let waits = matches!(
+            classify(Some(code), Some(status), String::new()),
+            SinkError::Throttled(_) | SinkError::Unavailable(_)
+        );
         return Err(Unusual { problem, pauses: true, waits });
     }
     Ok(Final::Refusal(Err(match code {
