@@ -39,7 +39,7 @@ pub use self::lambda::lambda;
 pub use self::memory::{MemoryBound, memory_bound, memory_limit};
 use self::{
     apart::apart,
-    clients::{load_sdk, s3_client, s3_store, short_sqs_client, sqs_client},
+    clients::{load_sdk, queue_clients, s3_client, s3_store, short_sqs_client},
     endpoint::Listeners,
     parts::Parts,
     readiness::Readiness,
@@ -67,10 +67,7 @@ use crate::{
         agent::{AGENT_URI, EcsAgent},
     },
     quarantine::{self, Quarantine, QuarantinePrefix, s3::S3Quarantine},
-    queue::{
-        Message,
-        sqs::{Clients, SqsQueue},
-    },
+    queue::{Message, sqs::SqsQueue},
     shadow::dynamodb::DynamoDbCounts,
     sink::group_breaker::GroupBreakers,
     status::Status,
@@ -143,11 +140,7 @@ impl App {
             Parts::build(&config, &base)?;
         let queue_url = config.queue.url.clone().context("queue.url is required")?;
         let queue = SqsQueue::new(
-            Clients {
-                polling: sqs_client(&config, &base),
-                sending: short_sqs_client(&base, 1),
-                calling: short_sqs_client(&base, config.delivery.attempts),
-            },
+            queue_clients(&config, &base),
             queue_url.clone(),
             config.queue.dead_letter_url.clone(),
             config.queue.visibility_timeout,

@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use aws_config::{AppName, BehaviorVersion, Region, SdkConfig, retry::RetryConfig, timeout::TimeoutConfig};
 use aws_sdk_s3::config::retry::RetryPartition;
+use aws_sdk_sqs::Client;
 
 use super::{outbound, profile};
 use crate::{
     aws::Base,
     config::{Config, Problem},
     object::s3::S3Store,
+    queue::sqs::{Clients, direct::DirectQueueCalls},
 };
 
 /// Longest time to connect: the SDK's default, repeated here because our timeout configuration replaces it.
@@ -52,25 +54,44 @@ fn named(sdk: SdkConfig, command: &str) -> SdkConfig {
     sdk.into_builder().app_name(name).build()
 }
 
-pub(super) fn sqs_client(config: &Config, base: &Base) -> aws_sdk_sqs::Client {
+/// The clients of the worker's queue.
+pub(super) fn queue_clients(config: &Config, base: &Base) -> Clients {
+    let direct = DirectQueueCalls::new(base.calls());
+    let polling = direct.polling(sqs_config(config, base));
+    let calling = direct.calling(short_sqs_config(base, config.delivery.attempts));
+    Clients {
+        polling: Client::from_conf(polling.build()),
+        sending: short_sqs_client(base, 1),
+        calling: Client::from_conf(calling.build()),
+        direct,
+    }
+}
+
+pub(super) fn sqs_client(config: &Config, base: &Base) -> Client {
+    Client::from_conf(sqs_config(config, base).build())
+}
+
+fn sqs_config(config: &Config, base: &Base) -> aws_sdk_sqs::config::Builder {
     // A long poll takes its wait time in addition.
     let timeouts = timeouts(config.queue.wait_time + config.delivery.attempt_timeout);
-    aws_sdk_sqs::Client::from_conf(base.sqs().timeout_config(timeouts).build())
+    base.sqs().timeout_config(timeouts)
 }
 
 /// A client with short timeouts, so that extensions of leases and deletes of messages do not wait for slow answers.
-pub(super) fn short_sqs_client(base: &Base, attempts: u32) -> aws_sdk_sqs::Client {
+pub(super) fn short_sqs_client(base: &Base, attempts: u32) -> Client {
+    Client::from_conf(short_sqs_config(base, attempts).build())
+}
+
+fn short_sqs_config(base: &Base, attempts: u32) -> aws_sdk_sqs::config::Builder {
     let timeouts = TimeoutConfig::builder()
         .connect_timeout(LONGEST_SQS_ATTEMPT)
         .operation_attempt_timeout(LONGEST_SQS_ATTEMPT)
         .operation_timeout(LONGEST_SQS_CALL);
-    let config = base
-        .sqs()
+    base.sqs()
         // Failed polls must not spend the retry tokens of these calls.
         .retry_partition(RetryPartition::new("sqs-calls"))
         .retry_config(RetryConfig::standard().with_max_attempts(attempts))
-        .timeout_config(timeouts.build());
-    aws_sdk_sqs::Client::from_conf(config.build())
+        .timeout_config(timeouts.build())
 }
 
 fn timeouts(attempt: Duration) -> TimeoutConfig {

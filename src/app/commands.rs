@@ -5,7 +5,8 @@ use std::time::Duration;
 use jiff::SignedDuration;
 
 use super::{
-    EVERYTHING, addressing, central_role, ledger, load_sdk, rows, s3_client, session_settings, sqs_client,
+    EVERYTHING, addressing, central_role, clients::sqs_client, ledger, load_sdk, rows, s3_client,
+    session_settings,
 };
 use crate::{
     breaker,

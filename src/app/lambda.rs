@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     EVERYTHING,
-    clients::{load_sdk, short_sqs_client},
+    clients::{load_sdk, queue_clients},
     parts::Parts,
     spans, warn_of_gaps,
 };
@@ -18,7 +18,7 @@ use crate::{
     pipeline::{Pipeline, PipelineSettings},
     queue::{
         Message,
-        sqs::{Clients, SqsQueue, lambda::SqsEvent},
+        sqs::{SqsQueue, lambda::SqsEvent},
     },
     room::Place,
     telemetry::Telemetry,
@@ -42,8 +42,7 @@ pub async fn lambda(config: &Config, telemetry: &Telemetry) -> anyhow::Result<()
     let settings = PipelineSettings { shares, ..settings };
     let status = Arc::clone(&metrics.status);
     let pipeline = Arc::new(Pipeline::new(ports, settings, metrics.pipeline, Arc::clone(&status)));
-    let calling = short_sqs_client(&base, config.delivery.attempts);
-    let clients = Clients { polling: calling.clone(), sending: short_sqs_client(&base, 1), calling };
+    let clients = queue_clients(config, &base);
     let url = config.queue.url.clone().unwrap_or_default();
     let letters = config.queue.dead_letter_url.clone();
     let function = Function {

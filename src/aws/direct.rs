@@ -1,4 +1,5 @@
-//! First attempts of the calls that nearly every object needs, GetObject and PutLogEvents, without the SDK's orchestrator.
+//! First attempts without the SDK's orchestrator, for the calls of nearly every object: GetObject, PutLogEvents, and the calls
+//! that objects share (ReceiveMessage, DeleteMessageBatch, BatchExecuteStatement: [`json`]).
 //!
 //! For each call the SDK builds a configuration, chooses a way to sign, resolves the endpoint, and runs two dozen hooks for
 //! each interceptor. That was two fifths of a small object's CPU. None of it differs from one call to the next, so a direct
@@ -9,6 +10,7 @@
 //! SDK, with one attempt less. For some time after that, all calls for the same owner (a bucket, or a customer's account) are
 //! the SDK's: its retries limit the load on a service that throttles or fails. Calls in sampled traces are always the SDK's.
 
+pub mod json;
 mod signature;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -110,7 +112,7 @@ pub struct Route {
     connector: SharedHttpConnector,
     /// For the client's own credentials.
     components: Option<RuntimeComponents>,
-    longest_attempt: Option<Duration>,
+    timeouts: TimeoutConfig,
     /// Of the SDK's call after a direct attempt.
     retries: RetryConfig,
 }
@@ -152,11 +154,14 @@ pub struct Unusual {
     pub waits: bool,
 }
 
-/// The SDK must make the call.
+/// The SDK must make the call, with these settings instead of the client's own. If a direct attempt was made, they have one
+/// attempt less, and less time if the time of whole calls is limited.
 #[derive(Clone, Debug, Default)]
 pub struct LeftToSdk {
-    /// If a direct attempt was made: the SDK's retries, with one attempt less.
+    /// `None`: those of the client.
     pub retries: Option<RetryConfig>,
+    /// `None`: those of the client.
+    pub timeouts: Option<TimeoutConfig>,
 }
 
 impl DirectCalls {
@@ -203,7 +208,7 @@ impl DirectCalls {
     }
 
     /// Signs and sends a request. `read` reads the answer; the time limit of the SDK's attempts covers both. If the service
-    /// throttles, fails or does not answer, waits up to a second, as the SDK does before its second attempt.
+    /// throttles, fails or does not answer, waits as the SDK does before its second attempt.
     ///
     /// # Errors
     /// The SDK must make the call.
@@ -223,7 +228,7 @@ impl DirectCalls {
             let answer = route.connector.call(request).await;
             read(answer.map_err(|error| Unusual::no_answer(chain(&error)))?).await
         };
-        let answer = match route.longest_attempt {
+        let answer = match route.timeouts.operation_attempt_timeout() {
             Some(limit) => tokio::time::timeout(limit, attempt).await.unwrap_or_else(|_| {
                 Err(Unusual::no_answer(format!("no answer within {} ms", limit.as_millis())))
             }),
@@ -245,9 +250,9 @@ impl DirectCalls {
                     self.pause(owner, began.elapsed());
                 }
                 if waits {
-                    tokio::time::sleep(FIRST_PAUSE.mul_f64(fastrand::f64())).await;
+                    tokio::time::sleep(route.retries.initial_backoff().mul_f64(fastrand::f64())).await;
                 }
-                return Err(LeftToSdk { retries: Some(route.retries.clone()) });
+                return Err(route.rest(began.elapsed()));
             }
         };
         call.end(outcome);
@@ -308,7 +313,7 @@ impl DirectCalls {
             agents: [agent(USER_AGENTS[0])?, agent(USER_AGENTS[1])?],
             connector: components.http_client()?.http_connector(&settings.build(), components),
             components: if self.shared.keeps_credentials { Some(components_alone()?) } else { None },
-            longest_attempt: timeouts.operation_attempt_timeout(),
+            timeouts: timeouts.clone(),
             retries: retries.clone().with_max_attempts(further),
         })
     }
@@ -361,6 +366,15 @@ impl Unusual {
 }
 
 impl Route {
+    /// What is left for the SDK after a direct attempt that took `took`.
+    fn rest(&self, took: Duration) -> LeftToSdk {
+        let timeouts = self.timeouts.operation_timeout().map(|limit| {
+            let left = limit.saturating_sub(took).max(Duration::from_millis(1));
+            self.timeouts.to_builder().operation_timeout(left).build()
+        });
+        LeftToSdk { retries: Some(self.retries.clone()), timeouts }
+    }
+
     async fn credentials(&self) -> Option<Credentials> {
         let components = self.components.as_ref()?;
         let scheme = components.auth_scheme(aws_runtime::auth::sigv4::SCHEME_ID)?;

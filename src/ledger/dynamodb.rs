@@ -29,6 +29,7 @@ use std::{
 use aws_sdk_dynamodb::{
     Client,
     config::{
+        self,
         http::HttpResponse,
         retry::{RetryConfig, RetryPartition},
         timeout::TimeoutConfig,
@@ -119,18 +120,20 @@ type Item = HashMap<String, AttributeValue>;
 
 /// The client of a worker for the ledger's table. A call takes three seconds at most, with the SDK's retries.
 pub fn client(base: &Base) -> Client {
+    Client::from_conf(config(base).build())
+}
+
+fn config(base: &Base) -> config::Builder {
     let retries = RetryConfig::standard().with_max_attempts(ATTEMPTS).with_initial_backoff(FIRST_PAUSE);
     let timeouts = TimeoutConfig::builder()
         .connect_timeout(LONGEST_ATTEMPT)
         .operation_attempt_timeout(LONGEST_ATTEMPT)
         .operation_timeout(LONGEST_CALL);
-    let config = base
-        .dynamodb()
+    base.dynamodb()
         .retry_config(retries)
         // The tenant table is in DynamoDB too. Failures of the ledger must not use up its retries.
         .retry_partition(RetryPartition::new("ledger"))
-        .timeout_config(timeouts.build());
-    Client::from_conf(config.build())
+        .timeout_config(timeouts.build())
 }
 
 impl DynamoDbLedger {
@@ -140,8 +143,8 @@ impl DynamoDbLedger {
     /// # Panics
     /// Outside of a Tokio runtime.
     pub fn new(base: &Base, settings: LedgerSettings) -> Self {
-        let client = client(base);
-        Self { together: Together::start(&client, &settings), client, settings }
+        let together = Together::start(config(base), base.calls(), &settings);
+        Self { client: client(base), together, settings }
     }
 
     /// Writes an entry that belongs to no object, and deletes it again. Returns DynamoDB's error if the entry cannot be
@@ -153,7 +156,7 @@ impl DynamoDbLedger {
         let key = EntryKey { object: "logferry-doctor".to_owned(), delivery: "logferry-doctor".to_owned() };
         let update = self.update(&key).update_expression("SET expires_at = :expires_at");
         let update = update.condition_expression(UNFINISHED);
-        let soon = seconds(SystemTime::now() + Duration::from_secs(3600));
+        let soon = AttributeValue::N(seconds(SystemTime::now() + Duration::from_secs(3600)));
         let update = update.expression_attribute_values(":expires_at", soon);
         update.send().await.map_err(|error| self.failed(&error))?;
         let delete = self.client.delete_item().table_name(&self.settings.table);
@@ -241,8 +244,14 @@ impl DynamoDbLedger {
         let mut update = self
             .update(key)
             .expression_attribute_values(":owner", AttributeValue::S(owner.to_owned()))
-            .expression_attribute_values(":stale", milliseconds(now - self.settings.max_clock_skew))
-            .expression_attribute_values(":expires_at", seconds(now + self.settings.retention))
+            .expression_attribute_values(
+                ":stale",
+                AttributeValue::N(milliseconds(now - self.settings.max_clock_skew)),
+            )
+            .expression_attribute_values(
+                ":expires_at",
+                AttributeValue::N(seconds(now + self.settings.retention)),
+            )
             .return_values(ReturnValue::AllNew);
         let (position, progress) = match change {
             EntryUpdate::Checkpoint(progress) | EntryUpdate::Release(Some(progress)) => {
@@ -280,7 +289,7 @@ impl DynamoDbLedger {
         match change {
             EntryUpdate::Take | EntryUpdate::Checkpoint(_) => {
                 set.extend(["lease_owner = :owner", "lease_until = :until"]);
-                let until = milliseconds(now + self.settings.lease);
+                let until = AttributeValue::N(milliseconds(now + self.settings.lease));
                 update = update.expression_attribute_values(":until", until);
             }
             EntryUpdate::Release(_) => remove.extend(["lease_owner", "lease_until"]),
@@ -503,12 +512,12 @@ fn number(value: u64) -> AttributeValue {
     AttributeValue::N(value.to_string())
 }
 
-fn milliseconds(time: SystemTime) -> AttributeValue {
-    AttributeValue::N(since_epoch(time).as_millis().to_string())
+fn milliseconds(time: SystemTime) -> String {
+    since_epoch(time).as_millis().to_string()
 }
 
-fn seconds(time: SystemTime) -> AttributeValue {
-    number(since_epoch(time).as_secs())
+fn seconds(time: SystemTime) -> String {
+    since_epoch(time).as_secs().to_string()
 }
 
 fn since_epoch(time: SystemTime) -> Duration {

@@ -4,10 +4,7 @@ use std::{fmt, time::Duration};
 
 use aws_sdk_s3::{
     Client,
-    config::{
-        self, ResponseChecksumValidation, StalledStreamProtectionConfig, http::HttpResponse,
-        retry::RetryConfig,
-    },
+    config::{self, ResponseChecksumValidation, StalledStreamProtectionConfig, http::HttpResponse},
     error::{ProvideErrorMetadata, SdkError},
     operation::{
         get_object::{GetObjectInput, GetObjectOutput},
@@ -154,7 +151,7 @@ impl Request {
         &self,
         client: &Client,
         from: u64,
-        retries: Option<RetryConfig>,
+        LeftToSdk { retries, timeouts }: LeftToSdk,
     ) -> Result<GetObjectOutput, ObjectError> {
         let call = client
             .get_object()
@@ -169,11 +166,9 @@ impl Request {
             .mutate_request(|request| {
                 request.headers_mut().insert("x-amz-checksum-mode", "ENABLED");
             });
-        let call = match retries {
-            Some(retries) => call.config_override(config::Builder::default().retry_config(retries)),
-            None => call,
-        };
-        call.send().await.map_err(refused)
+        let mut settings = config::Builder::default();
+        settings.set_retry_config(retries).set_timeout_config(timeouts);
+        call.config_override(settings).send().await.map_err(refused)
     }
 }
 
@@ -244,7 +239,7 @@ impl ObjectStore for S3Store {
         let mut request = Request::of(object, owner);
         let output = match self.open_directly(&request).await {
             Ok(output) => output,
-            Err(LeftToSdk { retries }) => request.send(&self.client, 0, retries).await?,
+            Err(left) => request.send(&self.client, 0, left).await?,
         };
         let checksum = ChecksumSoFar::of(&output);
         let modified = output.last_modified.and_then(|at| Timestamp::from_second(at.secs()).ok());
@@ -273,7 +268,7 @@ impl ObjectStore for S3Store {
         let head = match head.set_if_match(if_match).set_expected_bucket_owner(owner).send().await {
             Ok(head) => head,
             Err(error) if is_silent(&error) => {
-                asked.send(&self.client, 0, None).await?;
+                asked.send(&self.client, 0, LeftToSdk::default()).await?;
                 return Err(ObjectError::Unavailable(describe(&error)));
             }
             Err(error) => return Err(refused(error)),
@@ -348,7 +343,7 @@ impl ObjectBody for S3Body {
                         error = problem,
                         "the connection to S3 broke; reading continues from the same byte"
                     );
-                    let output = self.request.send(&self.client, self.read, None).await?;
+                    let output = self.request.send(&self.client, self.read, LeftToSdk::default()).await?;
                     let range = output.content_range.unwrap_or_default();
                     if self.read > 0 && !range.starts_with(&format!("bytes {}-", self.read)) {
                         let problem = format!(

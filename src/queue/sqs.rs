@@ -2,6 +2,7 @@
 
 pub mod attributes;
 pub mod dead_letters;
+pub mod direct;
 #[cfg(feature = "lambda")]
 pub mod lambda;
 mod sending;
@@ -9,7 +10,7 @@ mod sending;
 use std::time::Duration;
 
 use aws_sdk_sqs::{
-    Client,
+    Client, config,
     error::ProvideErrorMetadata,
     types::{
         BatchResultErrorEntry, ChangeMessageVisibilityBatchRequestEntry, DeleteMessageBatchRequestEntry,
@@ -19,9 +20,15 @@ use aws_sdk_sqs::{
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use self::attributes::{AttributesError, QueueAttributes};
+use self::{
+    attributes::{AttributesError, QueueAttributes},
+    direct::{DirectQueueCalls, Receive},
+};
 use super::{DeadLetter, Message, Outbox, Outgoing, Queue, QueueError, Receipt, SentAnew};
-use crate::{aws::describe, credentials::identity::IdentityError};
+use crate::{
+    aws::{describe, direct::LeftToSdk},
+    credentials::identity::IdentityError,
+};
 
 /// SDK clients of an [`SqsQueue`].
 #[derive(Clone, Debug)]
@@ -33,6 +40,16 @@ pub struct Clients {
     pub sending: Client,
     /// For all other calls.
     pub calling: Client,
+    /// First attempts of `polling`'s ReceiveMessage and `calling`'s DeleteMessageBatch.
+    pub direct: DirectQueueCalls,
+}
+
+impl Clients {
+    /// One client for everything.
+    pub fn all(client: Client) -> Self {
+        let direct = DirectQueueCalls::default();
+        Self { polling: client.clone(), sending: client.clone(), calling: client, direct }
+    }
 }
 
 /// An SQS queue and, if configured, its dead-letter queue.
@@ -57,8 +74,7 @@ impl SqsQueue {
 
     /// Creates a queue that is only used for [`Queue::probe_sending`] and [`SqsQueue::attributes`].
     pub fn asking(client: Client, url: String) -> Self {
-        let clients = Clients { polling: client.clone(), sending: client.clone(), calling: client };
-        Self::new(clients, url, None, Duration::ZERO)
+        Self::new(Clients::all(client), url, None, Duration::ZERO)
     }
 
     /// Which permissions to receive, delete and hide messages are denied. Asks with arguments that no call accepts, so no message is
@@ -96,6 +112,27 @@ impl SqsQueue {
         Ok(denied)
     }
 
+    async fn receive_by_sdk(
+        &self,
+        asked: &Receive<'_>,
+        left: LeftToSdk,
+    ) -> Result<Vec<aws_sdk_sqs::types::Message>, QueueError> {
+        let system = asked.message_system_attribute_names.iter().copied();
+        let ours = asked.message_attribute_names.iter().copied();
+        let call = self.clients.polling.receive_message().queue_url(asked.queue_url);
+        let call = call
+            .max_number_of_messages(asked.max_number_of_messages)
+            .wait_time_seconds(asked.wait_time_seconds)
+            .visibility_timeout(asked.visibility_timeout)
+            .set_message_system_attribute_names(Some(system.map(MessageSystemAttributeName::from).collect()))
+            .set_message_attribute_names(Some(ours.map(str::to_owned).collect()));
+        match call.customize().config_override(settings(left)).send().await {
+            Ok(output) => Ok(output.messages.unwrap_or_default()),
+            Err(error) if is_missing(error.code()) => Err(QueueError::Missing(describe(&error))),
+            Err(error) => Err(refusal(error.code(), describe(&error))),
+        }
+    }
+
     /// Reads the queue's attributes.
     ///
     /// # Errors
@@ -105,38 +142,41 @@ impl SqsQueue {
     }
 }
 
+/// Settings of the SDK's call after a direct attempt.
+fn settings(LeftToSdk { retries, timeouts }: LeftToSdk) -> config::Builder {
+    let mut settings = config::Builder::default();
+    settings.set_retry_config(retries).set_timeout_config(timeouts);
+    settings
+}
+
 impl Queue for SqsQueue {
     async fn receive(&self, max: usize, wait: Duration) -> Result<Vec<Message>, QueueError> {
-        use MessageSystemAttributeName::{
-            ApproximateFirstReceiveTimestamp, ApproximateReceiveCount, AwsTraceHeader, SentTimestamp,
+        let asked = Receive {
+            queue_url: &self.url,
+            max_number_of_messages: i32::try_from(max).expect("max is 10 at most"),
+            wait_time_seconds: whole_seconds(wait),
+            visibility_timeout: whole_seconds(self.visibility_timeout),
+            message_system_attribute_names: &[
+                "ApproximateReceiveCount",
+                "ApproximateFirstReceiveTimestamp",
+                "SentTimestamp",
+                "AWSTraceHeader",
+            ],
+            message_attribute_names: &[sending::FIRST_RECEIVED, sending::ATTEMPTS, sending::REFUSALS],
         };
-        let output = self
-            .clients
-            .polling
-            .receive_message()
-            .queue_url(&self.url)
-            .max_number_of_messages(i32::try_from(max).expect("max is 10 at most"))
-            .wait_time_seconds(whole_seconds(wait))
-            .visibility_timeout(whole_seconds(self.visibility_timeout))
-            .message_system_attribute_names(ApproximateReceiveCount)
-            .message_system_attribute_names(ApproximateFirstReceiveTimestamp)
-            .message_system_attribute_names(SentTimestamp)
-            .message_system_attribute_names(AwsTraceHeader)
-            .message_attribute_names(sending::FIRST_RECEIVED)
-            .message_attribute_names(sending::ATTEMPTS)
-            .message_attribute_names(sending::REFUSALS)
-            .send()
-            .await
-            .map_err(|error| match is_missing(error.code()) {
-                true => QueueError::Missing(describe(&error)),
-                false => refusal(error.code(), describe(&error)),
-            })?;
+        let messages = match self.clients.direct.receive(&asked).await {
+            Ok(messages) => messages,
+            Err(left) => self.receive_by_sdk(&asked, left).await?,
+        };
         let (now, received_at) = (Timestamp::now(), Instant::now());
-        let messages = output.messages.unwrap_or_default().into_iter();
-        Ok(messages.filter_map(|received| message(received, now, received_at)).collect())
+        Ok(messages.into_iter().filter_map(|received| message(received, now, received_at)).collect())
     }
 
     async fn delete(&self, receipts: &[Receipt]) -> Vec<Result<(), QueueError>> {
+        let left = match self.clients.direct.delete(&self.url, receipts).await {
+            Ok((done, failed)) => return by_entry(receipts.len(), done.iter().map(String::as_str), failed),
+            Err(left) => left,
+        };
         let entries = receipts.iter().enumerate().map(|(index, receipt)| {
             DeleteMessageBatchRequestEntry::builder()
                 .id(index.to_string())
@@ -146,7 +186,7 @@ impl Queue for SqsQueue {
         });
         let call = self.clients.calling.delete_message_batch().queue_url(&self.url);
         let call = call.set_entries(Some(entries.collect()));
-        match call.send().await {
+        match call.customize().config_override(settings(left)).send().await {
             Ok(output) => {
                 by_entry(receipts.len(), output.successful.iter().map(|entry| entry.id()), output.failed)
             }

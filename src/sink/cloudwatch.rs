@@ -8,10 +8,8 @@ use aws_sdk_cloudwatchlogs::{
     Client,
     client::customize::CustomizableOperation,
     config::{
-        self, ConfigBag, Intercept, Region, RuntimeComponents,
-        http::HttpResponse,
-        interceptors::BeforeTransmitInterceptorContextMut,
-        retry::{RetryConfig, RetryPartition},
+        self, ConfigBag, Intercept, Region, RuntimeComponents, http::HttpResponse,
+        interceptors::BeforeTransmitInterceptorContextMut, retry::RetryPartition,
     },
     error::{BoxError, ProvideErrorMetadata, SdkError},
     operation::put_log_events::{PutLogEventsError, PutLogEventsOutput},
@@ -174,7 +172,7 @@ impl LogSinks for CloudWatchSinks {
 impl LogSink for CloudWatchSink {
     async fn put_log_events(&self, body: Bytes, lease: &Lease) -> Result<PutAnswer, SinkError> {
         let body = SealedBody::new(body, self.compression);
-        let retries = match self.put_directly(&body, lease).await {
+        let left = match self.put_directly(&body, lease).await {
             Ok(outcome) => {
                 match &outcome {
                     Ok(_) => self.group.succeeded(),
@@ -183,9 +181,9 @@ impl LogSink for CloudWatchSink {
                 }
                 return outcome;
             }
-            Err(LeftToSdk { retries }) => retries,
+            Err(left) => left,
         };
-        let outcome = self.role.call(|| self.put_once(body.clone(), lease, retries.clone())).await;
+        let outcome = self.role.call(|| self.put_once(body.clone(), lease, left.clone())).await;
         match &outcome {
             Ok(_) => self.group.succeeded(),
             Err(error) => self.tell(Action::PutLogEvents, error).await,
@@ -196,7 +194,7 @@ impl LogSink for CloudWatchSink {
     async fn create_log_stream(&self, group: &str, stream: &str, lease: &Lease) -> Result<(), SinkError> {
         let call = self.client.create_log_stream().log_group_name(group).log_stream_name(stream);
         let send = || {
-            let call = self.own(call.clone().customize(), None);
+            let call = self.own(call.clone().customize(), LeftToSdk::default());
             call.interceptor(Fence(lease.clone())).send()
         };
         let outcome = self.role.call(send).await;
@@ -214,7 +212,7 @@ impl LogSink for CloudWatchSink {
     ) -> Result<(), SinkError> {
         let call = self.client.create_log_group().log_group_name(group);
         let send = || {
-            let call = self.own(call.clone().customize(), None);
+            let call = self.own(call.clone().customize(), LeftToSdk::default());
             call.interceptor(Fence(lease.clone())).send()
         };
         let outcome = self.role.call(send).await;
@@ -230,7 +228,7 @@ impl LogSink for CloudWatchSink {
         created(outcome.map(drop))?;
         if let Some(days) = retention_days.filter(|_| ours) {
             let call = self.client.put_retention_policy().log_group_name(group).retention_in_days(days);
-            let call = self.own(call.customize(), None);
+            let call = self.own(call.customize(), LeftToSdk::default());
             if let Err(error) = call.send().await {
                 // Delivering the logs matters more than their retention, which only the customer can set now.
                 tracing::warn!(
@@ -249,12 +247,12 @@ impl LogSink for CloudWatchSink {
 type PutError = SdkError<PutLogEventsError, HttpResponse>;
 
 impl CloudWatchSink {
-    /// Makes a call one of the customer's: adds the customer's Region, credentials and retry tokens. `retries` replaces the
-    /// usual ones.
+    /// Makes a call one of the customer's: adds the customer's Region, credentials and retry tokens. `left` is left
+    /// by a direct attempt.
     fn own<T, E, B>(
         &self,
         call: CustomizableOperation<T, E, B>,
-        retries: Option<RetryConfig>,
+        left: LeftToSdk,
     ) -> CustomizableOperation<T, E, B> {
         // Each account and Region has retry tokens of its own, so that a throttled customer does not use up the tokens of
         // others.
@@ -266,7 +264,7 @@ impl CloudWatchSink {
             // `AssumedRole` caches its session; a second cache would hide a renewal.
             .identity_cache(IdentityCache::no_cache())
             .retry_partition(partition);
-        customer.set_retry_config(retries);
+        customer.set_retry_config(left.retries).set_timeout_config(left.timeouts);
         call.config_override(customer)
     }
 
@@ -317,12 +315,12 @@ impl CloudWatchSink {
         &self,
         body: SealedBody,
         lease: &Lease,
-        retries: Option<RetryConfig>,
+        left: LeftToSdk,
     ) -> Result<PutLogEventsOutput, PutError> {
         let put = self.client.put_log_events();
         // The SDK's builder requires these. The body replaces them; a span shows the group.
         let put = put.log_group_name(self.group.log_group_name()).log_stream_name("-");
-        self.own(put.set_log_events(Some(Vec::new())).customize(), retries)
+        self.own(put.set_log_events(Some(Vec::new())).customize(), left)
             .interceptor(body)
             .interceptor(Fence(lease.clone()))
             .send()

@@ -14,16 +14,20 @@ use std::{
 
 use aws_sdk_dynamodb::{
     Client,
-    error::ProvideErrorMetadata,
-    types::{
-        AttributeValue, BatchStatementError, BatchStatementErrorCodeEnum as Code, BatchStatementRequest,
-    },
+    config::{self, http::HttpResponse},
+    error::{ProvideErrorMetadata, SdkError},
+    operation::batch_execute_statement::BatchExecuteStatementError,
+    types::{AttributeValue, BatchStatementErrorCodeEnum as Code, BatchStatementRequest},
 };
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::{LedgerSettings, failed, milliseconds, number, seconds};
+use super::{LedgerSettings, failed, milliseconds, seconds};
 use crate::{
-    aws::describe,
+    aws::{
+        self, describe,
+        direct::{LeftToSdk, json::JsonCalls},
+    },
     batcher::{Batcher, Wait},
     ledger::{EntryKey, LedgerError, Position},
 };
@@ -32,6 +36,12 @@ use crate::{
 const MAX_STATEMENTS: usize = 25;
 /// For how long no batch is tried after one was denied. Until then each entry is written by an UpdateItem of its own.
 const PAUSE: Duration = Duration::from_secs(600);
+
+/// Headers of a call. Source: DynamoDB developer guide, "DynamoDB low-level API".
+const HEADERS: [(&str, &str); 2] = [
+    ("content-type", "application/x-amz-json-1.0"),
+    ("x-amz-target", "DynamoDB_20120810.BatchExecuteStatement"),
+];
 
 /// One entry of a batch.
 #[derive(Clone, Debug)]
@@ -52,6 +62,62 @@ enum WriteKind {
 /// Whether the entry was written.
 type Written = Result<bool, LedgerError>;
 
+/// The request of a call, as DynamoDB's API writes JSON.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Batch<'a> {
+    statements: Vec<Statement<'a>>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Statement<'a> {
+    statement: &'a str,
+    parameters: Vec<Parameter>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+enum Parameter {
+    S(String),
+    N(String),
+    #[serde(rename = "BOOL")]
+    Bool(bool),
+}
+
+impl From<Parameter> for AttributeValue {
+    fn from(parameter: Parameter) -> Self {
+        match parameter {
+            Parameter::S(text) => Self::S(text),
+            Parameter::N(number) => Self::N(number),
+            Parameter::Bool(flag) => Self::Bool(flag),
+        }
+    }
+}
+
+/// The answer to a call.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Answers {
+    /// In the order of the statements.
+    #[serde(default)]
+    responses: Vec<Answer>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Answer {
+    error: Option<StatementError>,
+}
+
+/// Why a statement was not carried out.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct StatementError {
+    code: String,
+    #[serde(default)]
+    message: String,
+}
+
 /// Writes entries in batches.
 #[derive(Clone, Debug)]
 pub(super) struct Together {
@@ -60,13 +126,31 @@ pub(super) struct Together {
 }
 
 impl Together {
-    /// Starts the background tasks.
-    pub(super) fn start(client: &Client, settings: &LedgerSettings) -> Self {
-        let calls = Calls { client: client.clone(), settings: settings.clone(), paused: Arc::default() };
+    /// Starts the background tasks. Calls are made by `config`'s client, and count with `calls`.
+    pub(super) fn start(config: config::Builder, calls: &aws::Calls, settings: &LedgerSettings) -> Self {
+        let direct = JsonCalls::new(calls, ("DynamoDB", "BatchExecuteStatement"), &HEADERS);
+        let client = Client::from_conf(config.interceptor(direct.interceptor()).build());
+        // A legal name of a table has no quotation mark.
+        let table = &settings.table;
+        let calls = Arc::new(Calls {
+            client,
+            direct,
+            insert: format!(
+                "INSERT INTO \"{table}\" VALUE {{'object': ?, 'delivery': ?, 'lease_owner': ?, 'lease_until': ?, \
+                 'expires_at': ?}}"
+            ),
+            finish: format!(
+                "UPDATE \"{table}\" SET \"done\" = ? SET \"records\" = ? SET \"events\" = ? SET \"expires_at\" = ? \
+                 REMOVE \"lease_owner\" REMOVE \"lease_until\" \
+                 WHERE \"object\" = ? AND \"delivery\" = ? AND \"lease_owner\" = ?"
+            ),
+            settings: settings.clone(),
+            paused: Mutex::default(),
+        });
         let batcher = || {
-            let calls = calls.clone();
-            Arc::new(Batcher::start(MAX_STATEMENTS, Wait::Pace(settings.pace), move |writes| {
-                let calls = calls.clone();
+            let calls = Arc::clone(&calls);
+            Arc::new(Batcher::start(MAX_STATEMENTS, Wait::Pace(settings.pace), move |writes: Vec<Write>| {
+                let calls = Arc::clone(&calls);
                 async move { calls.write(&writes).await }
             }))
         };
@@ -94,12 +178,17 @@ impl Together {
 }
 
 /// What the calls need.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Calls {
     client: Client,
+    /// First attempts.
+    direct: JsonCalls,
+    /// Statements. Names of attributes are quoted, because some are reserved words.
+    insert: String,
+    finish: String,
     settings: LedgerSettings,
     /// No batch is tried before this time.
-    paused: Arc<Mutex<Option<Instant>>>,
+    paused: Mutex<Option<Instant>>,
 }
 
 impl Calls {
@@ -114,10 +203,13 @@ impl Calls {
         let first: Vec<bool> = writes.iter().map(|write| seen.insert(&write.key)).collect();
         let now = SystemTime::now();
         let chosen = writes.iter().zip(&first).filter(|(_, first)| **first);
-        let statements = chosen.map(|(write, _)| self.statement(write, now)).collect();
-        let answer = self.client.batch_execute_statement().set_statements(Some(statements)).send().await;
-        let output = match answer {
-            Ok(output) => output,
+        let batch = Batch { statements: chosen.map(|(write, _)| self.statement(write, now)).collect() };
+        let answers = match self.direct.call(&self.settings.table, &batch).await {
+            Ok(Answers { responses }) => Ok(responses.into_iter().map(|answer| answer.error).collect()),
+            Err(left) => self.by_sdk(batch, left).await,
+        };
+        let answers = match answers {
+            Ok(answers) => answers,
             Err(error) => {
                 return match error.code() {
                     Some("AccessDeniedException" | "UnknownOperationException" | "NotImplemented") => {
@@ -130,70 +222,72 @@ impl Calls {
                 };
             }
         };
-        let mut answers = output.responses.unwrap_or_default().into_iter();
+        let mut answers = answers.into_iter();
         let mut written = |first: &bool| match first {
             // An answer that is missing counts as not written.
-            true => answers.next().map_or(Ok(false), |answer| self.written(answer.error)),
+            true => answers.next().map_or(Ok(false), |error| self.written(error)),
             false => Ok(false),
         };
         first.iter().map(&mut written).collect()
     }
 
-    /// The request of a write. Names of attributes are quoted, because some are reserved words.
-    fn statement(&self, write: &Write, now: SystemTime) -> BatchStatementRequest {
-        let Write { key, owner, change } = write;
-        let text = |text: &str| AttributeValue::S(text.to_owned());
-        // A legal name of a table has no quotation mark.
-        let table = &self.settings.table;
-        let expires_at = seconds(now + self.settings.retention);
-        let (statement, parameters) = match change {
-            WriteKind::Insert => (
-                format!(
-                    "INSERT INTO \"{table}\" VALUE {{'object': ?, 'delivery': ?, 'lease_owner': ?, 'lease_until': ?, \
-                     'expires_at': ?}}"
-                ),
-                vec![
-                    text(&key.object),
-                    text(&key.delivery),
-                    text(owner),
-                    milliseconds(now + self.settings.lease),
-                    expires_at,
-                ],
-            ),
-            WriteKind::Finish(position) => (
-                format!(
-                    "UPDATE \"{table}\" SET \"done\" = ? SET \"records\" = ? SET \"events\" = ? SET \"expires_at\" = ? \
-                     REMOVE \"lease_owner\" REMOVE \"lease_until\" \
-                     WHERE \"object\" = ? AND \"delivery\" = ? AND \"lease_owner\" = ?"
-                ),
-                vec![
-                    AttributeValue::Bool(true),
-                    number(position.records),
-                    number(position.events),
-                    expires_at,
-                    text(&key.object),
-                    text(&key.delivery),
-                    text(owner),
-                ],
-            ),
-        };
-        BatchStatementRequest::builder()
-            .statement(statement)
-            .set_parameters(Some(parameters))
-            .build()
-            .expect("a statement is set")
+    /// Makes the call by the SDK. Returns why each statement was not carried out.
+    async fn by_sdk(
+        &self,
+        batch: Batch<'_>,
+        LeftToSdk { retries, timeouts }: LeftToSdk,
+    ) -> Result<Vec<Option<StatementError>>, SdkError<BatchExecuteStatementError, HttpResponse>> {
+        let statements = batch.statements.into_iter().map(|Statement { statement, parameters }| {
+            let parameters = parameters.into_iter().map(AttributeValue::from).collect();
+            let statement = BatchStatementRequest::builder().statement(statement);
+            statement.set_parameters(Some(parameters)).build().expect("a statement is set")
+        });
+        let mut settings = config::Builder::default();
+        settings.set_retry_config(retries).set_timeout_config(timeouts);
+        let call = self.client.batch_execute_statement().set_statements(Some(statements.collect()));
+        let output = call.customize().config_override(settings).send().await?;
+        let errors = output.responses.unwrap_or_default().into_iter().map(|answer| {
+            answer.error.map(|error| StatementError {
+                code: error.code.map(|code| code.as_str().to_owned()).unwrap_or_default(),
+                message: error.message.unwrap_or_default(),
+            })
+        });
+        Ok(errors.collect())
+    }
+
+    /// The statement of a write.
+    fn statement(&self, write: &Write, now: SystemTime) -> Statement<'_> {
+        let Write { key: EntryKey { object, delivery }, owner, change } = write;
+        let (object, delivery, owner) =
+            (Parameter::S(object.clone()), Parameter::S(delivery.clone()), Parameter::S(owner.clone()));
+        let expires_at = Parameter::N(seconds(now + self.settings.retention));
+        match change {
+            WriteKind::Insert => {
+                let lease_until = Parameter::N(milliseconds(now + self.settings.lease));
+                Statement {
+                    statement: &self.insert,
+                    parameters: vec![object, delivery, owner, lease_until, expires_at],
+                }
+            }
+            WriteKind::Finish(position) => {
+                let [records, events] =
+                    [position.records, position.events].map(|number| Parameter::N(number.to_string()));
+                let set = [Parameter::Bool(true), records, events, expires_at];
+                Statement {
+                    statement: &self.finish,
+                    parameters: set.into_iter().chain([object, delivery, owner]).collect(),
+                }
+            }
+        }
     }
 
     /// What the answer to a statement means.
-    fn written(&self, error: Option<BatchStatementError>) -> Written {
-        let Some(error) = error else { return Ok(true) };
-        let message = error.message().unwrap_or_default();
-        match error.code() {
-            Some(Code::AccessDenied) => self.pause(message),
+    fn written(&self, error: Option<StatementError>) -> Written {
+        let Some(StatementError { code, message }) = error else { return Ok(true) };
+        match Code::from(code.as_str()) {
+            Code::AccessDenied => self.pause(&message),
             // An UpdateItem would be throttled too.
-            Some(
-                Code::ThrottlingError | Code::ProvisionedThroughputExceeded | Code::RequestLimitExceeded,
-            ) => {
+            Code::ThrottlingError | Code::ProvisionedThroughputExceeded | Code::RequestLimitExceeded => {
                 let table = &self.settings.table;
                 return Err(LedgerError::Throttled(format!(
                     "table {table:?}: a statement of a batch: {message}"

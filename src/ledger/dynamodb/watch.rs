@@ -85,12 +85,9 @@ mod tests {
             retention: Duration::from_secs(3600),
             pace: Duration::from_millis(10),
         };
-        let client = aws.account(&provider.account).dynamodb();
-        let ledger = DynamoDbLedger {
-            together: super::super::Together::start(&client, &settings),
-            client: client.clone(),
-            settings,
-        };
+        let account = aws.account(&provider.account);
+        let (client, ledger) =
+            (account.dynamodb(), DynamoDbLedger::new(&account.sdk_config().into(), settings));
         let (one, other) = (Watch("one".to_owned()), Watch("other".to_owned()));
         let at = |millis| Timestamp::from_millisecond(millis).expect("a time");
         assert_eq!(ledger.place(&one).await, Ok(None));

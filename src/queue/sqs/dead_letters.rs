@@ -31,8 +31,7 @@ impl SqsDeadLetters {
     /// Receives letters from `url` and sends them back to `source_url`.
     pub fn new(client: Client, url: String, source_url: String) -> Self {
         // The visibility timeout is for receives only, and `queue` never receives.
-        let clients = Clients { polling: client.clone(), sending: client.clone(), calling: client.clone() };
-        let queue = SqsQueue::new(clients, url.clone(), None, Duration::ZERO);
+        let queue = SqsQueue::new(Clients::all(client.clone()), url.clone(), None, Duration::ZERO);
         Self { client, url, source_url, queue }
     }
 }

@@ -9,7 +9,10 @@ use super::super::{
     tests::{World, position, progress, settings},
 };
 use super::*;
-use crate::ledger::{Begun, DeliveryProgress, Ledger};
+use crate::{
+    aws::direct::testing::{Recording, Sent},
+    ledger::{Begun, DeliveryProgress, Ledger},
+};
 
 const BATCH: &str = "BatchExecuteStatement";
 
@@ -90,6 +93,51 @@ async fn a_batch_writes_what_an_update_writes() {
     assert_eq!(without_times(&alone.shown().await), together);
     assert_eq!(alone.finish("one", 7, 0).await, Ok(()));
     assert_eq!(without_times(&alone.shown().await), finished);
+}
+
+#[tokio::test]
+async fn a_direct_batch_is_the_sdk_s() {
+    let world = World::new().await;
+    let (recording, base) = Recording::of(&world.account.sdk_config());
+    let ledger = DynamoDbLedger::new(&base, settings(&world.provider.ledger_table));
+    let send = async |key: &EntryKey| {
+        recording.take("");
+        let begun = ledger.begin(key, "one").await;
+        let finished = match begun {
+            Ok(Begun::Ours(_)) => {
+                ledger.finish(key, "one", &DeliveryProgress::default(), position(7, 0)).await
+            }
+            _ => Ok(()),
+        };
+        (begun, finished, recording.take(BATCH))
+    };
+    let by_the_sdk = send(&key(1)).await;
+    let direct = send(&key(2)).await;
+    assert_eq!((&by_the_sdk.0, &by_the_sdk.1), (&new(), &Ok(())));
+    assert_eq!((&direct.0, &direct.1), (&new(), &Ok(())));
+    let are_direct = |sent: &[Sent]| sent.iter().map(|sent| sent.is_direct).collect::<Vec<_>>();
+    // The second call of the SDK would have been the finish.
+    assert_eq!((are_direct(&by_the_sdk.2), are_direct(&direct.2)), (vec![false, true], vec![true, true]));
+    let plain = |sent: &Sent| {
+        let mut body: serde_json::Value = serde_json::from_slice(&sent.body).expect("JSON");
+        let parameters = body["Statements"][0]["Parameters"].as_array_mut().expect("an array");
+        parameters[0] = "the object".into();
+        for time in &mut parameters[3..] {
+            assert!(time["N"].as_str().is_some_and(|time| time.len() >= 10), "{time}");
+            *time = "a time".into();
+        }
+        Sent { body: body.to_string().into_bytes(), ..sent.clone().by_the_sdk() }
+    };
+    assert_eq!(plain(&direct.2[0]), plain(&by_the_sdk.2[0]));
+    // The answers to statements that are not carried out.
+    let again = send(&key(2)).await;
+    assert_eq!((again.0, are_direct(&again.2)), (Ok(Begun::Done), vec![true]));
+    let throttled = Effect::Error(ErrorAnswer::new(400, "ProvisionedThroughputExceededException"));
+    let fault = Fault { times: Some(1), ..Fault::new("dynamodb", "PartiQLInsert", throttled) };
+    world.sandbox.faults().add(fault);
+    let (begun, _, sent) = send(&key(3)).await;
+    assert!(matches!(begun, Err(LedgerError::Throttled(_))), "{begun:?}");
+    assert_eq!(are_direct(&sent), [true]);
 }
 
 #[tokio::test]

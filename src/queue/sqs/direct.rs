@@ -1,0 +1,199 @@
+//! ReceiveMessage and DeleteMessageBatch without the SDK's orchestrator: see [`crate::aws::direct`].
+
+use std::collections::HashMap;
+
+use aws_sdk_sqs::{
+    config,
+    types::{
+        BatchResultErrorEntry, Message, MessageAttributeValue, MessageSystemAttributeName as SystemAttribute,
+    },
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    aws::{
+        Calls,
+        direct::{LeftToSdk, json::JsonCalls},
+    },
+    queue::Receipt,
+};
+
+/// Direct attempts. They are made once the SDK has made a call with the clients of [`DirectQueueCalls::polling`] and
+/// [`DirectQueueCalls::calling`].
+#[derive(Clone, Debug)]
+pub struct DirectQueueCalls {
+    receives: JsonCalls,
+    deletes: JsonCalls,
+}
+
+/// Headers of the calls, with the names of their operations. Source: SQS developer guide, "Making query API requests using the AWS
+/// JSON protocol"; the SDK sends the last one too, which asks for the error codes of the query protocol.
+macro_rules! headers {
+    ($operation:literal) => {
+        &[
+            ("content-type", "application/x-amz-json-1.0"),
+            ("x-amz-target", concat!("AmazonSQS.", $operation)),
+            ("x-amzn-query-mode", "true"),
+        ]
+    };
+}
+
+/// A request for messages.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct Receive<'a> {
+    pub(super) queue_url: &'a str,
+    pub(super) max_number_of_messages: i32,
+    pub(super) wait_time_seconds: i32,
+    pub(super) visibility_timeout: i32,
+    pub(super) message_system_attribute_names: &'a [&'a str],
+    pub(super) message_attribute_names: &'a [&'a str],
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Received {
+    #[serde(default)]
+    messages: Option<Vec<ReceivedMessage>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct ReceivedMessage {
+    message_id: Option<String>,
+    receipt_handle: Option<String>,
+    body: Option<String>,
+    #[serde(default)]
+    attributes: Option<HashMap<String, String>>,
+    #[serde(default)]
+    message_attributes: Option<HashMap<String, ReceivedAttribute>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct ReceivedAttribute {
+    data_type: String,
+    string_value: Option<String>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Delete<'a> {
+    queue_url: &'a str,
+    entries: Vec<DeleteEntry<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct DeleteEntry<'a> {
+    id: String,
+    receipt_handle: &'a str,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Deleted {
+    #[serde(default)]
+    successful: Vec<DeletedEntry>,
+    #[serde(default)]
+    failed: Vec<FailedEntry>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct DeletedEntry {
+    id: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct FailedEntry {
+    id: String,
+    code: String,
+    message: Option<String>,
+    #[serde(default)]
+    sender_fault: bool,
+}
+
+impl DirectQueueCalls {
+    /// Attempts count with `calls`.
+    pub fn new(calls: &Calls) -> Self {
+        Self {
+            receives: JsonCalls::new(calls, ("SQS", "ReceiveMessage"), headers!("ReceiveMessage")),
+            deletes: JsonCalls::new(calls, ("SQS", "DeleteMessageBatch"), headers!("DeleteMessageBatch")),
+        }
+    }
+
+    /// The configuration of the client whose receives have direct attempts first.
+    pub fn polling(&self, config: config::Builder) -> config::Builder {
+        config.interceptor(self.receives.interceptor())
+    }
+
+    /// The configuration of the client whose deletes have direct attempts first.
+    pub fn calling(&self, config: config::Builder) -> config::Builder {
+        config.interceptor(self.deletes.interceptor())
+    }
+
+    pub(super) async fn receive(&self, asked: &Receive<'_>) -> Result<Vec<Message>, LeftToSdk> {
+        let received: Received = self.receives.call(asked.queue_url, asked).await?;
+        Ok(received.messages.unwrap_or_default().into_iter().map(Message::from).collect())
+    }
+
+    /// Deletes up to ten messages. Returns the index of each that is deleted, as a text, and why the others are not.
+    pub(super) async fn delete(
+        &self,
+        queue_url: &str,
+        receipts: &[Receipt],
+    ) -> Result<(Vec<String>, Vec<BatchResultErrorEntry>), LeftToSdk> {
+        let entries = receipts.iter().enumerate();
+        let entries =
+            entries.map(|(index, receipt)| DeleteEntry { id: index.to_string(), receipt_handle: &receipt.0 });
+        let asked = Delete { queue_url, entries: entries.collect() };
+        let Deleted { successful, failed } = self.deletes.call(queue_url, &asked).await?;
+        let done = successful.into_iter().map(|entry| entry.id);
+        Ok((done.collect(), failed.into_iter().map(BatchResultErrorEntry::from).collect()))
+    }
+}
+
+/// Makes no direct attempts.
+impl Default for DirectQueueCalls {
+    fn default() -> Self {
+        Self::new(&Calls::default())
+    }
+}
+
+impl From<ReceivedMessage> for Message {
+    fn from(received: ReceivedMessage) -> Self {
+        let attributes = received.attributes.map(|attributes| {
+            attributes
+                .into_iter()
+                .map(|(name, value)| (SystemAttribute::from(name.as_str()), value))
+                .collect()
+        });
+        let message_attributes = received.message_attributes.map(|attributes| {
+            let attributes =
+                attributes.into_iter().map(|(name, ReceivedAttribute { data_type, string_value })| {
+                    let value = MessageAttributeValue::builder().data_type(data_type);
+                    (name, value.set_string_value(string_value).build().expect("the type is set"))
+                });
+            attributes.collect()
+        });
+        Self::builder()
+            .set_message_id(received.message_id)
+            .set_receipt_handle(received.receipt_handle)
+            .set_body(received.body)
+            .set_attributes(attributes)
+            .set_message_attributes(message_attributes)
+            .build()
+    }
+}
+
+impl From<FailedEntry> for BatchResultErrorEntry {
+    fn from(FailedEntry { id, code, message, sender_fault }: FailedEntry) -> Self {
+        let entry = Self::builder().id(id).code(code).set_message(message).sender_fault(sender_fault);
+        entry.build().expect("id, code and fault are set")
+    }
+}
+
+#[cfg(test)]
+mod tests;
