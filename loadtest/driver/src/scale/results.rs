@@ -129,19 +129,23 @@ pub(crate) fn replace(path: &Path, part: Part, text: &str) -> anyhow::Result<()>
 }
 
 fn replaced(file: &str, part: Part, text: &str) -> String {
-    let sections: Vec<(&str, &str)> = file
+    let mut sections: Vec<(&str, &str)> = file
         .split("\n## ")
         .skip(1)
         .map(|section| section.split_once('\n').unwrap_or((section, "")))
         .collect();
-    let mut written = HEAD.to_owned();
-    for it in Part::ALL {
-        let there = sections.iter().find(|(title, _)| *title == it.title()).map(|(_, text)| *text);
-        if let Some(text) = if it == part { Some(text) } else { there } {
-            written.push_str(&format!("\n## {}\n\n{}\n", it.title(), text.trim()));
+    let is = |title: &str, part: &Part| title == part.title();
+    match sections.iter_mut().find(|(title, _)| is(title, &part)) {
+        Some(section) => section.1 = text,
+        None => {
+            let later = Part::ALL.iter().skip_while(|other| **other != part);
+            let later: Vec<_> = later.collect();
+            let at = sections.iter().position(|(title, _)| later.iter().any(|part| is(title, part)));
+            sections.insert(at.unwrap_or(sections.len()), (part.title(), text));
         }
     }
-    written
+    let sections = sections.iter().map(|(title, text)| format!("\n## {title}\n\n{}\n", text.trim()));
+    HEAD.to_owned() + &sections.collect::<String>()
 }
 
 #[cfg(test)]
@@ -162,6 +166,13 @@ mod tests {
         let again = replaced(&two, Part::Headline, "other");
         assert_eq!(again, format!("{HEAD}\n## {headline}\n\nother\n\n## Sizes of objects\n\nsizes\n"));
         assert_eq!(replaced(&again, Part::Sizes, "sizes"), again);
+        // A section that was written by hand stays in its place.
+        let foreign = "\n## By hand\n\n| b |\n";
+        let by_hand = format!("{HEAD}\n## {headline}\n\nold\n{foreign}\n## Sizes of objects\n\nsizes\n");
+        let kept = replaced(&by_hand, Part::Headline, "new");
+        assert_eq!(kept, by_hand.replace("old", "new"));
+        let added = replaced(&kept, Part::Tenants, "tenants");
+        assert_eq!(added, kept.replace("\n## Sizes", "\n## Tenants\n\ntenants\n\n## Sizes"));
     }
 
     #[test]
