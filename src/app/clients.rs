@@ -11,7 +11,7 @@ use crate::{
     aws::Base,
     config::{Config, Problem},
     object::s3::S3Store,
-    queue::sqs::{Clients, direct::DirectQueueCalls},
+    queue::sqs::Clients,
 };
 
 /// Longest time to connect: the SDK's default, repeated here because our timeout configuration replaces it.
@@ -54,17 +54,10 @@ fn named(sdk: SdkConfig, command: &str) -> SdkConfig {
     sdk.into_builder().app_name(name).build()
 }
 
-/// The clients of the worker's queue.
+/// The clients of a worker's queue, or of a Lambda function's.
 pub(super) fn queue_clients(config: &Config, base: &Base) -> Clients {
-    let direct = DirectQueueCalls::new(base.calls());
-    let polling = direct.polling(sqs_config(config, base));
-    let calling = direct.calling(short_sqs_config(base, config.delivery.attempts));
-    Clients {
-        polling: Client::from_conf(polling.build()),
-        sending: short_sqs_client(base, 1),
-        calling: Client::from_conf(calling.build()),
-        direct,
-    }
+    let (polling, calling) = (sqs_config(config, base), short_sqs_config(base, config.delivery.attempts));
+    Clients::new(polling, calling, short_sqs_client(base, 1), base.calls())
 }
 
 pub(super) fn sqs_client(config: &Config, base: &Base) -> Client {

@@ -67,6 +67,8 @@ pub struct Calls {
     durations: Family<Ended, Histogram, fn() -> Histogram>,
     /// `logferry_aws_attempts_total{service, operation}`: requests that were sent.
     attempts: Family<Operation, Counter>,
+    /// `logferry_aws_direct_failures_total{service, operation}`: direct attempts that were left to the SDK.
+    direct_failures: Family<Operation, Counter>,
     agents: Arc<RwLock<Vec<Agent>>>,
 }
 
@@ -82,13 +84,14 @@ impl Default for Calls {
         Self {
             durations: Family::new_with_constructor(|| Histogram::new(SECONDS)),
             attempts: Family::default(),
+            direct_failures: Family::default(),
             agents: Arc::default(),
         }
     }
 }
 
 impl Calls {
-    /// Registers both metrics.
+    /// Registers the metrics.
     pub fn register(&self, registry: &mut Registry) {
         registry.register_with_unit(
             "aws_call_duration",
@@ -97,6 +100,8 @@ impl Calls {
             self.durations.clone(),
         );
         add(registry, "aws_attempts", "Requests sent to AWS, retries included", &self.attempts);
+        let help = "Direct first attempts of calls to AWS that failed, so that the SDK made the call";
+        add(registry, "aws_direct_failures", help, &self.direct_failures);
     }
 
     /// Begins a call that is sent without the SDK.
@@ -200,8 +205,9 @@ impl OngoingCall {
         self.calls.attempts.get_or_create(&self.operation).inc();
     }
 
-    /// Ends the call without a count: the SDK makes it, and counts it.
+    /// Ends the call as one that the SDK makes, and counts.
     pub(super) fn leave_to_sdk(&self) {
+        self.calls.direct_failures.get_or_create(&self.operation).inc();
         self.has_ended.store(true, Ordering::Relaxed);
     }
 

@@ -7,8 +7,9 @@
 //! sends it, and reads the answer.
 //!
 //! Everything beyond the usual answers stays with the SDK: the caller of a direct attempt that fails makes the call by the
-//! SDK, with one attempt less. For some time after that, all calls for the same owner (a bucket, or a customer's account) are
-//! the SDK's: its retries limit the load on a service that throttles or fails. Calls in sampled traces are always the SDK's.
+//! SDK, with one attempt less. For some time after that, all calls for the same owner (a bucket, a customer's account, a queue,
+//! or a table) are the SDK's: its retries limit the load on a service that throttles or fails. Calls in sampled traces are always
+//! the SDK's.
 
 pub mod json;
 mod signature;
@@ -28,6 +29,7 @@ use aws_smithy_runtime_api::{
     box_error::BoxError,
     client::{
         auth::AuthScheme,
+        connection::CaptureSmithyConnection,
         http::{HttpClient, HttpConnector, HttpConnectorSettings, SharedHttpConnector},
         identity::ResolveCachedIdentity,
         interceptors::{
@@ -42,6 +44,7 @@ use aws_smithy_runtime_api::{
 use aws_smithy_types::{
     body::SdkBody,
     config_bag::{ConfigBag, Storable, StoreReplace},
+    date_time::{DateTime, Format},
 };
 use axum::http::Uri;
 use jiff::Timestamp;
@@ -59,6 +62,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 const CREDENTIALS: Duration = Duration::from_secs(1);
 /// Most routes: Regions of customers, or staging buckets. Calls to further ones are always the SDK's.
 const MOST_ROUTES: usize = 64;
+/// If the service's clock and ours differ by more, the SDK judges an error, and corrects its signatures. The SDK's own bound.
+const LARGEST_SKEW_SECONDS: u64 = 240;
 
 /// Where the SDK's calls of one operation go. As an interceptor of a client it learns that from the client's own calls.
 #[derive(Clone, Debug)]
@@ -87,7 +92,7 @@ struct Pause {
 /// What a call is about: the name of its route, and the end of its URI's path, which differs from call to call.
 #[derive(Clone, Debug)]
 pub struct Place {
-    /// A Region, or a bucket.
+    /// A Region, or a bucket; empty if all calls go to one endpoint.
     pub route: String,
     /// The key of an object, percent-encoded, or nothing.
     pub path: String,
@@ -154,14 +159,22 @@ pub struct Unusual {
     pub waits: bool,
 }
 
-/// The SDK must make the call, with these settings instead of the client's own. If a direct attempt was made, they have one
-/// attempt less, and less time if the time of whole calls is limited.
+/// The SDK must make the call. As an interceptor of this call, it leaves the SDK one attempt less after a direct attempt, and
+/// the rest of the time if the time of whole calls is limited.
 #[derive(Clone, Debug, Default)]
 pub struct LeftToSdk {
-    /// `None`: those of the client.
-    pub retries: Option<RetryConfig>,
-    /// `None`: those of the client.
-    pub timeouts: Option<TimeoutConfig>,
+    retries: Option<RetryConfig>,
+    timeouts: Option<TimeoutConfig>,
+}
+
+/// A direct attempt, before its request is sent.
+#[derive(Debug)]
+pub struct Attempt<'a> {
+    direct: &'a DirectCalls,
+    name: &'a str,
+    owner: &'a str,
+    route: Arc<Route>,
+    began: Instant,
 }
 
 impl DirectCalls {
@@ -178,91 +191,24 @@ impl DirectCalls {
         Self { shared: Arc::new(shared) }
     }
 
-    /// The route to a Region or a bucket, for a call into what `owner` has.
+    /// Begins an attempt on the route to a Region or a bucket, for a call into what `owner` has.
     ///
     /// # Errors
-    /// The SDK must make the call: it has made none to that place yet, it makes one attempt only, direct attempts for this owner
+    /// The SDK must make the call: it has made none on that route yet, it makes one attempt only, direct attempts for this owner
     /// pause, or the call is part of a sampled trace.
-    pub fn route(&self, name: &str, owner: &str) -> Result<Arc<Route>, LeftToSdk> {
-        let is_paused = self.pauses().get(owner).is_some_and(|pause| Instant::now() < pause.until);
+    pub fn begin<'a>(&'a self, route: &'a str, owner: &'a str) -> Result<Attempt<'a>, LeftToSdk> {
+        let (name, began) = (route, Instant::now());
+        let is_paused = self.pauses().get(owner).is_some_and(|pause| began < pause.until);
         if is_paused || trace::is_sampled_now() {
             return Err(LeftToSdk::default());
         }
         let routes = self.shared.routes.read().unwrap_or_else(PoisonError::into_inner);
-        routes.get(name).cloned().ok_or_else(LeftToSdk::default)
+        let route = routes.get(name).cloned().ok_or_else(LeftToSdk::default)?;
+        Ok(Attempt { direct: self, name, owner, route, began })
     }
 
-    /// The client's credentials, from the SDK's cache.
-    ///
-    /// # Errors
-    /// The SDK must make the call: there are no credentials now.
-    pub async fn credentials(&self, route: &Route, owner: &str) -> Result<Credentials, LeftToSdk> {
-        let began = Instant::now();
-        match tokio::time::timeout(CREDENTIALS, route.credentials()).await {
-            Ok(Some(credentials)) => Ok(credentials),
-            Ok(None) | Err(_) => {
-                self.pause(owner, began.elapsed());
-                Err(LeftToSdk::default())
-            }
-        }
-    }
-
-    /// Signs and sends a request. `read` reads the answer; the time limit of the SDK's attempts covers both. If the service
-    /// throttles, fails or does not answer, waits as the SDK does before its second attempt.
-    ///
-    /// # Errors
-    /// The SDK must make the call.
-    ///
-    /// # Cancel safety
-    /// As with the SDK: if the future is dropped, the call may still take effect.
-    pub async fn send<T>(
-        &self,
-        (route, owner): (&Route, &str),
-        request: DirectRequest<'_>,
-        credentials: &Credentials,
-        read: impl AsyncFnOnce(HttpResponse) -> Result<Final<T>, Unusual>,
-    ) -> Result<T, LeftToSdk> {
-        let request = route.signed(request, credentials, Timestamp::now()).ok_or_else(LeftToSdk::default)?;
-        let (call, began) = (self.shared.calls.direct(&self.shared.operation), Instant::now());
-        let attempt = async {
-            let answer = route.connector.call(request).await;
-            read(answer.map_err(|error| Unusual::no_answer(chain(&error)))?).await
-        };
-        let answer = match route.timeouts.operation_attempt_timeout() {
-            Some(limit) => tokio::time::timeout(limit, attempt).await.unwrap_or_else(|_| {
-                Err(Unusual::no_answer(format!("no answer within {} ms", limit.as_millis())))
-            }),
-            None => attempt.await,
-        };
-        let (outcome, answer) = match answer {
-            Ok(Final::Success(answer)) => ("ok", answer),
-            Ok(Final::Refusal(answer)) => ("refused", answer),
-            Err(Unusual { problem, pauses, waits }) => {
-                call.leave_to_sdk();
-                let operation = self.shared.operation.name();
-                tracing::debug!(
-                    operation,
-                    owner,
-                    error = problem,
-                    "a direct attempt failed; the SDK makes the call"
-                );
-                if pauses {
-                    self.pause(owner, began.elapsed());
-                }
-                if waits {
-                    tokio::time::sleep(route.retries.initial_backoff().mul_f64(fastrand::f64())).await;
-                }
-                return Err(route.rest(began.elapsed()));
-            }
-        };
-        call.end(outcome);
-        // An answer that is final ends the failures in a row.
-        self.pauses().remove(owner);
-        Ok(answer)
-    }
-
-    /// Begins a pause, or a longer one than the last, after an attempt that took `took`.
-    pub(crate) fn pause(&self, owner: &str, took: Duration) {
+    /// Begins a pause, or a longer one than the last, after an attempt that took `took`. Returns its length.
+    pub(crate) fn pause(&self, owner: &str, took: Duration) -> Duration {
         let (mut pauses, now) = (self.pauses(), Instant::now());
         pauses.retain(|_, pause| now < pause.until + LONGEST_PAUSE);
         let longer = pauses.get(owner).map_or(FIRST_PAUSE, |pause| match now < pause.until {
@@ -272,6 +218,16 @@ impl DirectCalls {
         });
         let length = longer.max(took).min(LONGEST_PAUSE);
         pauses.insert(owner.to_owned(), Pause { until: now + length, length });
+        length
+    }
+
+    /// Forgets the pauses of `owner` after a success of an attempt that began at `began`. A success of an attempt that began
+    /// before a pause does not end the pause.
+    fn succeeded(&self, owner: &str, began: Instant) {
+        let mut pauses = self.pauses();
+        if pauses.get(owner).is_some_and(|pause| pause.until <= began) {
+            pauses.remove(owner);
+        }
     }
 
     /// Ends all pauses.
@@ -359,6 +315,137 @@ impl Intercept for DirectCalls {
     }
 }
 
+/// Changes the settings of the call.
+#[dyn_dispatch_hint]
+impl Intercept for LeftToSdk {
+    fn name(&self) -> &'static str {
+        "LeftToSdk"
+    }
+
+    fn read_before_execution(
+        &self,
+        _context: &BeforeSerializationInterceptorContextRef<'_>,
+        config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        if let Some(retries) = self.retries.clone() {
+            config.interceptor_state().store_put(retries);
+        }
+        if let Some(timeouts) = self.timeouts.clone() {
+            config.interceptor_state().store_put(timeouts);
+        }
+        Ok(())
+    }
+}
+
+impl Attempt<'_> {
+    /// The client's credentials, from the SDK's cache.
+    ///
+    /// # Errors
+    /// The SDK must make the call: there are no credentials now.
+    pub async fn credentials(&self) -> Result<Credentials, LeftToSdk> {
+        match tokio::time::timeout(CREDENTIALS, self.route.credentials()).await {
+            Ok(Some(credentials)) => Ok(credentials),
+            Ok(None) | Err(_) => {
+                self.direct.pause(self.owner, self.began.elapsed());
+                Err(self.left(None))
+            }
+        }
+    }
+
+    /// Signs and sends a request. `read` reads the answer; the time limit of the SDK's attempts covers both. If the service
+    /// throttles, fails or does not answer, waits as the SDK does before its second attempt.
+    ///
+    /// # Errors
+    /// The SDK must make the call.
+    ///
+    /// # Cancel safety
+    /// As with the SDK: if the future is dropped, the call may still take effect.
+    pub async fn send<T>(
+        self,
+        request: DirectRequest<'_>,
+        credentials: &Credentials,
+        read: impl AsyncFnOnce(HttpResponse) -> Result<Final<T>, Unusual>,
+    ) -> Result<T, LeftToSdk> {
+        let Self { direct, owner, route, .. } = &self;
+        let signed = route.signed(request, credentials, Timestamp::now());
+        let mut request = signed.ok_or_else(|| self.left(None))?;
+        let connection = CaptureSmithyConnection::new();
+        request.add_extension(connection.clone());
+        let (call, sent) = (direct.shared.calls.direct(&direct.shared.operation), Instant::now());
+        let attempt = async {
+            let answer = route.connector.call(request).await;
+            let answer = answer.map_err(|error| Unusual::no_answer(chain(&error)))?;
+            if !answer.status().is_success() && is_by_another_clock(&answer) {
+                let problem = format!("HTTP status {}, and the service's clock differs", answer.status());
+                return Err(Unusual { problem, pauses: true, waits: false });
+            }
+            read(answer).await
+        };
+        let answer = match route.timeouts.operation_attempt_timeout() {
+            Some(limit) => tokio::time::timeout(limit, attempt).await.unwrap_or_else(|_| {
+                Err(Unusual::no_answer(format!("no answer within {} ms", limit.as_millis())))
+            }),
+            None => attempt.await,
+        };
+        let (outcome, answer) = match answer {
+            Ok(Final::Success(answer)) => ("ok", answer),
+            Ok(Final::Refusal(answer)) => ("refused", answer),
+            Err(unusual) => {
+                call.leave_to_sdk();
+                if unusual.waits
+                    && let Some(connection) = connection.get()
+                {
+                    // The other end may be broken.
+                    connection.poison();
+                }
+                self.failed(&unusual, sent.elapsed()).await;
+                return Err(self.left(Some(route.retries.clone())));
+            }
+        };
+        call.end(outcome);
+        direct.succeeded(owner, self.began);
+        Ok(answer)
+    }
+
+    /// Begins a pause, and waits before the SDK's attempt, where that is of use.
+    async fn failed(&self, Unusual { problem, pauses, waits }: &Unusual, took: Duration) {
+        let (shared, owner) = (&self.direct.shared, self.owner);
+        let operation = shared.operation.name();
+        tracing::debug!(operation, owner, error = problem, "a direct attempt failed; the SDK makes the call");
+        if *pauses && self.direct.pause(owner, took) == LONGEST_PAUSE {
+            // The SDK may find another way.
+            shared.routes.write().unwrap_or_else(PoisonError::into_inner).remove(self.name);
+        }
+        if *waits {
+            tokio::time::sleep(self.route.retries.initial_backoff().mul_f64(fastrand::f64())).await;
+        }
+    }
+
+    /// What is left to the SDK, with these retries.
+    fn left(&self, retries: Option<RetryConfig>) -> LeftToSdk {
+        let timeouts = &self.route.timeouts;
+        let timeouts = timeouts.operation_timeout().map(|limit| {
+            let left = limit.saturating_sub(self.began.elapsed()).max(Duration::from_millis(1));
+            timeouts.to_builder().operation_timeout(left).build()
+        });
+        LeftToSdk { retries, timeouts }
+    }
+}
+
+/// Whether the time of the answer is far from ours.
+fn is_by_another_clock(answer: &HttpResponse) -> bool {
+    let date = answer.headers().get("date").and_then(|at| DateTime::from_str(at, Format::HttpDate).ok());
+    date.is_some_and(|at| at.secs().abs_diff(Timestamp::now().as_second()) > LARGEST_SKEW_SECONDS)
+}
+
+impl<'a> DirectRequest<'a> {
+    /// A request in one of AWS's JSON protocols: `content_type` says which. `target` names the operation.
+    pub fn json(content_type: &str, target: &str, payload_sha256: &'a str, body: impl Into<SdkBody>) -> Self {
+        let headers = vec![("content-type", content_type.to_owned()), ("x-amz-target", target.to_owned())];
+        Self { method: "POST", path: "", query: "", headers, payload_sha256, body: body.into() }
+    }
+}
+
 impl Unusual {
     fn no_answer(problem: String) -> Self {
         Self { problem, pauses: true, waits: true }
@@ -366,15 +453,6 @@ impl Unusual {
 }
 
 impl Route {
-    /// What is left for the SDK after a direct attempt that took `took`.
-    fn rest(&self, took: Duration) -> LeftToSdk {
-        let timeouts = self.timeouts.operation_timeout().map(|limit| {
-            let left = limit.saturating_sub(took).max(Duration::from_millis(1));
-            self.timeouts.to_builder().operation_timeout(left).build()
-        });
-        LeftToSdk { retries: Some(self.retries.clone()), timeouts }
-    }
-
     async fn credentials(&self) -> Option<Credentials> {
         let components = self.components.as_ref()?;
         let scheme = components.auth_scheme(aws_runtime::auth::sigv4::SCHEME_ID)?;
@@ -439,5 +517,27 @@ mod tests {
         tokio::time::advance(Duration::from_secs(200)).await;
         direct.pause("a", moment);
         assert_eq!((seconds("a"), seconds("b")), (Some(1), None), "old pauses are forgotten");
+        // Attempts that were on their way when another failed say nothing about what came after.
+        direct.succeeded("a", Instant::now());
+        assert_eq!(seconds("a"), Some(1));
+        tokio::time::advance(Duration::from_secs(2)).await;
+        direct.succeeded("a", Instant::now());
+        direct.pause("a", moment);
+        assert_eq!(seconds("a"), Some(1), "the failures in a row have ended");
+    }
+
+    #[test]
+    fn the_time_of_an_answer_shows_another_clock() {
+        let now = Timestamp::now().as_second();
+        for (seconds, differs) in [(0, false), (200, false), (-200, false), (300, true), (-300, true)] {
+            let date = DateTime::from_secs(now + seconds).fmt(Format::HttpDate).expect("a date");
+            let mut answer = HttpResponse::new(403.try_into().expect("a status"), SdkBody::empty());
+            answer.headers_mut().insert("date", date);
+            assert_eq!(is_by_another_clock(&answer), differs, "{seconds}");
+        }
+        assert!(!is_by_another_clock(&HttpResponse::new(
+            403.try_into().expect("a status"),
+            SdkBody::empty()
+        )));
     }
 }

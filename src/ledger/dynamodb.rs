@@ -42,7 +42,7 @@ use aws_sdk_dynamodb::{
 use self::together::Together;
 use super::{Begun, DeliveryProgress, EntryKey, Ledger, LedgerError, Position, ahead::Ahead, owed::Owed};
 use crate::{
-    aws::{Base, describe},
+    aws::{Base, describe, direct::json::JsonCalls},
     object::trail::Fingerprint,
 };
 
@@ -143,8 +143,10 @@ impl DynamoDbLedger {
     /// # Panics
     /// Outside of a Tokio runtime.
     pub fn new(base: &Base, settings: LedgerSettings) -> Self {
-        let together = Together::start(config(base), base.calls(), &settings);
-        Self { client: client(base), together, settings }
+        let direct =
+            JsonCalls::new(base.calls(), "DynamoDB", "DynamoDB_20120810.BatchExecuteStatement", None);
+        let client = Client::from_conf(config(base).interceptor(direct.interceptor()).build());
+        Self { together: Together::start(&client, direct, &settings), client, settings }
     }
 
     /// Writes an entry that belongs to no object, and deletes it again. Returns DynamoDB's error if the entry cannot be

@@ -43,7 +43,7 @@ const LONGEST_STALL: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug)]
 pub struct S3Store {
     client: Client,
-    /// Opens objects without the SDK's orchestrator.
+    /// First attempts of GetObject for whole objects.
     direct: DirectCalls,
     longest_stall: Duration,
 }
@@ -151,7 +151,7 @@ impl Request {
         &self,
         client: &Client,
         from: u64,
-        LeftToSdk { retries, timeouts }: LeftToSdk,
+        left: LeftToSdk,
     ) -> Result<GetObjectOutput, ObjectError> {
         let call = client
             .get_object()
@@ -166,18 +166,16 @@ impl Request {
             .mutate_request(|request| {
                 request.headers_mut().insert("x-amz-checksum-mode", "ENABLED");
             });
-        let mut settings = config::Builder::default();
-        settings.set_retry_config(retries).set_timeout_config(timeouts);
-        call.config_override(settings).send().await.map_err(refused)
+        call.interceptor(left).send().await.map_err(refused)
     }
 }
 
 impl S3Store {
     /// Sends a request for a whole object in an attempt without the SDK's orchestrator.
     async fn open_directly(&self, request: &Request) -> Result<GetObjectOutput, LeftToSdk> {
-        let route = self.direct.route(&request.bucket, &request.bucket)?;
-        let credentials = self.direct.credentials(&route, &request.bucket).await?;
-        let Request { bucket, key, version_id, if_match, owner } = request;
+        let attempt = self.direct.begin(&request.bucket, &request.bucket)?;
+        let credentials = attempt.credentials().await?;
+        let Request { key, version_id, if_match, owner, .. } = request;
         let mut headers = vec![("x-amz-checksum-mode", "ENABLED".to_owned())];
         headers.extend(if_match.clone().map(|etag| ("if-match", etag)));
         headers.extend(owner.clone().map(|owner| ("x-amz-expected-bucket-owner", owner)));
@@ -190,8 +188,7 @@ impl S3Store {
             payload_sha256: SHA256_OF_NOTHING,
             body: SdkBody::empty(),
         };
-        let send = self.direct.send((&route, bucket), request, &credentials, async |answer| output(answer));
-        send.await
+        attempt.send(request, &credentials, async |answer| output(answer)).await
     }
 }
 

@@ -2,9 +2,10 @@
 
 pub mod attributes;
 pub mod dead_letters;
-pub mod direct;
 #[cfg(feature = "lambda")]
 pub mod lambda;
+
+mod direct;
 mod sending;
 
 use std::time::Duration;
@@ -26,28 +27,38 @@ use self::{
 };
 use super::{DeadLetter, Message, Outbox, Outgoing, Queue, QueueError, Receipt, SentAnew};
 use crate::{
-    aws::{describe, direct::LeftToSdk},
+    aws::{Calls, describe, direct::LeftToSdk},
     credentials::identity::IdentityError,
 };
 
 /// SDK clients of an [`SqsQueue`].
 #[derive(Clone, Debug)]
 pub struct Clients {
-    /// For ReceiveMessage. This client's timeouts are long enough for a long poll.
-    pub polling: Client,
-    /// For sends. This client makes one attempt only: SQS keeps a message even if its answer is lost, so a second attempt
-    /// would send the message twice.
-    pub sending: Client,
+    /// For ReceiveMessage.
+    polling: Client,
+    /// For sends.
+    sending: Client,
     /// For all other calls.
-    pub calling: Client,
+    calling: Client,
     /// First attempts of `polling`'s ReceiveMessage and `calling`'s DeleteMessageBatch.
-    pub direct: DirectQueueCalls,
+    direct: DirectQueueCalls,
 }
 
 impl Clients {
-    /// One client for everything.
-    pub fn all(client: Client) -> Self {
-        let direct = DirectQueueCalls::default();
+    /// `polling` is for ReceiveMessage; its timeouts are long enough for a long poll. `sending` is for sends. It makes one
+    /// attempt only: SQS keeps a message even if its answer is lost, so a second attempt would send the message twice.
+    /// `calling` is for all other calls. Direct attempts count with `calls`.
+    pub fn new(polling: config::Builder, calling: config::Builder, sending: Client, calls: &Calls) -> Self {
+        let direct = DirectQueueCalls::new(calls);
+        let polling = polling.interceptor(direct.receives.interceptor());
+        let calling = calling.interceptor(direct.deletes.interceptor());
+        let (polling, calling) = (Client::from_conf(polling.build()), Client::from_conf(calling.build()));
+        Self { polling, sending, calling, direct }
+    }
+
+    /// One client for everything, without direct attempts.
+    fn all(client: Client) -> Self {
+        let direct = DirectQueueCalls::new(&Calls::default());
         Self { polling: client.clone(), sending: client.clone(), calling: client, direct }
     }
 }
@@ -126,7 +137,7 @@ impl SqsQueue {
             .visibility_timeout(asked.visibility_timeout)
             .set_message_system_attribute_names(Some(system.map(MessageSystemAttributeName::from).collect()))
             .set_message_attribute_names(Some(ours.map(str::to_owned).collect()));
-        match call.customize().config_override(settings(left)).send().await {
+        match call.customize().interceptor(left).send().await {
             Ok(output) => Ok(output.messages.unwrap_or_default()),
             Err(error) if is_missing(error.code()) => Err(QueueError::Missing(describe(&error))),
             Err(error) => Err(refusal(error.code(), describe(&error))),
@@ -140,13 +151,6 @@ impl SqsQueue {
     pub async fn attributes(&self) -> Result<QueueAttributes, AttributesError> {
         attributes::attributes(&self.clients.calling, &self.url).await
     }
-}
-
-/// Settings of the SDK's call after a direct attempt.
-fn settings(LeftToSdk { retries, timeouts }: LeftToSdk) -> config::Builder {
-    let mut settings = config::Builder::default();
-    settings.set_retry_config(retries).set_timeout_config(timeouts);
-    settings
 }
 
 impl Queue for SqsQueue {
@@ -186,7 +190,7 @@ impl Queue for SqsQueue {
         });
         let call = self.clients.calling.delete_message_batch().queue_url(&self.url);
         let call = call.set_entries(Some(entries.collect()));
-        match call.customize().config_override(settings(left)).send().await {
+        match call.customize().interceptor(left).send().await {
             Ok(output) => {
                 by_entry(receipts.len(), output.successful.iter().map(|entry| entry.id()), output.failed)
             }

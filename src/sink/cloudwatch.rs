@@ -20,7 +20,7 @@ use aws_smithy_runtime_api::client::{
     interceptors::{context::Input, dyn_dispatch_hint},
     orchestrator::Metadata,
 };
-use aws_smithy_types::{body::SdkBody, byte_stream::ByteStream};
+use aws_smithy_types::body::SdkBody;
 use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
 use serde::{Deserialize, Serialize};
@@ -31,8 +31,11 @@ use super::{
 };
 use crate::{
     aws::{
-        Base, chain, describe,
-        direct::{DirectCalls, DirectRequest, Final, LeftToSdk, Place, Unusual},
+        Base, describe,
+        direct::{
+            DirectCalls, DirectRequest, Final, LeftToSdk, Place, Unusual,
+            json::{Answer, Refusal},
+        },
         find_cause, refuses_session,
     },
     batch::RejectedEvents,
@@ -61,7 +64,7 @@ pub enum RequestCompression {
 pub struct CloudWatchSinks {
     /// One client for all customers: a client takes some 20 KiB.
     client: Client,
-    /// Puts batches without the SDK's orchestrator.
+    /// First attempts of PutLogEvents.
     direct: DirectCalls,
     customers: Customers,
     groups: Arc<GroupBreakers>,
@@ -194,7 +197,7 @@ impl LogSink for CloudWatchSink {
     async fn create_log_stream(&self, group: &str, stream: &str, lease: &Lease) -> Result<(), SinkError> {
         let call = self.client.create_log_stream().log_group_name(group).log_stream_name(stream);
         let send = || {
-            let call = self.own(call.clone().customize(), LeftToSdk::default());
+            let call = self.own(call.clone().customize());
             call.interceptor(Fence(lease.clone())).send()
         };
         let outcome = self.role.call(send).await;
@@ -212,7 +215,7 @@ impl LogSink for CloudWatchSink {
     ) -> Result<(), SinkError> {
         let call = self.client.create_log_group().log_group_name(group);
         let send = || {
-            let call = self.own(call.clone().customize(), LeftToSdk::default());
+            let call = self.own(call.clone().customize());
             call.interceptor(Fence(lease.clone())).send()
         };
         let outcome = self.role.call(send).await;
@@ -228,7 +231,7 @@ impl LogSink for CloudWatchSink {
         created(outcome.map(drop))?;
         if let Some(days) = retention_days.filter(|_| ours) {
             let call = self.client.put_retention_policy().log_group_name(group).retention_in_days(days);
-            let call = self.own(call.customize(), LeftToSdk::default());
+            let call = self.own(call.customize());
             if let Err(error) = call.send().await {
                 // Delivering the logs matters more than their retention, which only the customer can set now.
                 tracing::warn!(
@@ -247,24 +250,18 @@ impl LogSink for CloudWatchSink {
 type PutError = SdkError<PutLogEventsError, HttpResponse>;
 
 impl CloudWatchSink {
-    /// Makes a call one of the customer's: adds the customer's Region, credentials and retry tokens. `left` is left
-    /// by a direct attempt.
-    fn own<T, E, B>(
-        &self,
-        call: CustomizableOperation<T, E, B>,
-        left: LeftToSdk,
-    ) -> CustomizableOperation<T, E, B> {
+    /// Makes a call one of the customer's: adds the customer's Region, credentials and retry tokens.
+    fn own<T, E, B>(&self, call: CustomizableOperation<T, E, B>) -> CustomizableOperation<T, E, B> {
         // Each account and Region has retry tokens of its own, so that a throttled customer does not use up the tokens of
         // others.
         let partition = RetryPartition::new(format!("{}/{}", self.account, self.region));
-        let mut customer = config::Builder::default()
+        let customer = config::Builder::default()
             .region(Region::new(self.region.clone()))
             // The sink has a handle on the role while calls are made.
             .credentials_provider(SharedCredentialsProvider::new(self.role.downgrade()))
             // `AssumedRole` caches its session; a second cache would hide a renewal.
             .identity_cache(IdentityCache::no_cache())
             .retry_partition(partition);
-        customer.set_retry_config(left.retries).set_timeout_config(left.timeouts);
         call.config_override(customer)
     }
 
@@ -284,7 +281,7 @@ impl CloudWatchSink {
         body: &SealedBody,
         lease: &Lease,
     ) -> Result<Result<PutAnswer, SinkError>, LeftToSdk> {
-        let route = self.direct.route(&self.region, &self.account)?;
+        let attempt = self.direct.begin(&self.region, &self.account)?;
         let credentials = match self.role.credentials().await {
             Ok(credentials) => credentials,
             Err(refused) => return Ok(Err(SinkError::Session(refused))),
@@ -292,22 +289,12 @@ impl CloudWatchSink {
         if let Err(ended) = lease.check() {
             return Ok(Err(SinkError::LeaseEnded(ended)));
         }
-        let mut headers = vec![
-            ("content-type", "application/x-amz-json-1.1".to_owned()),
-            ("x-amz-target", "Logs_20140328.PutLogEvents".to_owned()),
-        ];
+        let (protocol, target) = ("application/x-amz-json-1.1", "Logs_20140328.PutLogEvents");
+        let mut request = DirectRequest::json(protocol, target, &body.sha256, body.body.clone());
         if self.compression == RequestCompression::Gzip {
-            headers.push(("content-encoding", "gzip".to_owned()));
+            request.headers.push(("content-encoding", "gzip".to_owned()));
         }
-        let request = DirectRequest {
-            method: "POST",
-            path: "",
-            query: "",
-            headers,
-            payload_sha256: &body.sha256,
-            body: SdkBody::from(body.body.clone()),
-        };
-        self.direct.send((&route, &self.account), request, &credentials, final_answer).await
+        attempt.send(request, &credentials, final_answer).await
     }
 
     /// Sends the body unchanged.
@@ -320,7 +307,8 @@ impl CloudWatchSink {
         let put = self.client.put_log_events();
         // The SDK's builder requires these. The body replaces them; a span shows the group.
         let put = put.log_group_name(self.group.log_group_name()).log_stream_name("-");
-        self.own(put.set_log_events(Some(Vec::new())).customize(), left)
+        self.own(put.set_log_events(Some(Vec::new())).customize())
+            .interceptor(left)
             .interceptor(body)
             .interceptor(Fence(lease.clone()))
             .send()
@@ -412,33 +400,29 @@ const FINAL: [&str; 5] = [
 
 /// Reads an answer to PutLogEvents: the batch is accepted, or the refusal is one of [`FINAL`].
 async fn final_answer(response: HttpResponse) -> Result<Final<Result<PutAnswer, SinkError>>, Unusual> {
-    let status = response.status().as_u16();
-    let body = ByteStream::new(response.into_body()).collect().await;
-    let body =
-        body.map_err(|error| Unusual { problem: chain(&error), pauses: true, waits: true })?.into_bytes();
-    if (200..300).contains(&status) {
-        // The batch is accepted, whatever the body is.
-        let accepted = if body.is_empty() { Ok(Accepted::default()) } else { serde_json::from_slice(&body) };
-        return Ok(Final::Success(accepted.map(PutAnswer::from).map_err(|error| {
-            SinkError::Unavailable(format!("HTTP status {status}, but the answer cannot be read: {error}"))
-        })));
+    let (status, Refusal { code, message, expected_sequence_token: expected }) =
+        match Answer::read(response).await? {
+            Answer::Success(status, body) => {
+                // The batch is accepted, whatever the body is.
+                let accepted =
+                    if body.is_empty() { Ok(Accepted::default()) } else { serde_json::from_slice(&body) };
+                return Ok(Final::Success(accepted.map(PutAnswer::from).map_err(|error| {
+                    let problem = format!("HTTP status {status}, but the answer cannot be read: {error}");
+                    SinkError::Unavailable(problem)
+                })));
+            }
+            Answer::Refusal(status, refusal) => (status, refusal),
+        };
+    let problem = format!("{code}: {message}");
+    let judged = |problem| classify(Some(&code), Some(status.as_u16()), problem);
+    if !FINAL.contains(&code.as_str()) {
+        let waits = matches!(judged(String::new()), SinkError::Throttled(_) | SinkError::Unavailable(_));
+        return Err(Unusual { problem: format!("HTTP status {status}: {problem}"), pauses: true, waits });
     }
-    let refusal: Refusal = serde_json::from_slice(&body).unwrap_or_default();
-    // A namespace and a number sign may stand before the code.
-    let code = refusal.kind.rsplit('#').next().unwrap_or_default();
-    let problem = format!("{code}: {}", refusal.message);
-    if !FINAL.contains(&code) {
-        let problem = format!("HTTP status {status}: {problem}");
-        let waits = matches!(
-            classify(Some(code), Some(status), String::new()),
-            SinkError::Throttled(_) | SinkError::Unavailable(_)
-        );
-        return Err(Unusual { problem, pauses: true, waits });
-    }
-    Ok(Final::Refusal(Err(match code {
-        "DataAlreadyAcceptedException" => SinkError::DataAlreadyAccepted { expected: refusal.expected },
-        "InvalidSequenceTokenException" => SinkError::InvalidSequenceToken { expected: refusal.expected },
-        _ => classify(Some(code), Some(status), problem),
+    Ok(Final::Refusal(Err(match code.as_str() {
+        "DataAlreadyAcceptedException" => SinkError::DataAlreadyAccepted { expected },
+        "InvalidSequenceTokenException" => SinkError::InvalidSequenceToken { expected },
+        _ => judged(problem),
     })))
 }
 
@@ -456,16 +440,6 @@ struct Rejected {
     too_new_log_event_start_index: Option<i32>,
     too_old_log_event_end_index: Option<i32>,
     expired_log_event_end_index: Option<i32>,
-}
-
-#[derive(Default, Deserialize)]
-struct Refusal {
-    #[serde(rename = "__type", default)]
-    kind: String,
-    #[serde(alias = "Message", default)]
-    message: String,
-    #[serde(rename = "expectedSequenceToken")]
-    expected: Option<String>,
 }
 
 impl From<Accepted> for PutAnswer {

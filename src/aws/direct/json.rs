@@ -1,8 +1,12 @@
-//! Calls in AWS's JSON protocol to one endpoint, with the client's own credentials.
+//! Direct attempts in AWS's JSON protocols.
 
 use aws_runtime::retries::classifiers::THROTTLING_ERRORS;
-use aws_smithy_runtime_api::client::orchestrator::{HttpResponse, Metadata};
-use aws_smithy_types::{body::SdkBody, byte_stream::ByteStream};
+use aws_smithy_runtime_api::{
+    client::orchestrator::{HttpResponse, Metadata},
+    http::StatusCode,
+};
+use aws_smithy_types::byte_stream::ByteStream;
+use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{DirectCalls, DirectRequest, Final, LeftToSdk, Place, Unusual};
@@ -11,90 +15,118 @@ use crate::{
     digest,
 };
 
-/// Direct attempts of one operation. Attempts are made once the SDK has made a call through a client with
-/// [`JsonCalls::interceptor`].
+/// Direct attempts of one operation, to one endpoint, with the client's own credentials.
 #[derive(Clone, Debug)]
 pub struct JsonCalls {
     direct: DirectCalls,
-    headers: &'static [(&'static str, &'static str)],
+    target: &'static str,
+    header: Option<(&'static str, &'static str)>,
 }
 
 impl JsonCalls {
-    /// `operation` has the names of [`Metadata`], service first; `headers` are those that the SDK sends with each request of the
-    /// operation.
+    /// `service` is the name that the SDK gives the service, and `target` the value of `x-amz-target`, for example
+    /// `AmazonSQS.ReceiveMessage`. `header` is a further header that the SDK sends. Attempts count with `calls`.
     pub fn new(
         calls: &Calls,
-        (service, operation): (&'static str, &'static str),
-        headers: &'static [(&'static str, &'static str)],
+        service: &'static str,
+        target: &'static str,
+        header: Option<(&'static str, &'static str)>,
     ) -> Self {
+        let (_, operation) = target.split_once('.').unwrap_or(("", target));
         let place = |_: &_, _: &_| Some(Place { route: String::new(), path: String::new() });
-        Self { direct: DirectCalls::new(calls, Metadata::new(operation, service), place, true), headers }
+        let direct = DirectCalls::new(calls, Metadata::new(operation, service), place, true);
+        Self { direct, target, header }
     }
 
-    /// Learns the endpoint, as an interceptor of a client.
+    /// The interceptor of the client that makes the operation's other calls. Attempts begin after its first call.
     pub fn interceptor(&self) -> DirectCalls {
         self.direct.clone()
     }
 
-    /// Sends `input`, and reads the answer to a call that succeeded. `owner`: see [`DirectCalls::route`].
+    /// Sends `input`, and reads the answer to a call that succeeded. `owner`: see [`DirectCalls::begin`].
     ///
     /// # Errors
     /// The SDK must make the call.
     ///
     /// # Cancel safety
-    /// As [`DirectCalls::send`].
+    /// As with the SDK: if the future is dropped, the call may still take effect.
     pub async fn call<T: DeserializeOwned>(
         &self,
         owner: &str,
         input: &impl Serialize,
     ) -> Result<T, LeftToSdk> {
-        let route = self.direct.route("", owner)?;
-        let credentials = self.direct.credentials(&route, owner).await?;
+        let attempt = self.direct.begin("", owner)?;
+        let credentials = attempt.credentials().await?;
         let body = serde_json::to_vec(input).map_err(|_| LeftToSdk::default())?;
-        let request = DirectRequest {
-            method: "POST",
-            path: "",
-            query: "",
-            headers: self.headers.iter().map(|(name, value)| (*name, (*value).to_owned())).collect(),
-            payload_sha256: &digest::sha256(&body),
-            body: SdkBody::from(body),
-        };
-        self.direct.send((&route, owner), request, &credentials, read).await
+        let hash = digest::sha256(&body);
+        let mut request = DirectRequest::json("application/x-amz-json-1.0", self.target, &hash, body);
+        request.headers.extend(self.header.map(|(name, value)| (name, value.to_owned())));
+        attempt.send(request, &credentials, read).await
     }
-}
-
-/// The body of an error.
-#[derive(Default, Deserialize)]
-struct Refusal {
-    #[serde(rename = "__type", default)]
-    kind: String,
-    #[serde(alias = "Message", default)]
-    message: String,
 }
 
 async fn read<T: DeserializeOwned>(response: HttpResponse) -> Result<Final<T>, Unusual> {
-    let status = response.status();
-    let body = ByteStream::new(response.into_body()).collect().await;
-    let body = body.map_err(|error| Unusual::no_answer(chain(&error)))?.into_bytes();
-    if status.is_success() {
-        return match serde_json::from_slice(&body) {
-            Ok(output) => Ok(Final::Success(output)),
-            Err(error) => {
-                let problem = format!("HTTP status {status}, but the answer cannot be read: {error}");
-                Err(Unusual { problem, pauses: true, waits: false })
-            }
-        };
+    match Answer::read(response).await? {
+        Answer::Success(status, body) => serde_json::from_slice(&body).map(Final::Success).map_err(|error| {
+            let problem = format!("HTTP status {status}, but the answer cannot be read: {error}");
+            Unusual { problem, pauses: true, waits: false }
+        }),
+        Answer::Refusal(status, Refusal { code, message, .. }) => {
+            let waits = status.is_server_error()
+                || status.as_u16() == 429
+                || THROTTLING_ERRORS.contains(&code.as_str());
+            Err(Unusual { problem: format!("HTTP status {status}: {code}: {message}"), pauses: true, waits })
+        }
     }
-    let refusal: Refusal = serde_json::from_slice(&body).unwrap_or_default();
-    // A namespace and a number sign may stand before the code.
-    let code = refusal.kind.rsplit('#').next().unwrap_or_default();
-    let waits = status.is_server_error() || status.as_u16() == 429 || THROTTLING_ERRORS.contains(&code);
-    let problem = format!("HTTP status {status}: {code}: {}", refusal.message);
-    Err(Unusual { problem, pauses: true, waits })
+}
+
+/// An answer with its whole body.
+#[derive(Debug)]
+pub enum Answer {
+    /// A status from 200 to 299.
+    Success(StatusCode, Bytes),
+    /// Another status.
+    Refusal(StatusCode, Refusal),
+}
+
+/// An error.
+#[derive(Debug, Default, Deserialize)]
+pub struct Refusal {
+    /// AWS's code, without a namespace. Empty if the answer has none.
+    #[serde(rename = "__type", default)]
+    pub code: String,
+    /// AWS's text, or an empty one.
+    #[serde(alias = "Message", default)]
+    pub message: String,
+    /// Of CloudWatch Logs.
+    #[serde(rename = "expectedSequenceToken")]
+    pub expected_sequence_token: Option<String>,
+}
+
+impl Answer {
+    /// Reads the body.
+    ///
+    /// # Errors
+    /// The body breaks off.
+    pub async fn read(response: HttpResponse) -> Result<Self, Unusual> {
+        let status = response.status();
+        let in_header = response.headers().get("x-amzn-errortype").map(str::to_owned);
+        let body = ByteStream::new(response.into_body()).collect().await;
+        let body = body.map_err(|error| Unusual::no_answer(chain(&error)))?.into_bytes();
+        if status.is_success() {
+            return Ok(Self::Success(status, body));
+        }
+        let refusal: Refusal = serde_json::from_slice(&body).unwrap_or_default();
+        let code = in_header.unwrap_or(refusal.code);
+        // A namespace and a number sign may stand before the code, and a colon and an address after it.
+        let code = code.split(':').next().and_then(|code| code.rsplit('#').next()).unwrap_or_default();
+        Ok(Self::Refusal(status, Refusal { code: code.to_owned(), ..refusal }))
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use aws_smithy_types::body::SdkBody;
     use serde_json::Value;
 
     use super::*;
@@ -106,6 +138,13 @@ mod tests {
             read::<Value>(HttpResponse::new(status, SdkBody::from(body))).await
         };
         assert!(matches!(read(200, "{}").await, Ok(Final::Success(_))));
+        let broken = SdkBody::from_body_1_x(http_body_util::StreamBody::new(futures_util::stream::iter([
+            Ok(hyper::body::Frame::data(Bytes::from_static(b"{"))),
+            Err(std::io::Error::other("it breaks off")),
+        ])));
+        let unusual =
+            super::read::<Value>(HttpResponse::new(200.try_into().expect("a status"), broken)).await;
+        assert!(unusual.is_err_and(|unusual| unusual.waits && unusual.problem.contains("it breaks off")));
         for (status, body, waits) in [
             (200, "", false),
             (200, "<html>", false),
@@ -128,6 +167,24 @@ mod tests {
                 "{status} {body}: {}",
                 unusual.problem
             );
+        }
+    }
+
+    #[tokio::test]
+    async fn the_code_is_that_of_the_header_or_the_body() {
+        for (header, body, expected) in [
+            (None, r#"{"__type":"com.amazonaws.sqs#QueueDoesNotExist"}"#, "QueueDoesNotExist"),
+            (None, r#"{"__type":"Throttling:http://internal.amazon.com/coral/"}"#, "Throttling"),
+            (Some("KmsThrottled:http://x"), r#"{"__type":"other"}"#, "KmsThrottled"),
+            (Some("com.amazonaws.x#A"), "<html>", "A"),
+            (None, "", ""),
+        ] {
+            let mut response = HttpResponse::new(400.try_into().expect("a status"), SdkBody::from(body));
+            if let Some(header) = header {
+                response.headers_mut().insert("x-amzn-errortype", header);
+            }
+            let answer = Answer::read(response).await.expect("the body is whole");
+            assert!(matches!(&answer, Answer::Refusal(_, refusal) if refusal.code == expected), "{answer:?}");
         }
     }
 }

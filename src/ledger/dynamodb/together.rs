@@ -14,10 +14,10 @@ use std::{
 
 use aws_sdk_dynamodb::{
     Client,
-    config::{self, http::HttpResponse},
+    config::http::HttpResponse,
     error::{ProvideErrorMetadata, SdkError},
     operation::batch_execute_statement::BatchExecuteStatementError,
-    types::{AttributeValue, BatchStatementErrorCodeEnum as Code, BatchStatementRequest},
+    types::{AttributeValue, BatchStatementRequest},
 };
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -25,7 +25,7 @@ use tokio::time::Instant;
 use super::{LedgerSettings, failed, milliseconds, seconds};
 use crate::{
     aws::{
-        self, describe,
+        describe,
         direct::{LeftToSdk, json::JsonCalls},
     },
     batcher::{Batcher, Wait},
@@ -36,12 +36,6 @@ use crate::{
 const MAX_STATEMENTS: usize = 25;
 /// For how long no batch is tried after one was denied. Until then each entry is written by an UpdateItem of its own.
 const PAUSE: Duration = Duration::from_secs(600);
-
-/// Headers of a call. Source: DynamoDB developer guide, "DynamoDB low-level API".
-const HEADERS: [(&str, &str); 2] = [
-    ("content-type", "application/x-amz-json-1.0"),
-    ("x-amz-target", "DynamoDB_20120810.BatchExecuteStatement"),
-];
 
 /// One entry of a batch.
 #[derive(Clone, Debug)]
@@ -69,14 +63,14 @@ struct Batch<'a> {
     statements: Vec<Statement<'a>>,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct Statement<'a> {
     statement: &'a str,
     parameters: Vec<Parameter>,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Serialize)]
 enum Parameter {
     S(String),
     N(String),
@@ -99,8 +93,7 @@ impl From<Parameter> for AttributeValue {
 #[serde(rename_all = "PascalCase")]
 struct Answers {
     /// In the order of the statements.
-    #[serde(default)]
-    responses: Vec<Answer>,
+    responses: Option<Vec<Answer>>,
 }
 
 #[derive(Deserialize)]
@@ -113,9 +106,8 @@ struct Answer {
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct StatementError {
-    code: String,
-    #[serde(default)]
-    message: String,
+    code: Option<String>,
+    message: Option<String>,
 }
 
 /// Writes entries in batches.
@@ -126,14 +118,12 @@ pub(super) struct Together {
 }
 
 impl Together {
-    /// Starts the background tasks. Calls are made by `config`'s client, and count with `calls`.
-    pub(super) fn start(config: config::Builder, calls: &aws::Calls, settings: &LedgerSettings) -> Self {
-        let direct = JsonCalls::new(calls, ("DynamoDB", "BatchExecuteStatement"), &HEADERS);
-        let client = Client::from_conf(config.interceptor(direct.interceptor()).build());
+    /// Starts the background tasks. `direct` makes first attempts of `client`'s calls.
+    pub(super) fn start(client: &Client, direct: JsonCalls, settings: &LedgerSettings) -> Self {
         // A legal name of a table has no quotation mark.
         let table = &settings.table;
         let calls = Arc::new(Calls {
-            client,
+            client: client.clone(),
             direct,
             insert: format!(
                 "INSERT INTO \"{table}\" VALUE {{'object': ?, 'delivery': ?, 'lease_owner': ?, 'lease_until': ?, \
@@ -205,7 +195,9 @@ impl Calls {
         let chosen = writes.iter().zip(&first).filter(|(_, first)| **first);
         let batch = Batch { statements: chosen.map(|(write, _)| self.statement(write, now)).collect() };
         let answers = match self.direct.call(&self.settings.table, &batch).await {
-            Ok(Answers { responses }) => Ok(responses.into_iter().map(|answer| answer.error).collect()),
+            Ok(Answers { responses }) => {
+                Ok(responses.unwrap_or_default().into_iter().map(|answer| answer.error).collect())
+            }
             Err(left) => self.by_sdk(batch, left).await,
         };
         let answers = match answers {
@@ -235,22 +227,19 @@ impl Calls {
     async fn by_sdk(
         &self,
         batch: Batch<'_>,
-        LeftToSdk { retries, timeouts }: LeftToSdk,
+        left: LeftToSdk,
     ) -> Result<Vec<Option<StatementError>>, SdkError<BatchExecuteStatementError, HttpResponse>> {
         let statements = batch.statements.into_iter().map(|Statement { statement, parameters }| {
             let parameters = parameters.into_iter().map(AttributeValue::from).collect();
             let statement = BatchStatementRequest::builder().statement(statement);
             statement.set_parameters(Some(parameters)).build().expect("a statement is set")
         });
-        let mut settings = config::Builder::default();
-        settings.set_retry_config(retries).set_timeout_config(timeouts);
         let call = self.client.batch_execute_statement().set_statements(Some(statements.collect()));
-        let output = call.customize().config_override(settings).send().await?;
+        let output = call.customize().interceptor(left).send().await?;
         let errors = output.responses.unwrap_or_default().into_iter().map(|answer| {
-            answer.error.map(|error| StatementError {
-                code: error.code.map(|code| code.as_str().to_owned()).unwrap_or_default(),
-                message: error.message.unwrap_or_default(),
-            })
+            let error = answer.error?;
+            let code = error.code.map(|code| code.as_str().to_owned());
+            Some(StatementError { code, message: error.message })
         });
         Ok(errors.collect())
     }
@@ -284,10 +273,11 @@ impl Calls {
     /// What the answer to a statement means.
     fn written(&self, error: Option<StatementError>) -> Written {
         let Some(StatementError { code, message }) = error else { return Ok(true) };
-        match Code::from(code.as_str()) {
-            Code::AccessDenied => self.pause(&message),
+        let message = message.unwrap_or_default();
+        match code.as_deref().unwrap_or_default() {
+            "AccessDenied" => self.pause(&message),
             // An UpdateItem would be throttled too.
-            Code::ThrottlingError | Code::ProvisionedThroughputExceeded | Code::RequestLimitExceeded => {
+            "ThrottlingError" | "ProvisionedThroughputExceeded" | "RequestLimitExceeded" => {
                 let table = &self.settings.table;
                 return Err(LedgerError::Throttled(format!(
                     "table {table:?}: a statement of a batch: {message}"

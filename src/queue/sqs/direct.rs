@@ -2,11 +2,8 @@
 
 use std::collections::HashMap;
 
-use aws_sdk_sqs::{
-    config,
-    types::{
-        BatchResultErrorEntry, Message, MessageAttributeValue, MessageSystemAttributeName as SystemAttribute,
-    },
+use aws_sdk_sqs::types::{
+    BatchResultErrorEntry, Message, MessageAttributeValue, MessageSystemAttributeName as SystemAttribute,
 };
 use serde::{Deserialize, Serialize};
 
@@ -18,24 +15,11 @@ use crate::{
     queue::Receipt,
 };
 
-/// Direct attempts. They are made once the SDK has made a call with the clients of [`DirectQueueCalls::polling`] and
-/// [`DirectQueueCalls::calling`].
+/// Direct attempts.
 #[derive(Clone, Debug)]
-pub struct DirectQueueCalls {
-    receives: JsonCalls,
-    deletes: JsonCalls,
-}
-
-/// Headers of the calls, with the names of their operations. Source: SQS developer guide, "Making query API requests using the AWS
-/// JSON protocol"; the SDK sends the last one too, which asks for the error codes of the query protocol.
-macro_rules! headers {
-    ($operation:literal) => {
-        &[
-            ("content-type", "application/x-amz-json-1.0"),
-            ("x-amz-target", concat!("AmazonSQS.", $operation)),
-            ("x-amzn-query-mode", "true"),
-        ]
-    };
+pub(super) struct DirectQueueCalls {
+    pub(super) receives: JsonCalls,
+    pub(super) deletes: JsonCalls,
 }
 
 /// A request for messages.
@@ -53,7 +37,6 @@ pub(super) struct Receive<'a> {
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Received {
-    #[serde(default)]
     messages: Option<Vec<ReceivedMessage>>,
 }
 
@@ -63,16 +46,14 @@ struct ReceivedMessage {
     message_id: Option<String>,
     receipt_handle: Option<String>,
     body: Option<String>,
-    #[serde(default)]
     attributes: Option<HashMap<String, String>>,
-    #[serde(default)]
     message_attributes: Option<HashMap<String, ReceivedAttribute>>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct ReceivedAttribute {
-    data_type: String,
+    data_type: Option<String>,
     string_value: Option<String>,
 }
 
@@ -93,10 +74,8 @@ struct DeleteEntry<'a> {
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Deleted {
-    #[serde(default)]
-    successful: Vec<DeletedEntry>,
-    #[serde(default)]
-    failed: Vec<FailedEntry>,
+    successful: Option<Vec<DeletedEntry>>,
+    failed: Option<Vec<FailedEntry>>,
 }
 
 #[derive(Deserialize)]
@@ -109,29 +88,20 @@ struct DeletedEntry {
 #[serde(rename_all = "PascalCase")]
 struct FailedEntry {
     id: String,
-    code: String,
+    code: Option<String>,
     message: Option<String>,
-    #[serde(default)]
-    sender_fault: bool,
+    sender_fault: Option<bool>,
 }
 
 impl DirectQueueCalls {
     /// Attempts count with `calls`.
-    pub fn new(calls: &Calls) -> Self {
+    pub(super) fn new(calls: &Calls) -> Self {
+        // Asks for the error codes of SQS's older protocol, which the SDK knows.
+        let header = Some(("x-amzn-query-mode", "true"));
         Self {
-            receives: JsonCalls::new(calls, ("SQS", "ReceiveMessage"), headers!("ReceiveMessage")),
-            deletes: JsonCalls::new(calls, ("SQS", "DeleteMessageBatch"), headers!("DeleteMessageBatch")),
+            receives: JsonCalls::new(calls, "SQS", "AmazonSQS.ReceiveMessage", header),
+            deletes: JsonCalls::new(calls, "SQS", "AmazonSQS.DeleteMessageBatch", header),
         }
-    }
-
-    /// The configuration of the client whose receives have direct attempts first.
-    pub fn polling(&self, config: config::Builder) -> config::Builder {
-        config.interceptor(self.receives.interceptor())
-    }
-
-    /// The configuration of the client whose deletes have direct attempts first.
-    pub fn calling(&self, config: config::Builder) -> config::Builder {
-        config.interceptor(self.deletes.interceptor())
     }
 
     pub(super) async fn receive(&self, asked: &Receive<'_>) -> Result<Vec<Message>, LeftToSdk> {
@@ -150,15 +120,9 @@ impl DirectQueueCalls {
             entries.map(|(index, receipt)| DeleteEntry { id: index.to_string(), receipt_handle: &receipt.0 });
         let asked = Delete { queue_url, entries: entries.collect() };
         let Deleted { successful, failed } = self.deletes.call(queue_url, &asked).await?;
-        let done = successful.into_iter().map(|entry| entry.id);
-        Ok((done.collect(), failed.into_iter().map(BatchResultErrorEntry::from).collect()))
-    }
-}
-
-/// Makes no direct attempts.
-impl Default for DirectQueueCalls {
-    fn default() -> Self {
-        Self::new(&Calls::default())
+        let done = successful.unwrap_or_default().into_iter().map(|entry| entry.id);
+        let failed = failed.unwrap_or_default().into_iter().map(BatchResultErrorEntry::from);
+        Ok((done.collect(), failed.collect()))
     }
 }
 
@@ -173,7 +137,7 @@ impl From<ReceivedMessage> for Message {
         let message_attributes = received.message_attributes.map(|attributes| {
             let attributes =
                 attributes.into_iter().map(|(name, ReceivedAttribute { data_type, string_value })| {
-                    let value = MessageAttributeValue::builder().data_type(data_type);
+                    let value = MessageAttributeValue::builder().data_type(data_type.unwrap_or_default());
                     (name, value.set_string_value(string_value).build().expect("the type is set"))
                 });
             attributes.collect()
@@ -190,8 +154,8 @@ impl From<ReceivedMessage> for Message {
 
 impl From<FailedEntry> for BatchResultErrorEntry {
     fn from(FailedEntry { id, code, message, sender_fault }: FailedEntry) -> Self {
-        let entry = Self::builder().id(id).code(code).set_message(message).sender_fault(sender_fault);
-        entry.build().expect("id, code and fault are set")
+        let entry = Self::builder().id(id).code(code.unwrap_or_default()).set_message(message);
+        entry.sender_fault(sender_fault.unwrap_or_default()).build().expect("id, code and fault are set")
     }
 }
 

@@ -10,7 +10,10 @@ use super::super::{
 };
 use super::*;
 use crate::{
-    aws::direct::testing::{Recording, Sent},
+    aws::direct::{
+        DirectCalls,
+        testing::{Recording, Sent},
+    },
     ledger::{Begun, DeliveryProgress, Ledger},
 };
 
@@ -95,49 +98,102 @@ async fn a_batch_writes_what_an_update_writes() {
     assert_eq!(without_times(&alone.shown().await), finished);
 }
 
+/// A ledger, and its requests.
+struct Watched {
+    ledger: DynamoDbLedger,
+    direct: DirectCalls,
+    recording: Recording,
+}
+
+impl Watched {
+    fn new(world: &World) -> Self {
+        let (recording, base) = Recording::of(&world.account.sdk_config());
+        let settings = settings(&world.provider.ledger_table);
+        let direct =
+            JsonCalls::new(base.calls(), "DynamoDB", "DynamoDB_20120810.BatchExecuteStatement", None);
+        let client = Client::from_conf(base.dynamodb().interceptor(direct.interceptor()).build());
+        let calls = direct.interceptor();
+        let together = Together::start(&client, direct, &settings);
+        Self { ledger: DynamoDbLedger { client, settings, together }, direct: calls, recording }
+    }
+
+    async fn begin(&self, key: &EntryKey) -> (Result<Begun, LedgerError>, Vec<Sent>) {
+        self.recording.take("");
+        let begun = self.ledger.begin(key, "one").await;
+        (begun, self.recording.take(BATCH))
+    }
+
+    async fn finish(&self, key: &EntryKey) -> (Result<(), LedgerError>, Vec<Sent>) {
+        self.recording.take("");
+        let finished = self.ledger.finish(key, "one", &DeliveryProgress::default(), position(7, 0)).await;
+        (finished, self.recording.take(BATCH))
+    }
+}
+
+fn are_direct(sent: &[Sent]) -> Vec<bool> {
+    sent.iter().map(|sent| sent.is_direct).collect()
+}
+
 #[tokio::test]
 async fn a_direct_batch_is_the_sdk_s() {
     let world = World::new().await;
-    let (recording, base) = Recording::of(&world.account.sdk_config());
-    let ledger = DynamoDbLedger::new(&base, settings(&world.provider.ledger_table));
-    let send = async |key: &EntryKey| {
-        recording.take("");
-        let begun = ledger.begin(key, "one").await;
-        let finished = match begun {
-            Ok(Begun::Ours(_)) => {
-                ledger.finish(key, "one", &DeliveryProgress::default(), position(7, 0)).await
-            }
-            _ => Ok(()),
-        };
-        (begun, finished, recording.take(BATCH))
-    };
-    let by_the_sdk = send(&key(1)).await;
-    let direct = send(&key(2)).await;
-    assert_eq!((&by_the_sdk.0, &by_the_sdk.1), (&new(), &Ok(())));
-    assert_eq!((&direct.0, &direct.1), (&new(), &Ok(())));
-    let are_direct = |sent: &[Sent]| sent.iter().map(|sent| sent.is_direct).collect::<Vec<_>>();
-    // The second call of the SDK would have been the finish.
-    assert_eq!((are_direct(&by_the_sdk.2), are_direct(&direct.2)), (vec![false, true], vec![true, true]));
-    let plain = |sent: &Sent| {
-        let mut body: serde_json::Value = serde_json::from_slice(&sent.body).expect("JSON");
-        let parameters = body["Statements"][0]["Parameters"].as_array_mut().expect("an array");
-        parameters[0] = "the object".into();
-        for time in &mut parameters[3..] {
-            assert!(time["N"].as_str().is_some_and(|time| time.len() >= 10), "{time}");
-            *time = "a time".into();
+    let watched = Watched::new(&world);
+    let mut all = Vec::new();
+    for number in [1, 2] {
+        let is_direct = number == 2;
+        let key = key(number);
+        let (begun, claim) = watched.begin(&key).await;
+        if !is_direct {
+            watched.direct.pause(&world.provider.ledger_table, Duration::ZERO);
         }
-        Sent { body: body.to_string().into_bytes(), ..sent.clone().by_the_sdk() }
+        let (finished, end) = watched.finish(&key).await;
+        watched.direct.end_pauses();
+        assert_eq!((begun, finished), (new(), Ok(())));
+        assert_eq!((are_direct(&claim), are_direct(&end)), (vec![is_direct], vec![is_direct]));
+        // All keys are equally long, and so are all times.
+        let plain = [claim, end].concat().into_iter().map(|sent| {
+            let body: serde_json::Value = serde_json::from_slice(&sent.body).expect("JSON");
+            let mut parameters = body["Statements"][0]["Parameters"].to_string();
+            parameters = parameters.replace(&key.object, "the object");
+            let digits = |text: &str| text.len() >= 10 && text.bytes().all(|byte| byte.is_ascii_digit());
+            let words = parameters.split('"').map(|word| if digits(word) { "a time" } else { word });
+            let body =
+                format!("{} {}", body["Statements"][0]["Statement"], words.collect::<Vec<_>>().join("'"));
+            Sent { body: body.into_bytes(), ..sent.by_the_sdk() }
+        });
+        all.push(plain.collect::<Vec<_>>());
+    }
+    assert_eq!(all[0], all[1]);
+}
+
+#[tokio::test]
+async fn the_answers_to_a_direct_batch_mean_what_the_sdk_s_mean() {
+    let world = World::new().await;
+    let watched = Watched::new(&world);
+    let fail = |operation: &str, effect| {
+        let fault = Fault { times: Some(1), ..Fault::new("dynamodb", operation, effect) };
+        world.sandbox.faults().add(fault);
     };
-    assert_eq!(plain(&direct.2[0]), plain(&by_the_sdk.2[0]));
-    // The answers to statements that are not carried out.
-    let again = send(&key(2)).await;
-    assert_eq!((again.0, are_direct(&again.2)), (Ok(Begun::Done), vec![true]));
-    let throttled = Effect::Error(ErrorAnswer::new(400, "ProvisionedThroughputExceededException"));
-    let fault = Fault { times: Some(1), ..Fault::new("dynamodb", "PartiQLInsert", throttled) };
-    world.sandbox.faults().add(fault);
-    let (begun, _, sent) = send(&key(3)).await;
+    let error = |code: &str| Effect::Error(ErrorAnswer::new(400, code));
+    assert_eq!(watched.begin(&key(1)).await.0, new());
+    assert_eq!(watched.finish(&key(1)).await.0, Ok(()));
+    let (begun, sent) = watched.begin(&key(1)).await;
+    assert_eq!((begun, are_direct(&sent)), (Ok(Begun::Done), vec![true]));
+    fail("PartiQLInsert", error("ProvisionedThroughputExceededException"));
+    let (begun, sent) = watched.begin(&key(2)).await;
     assert!(matches!(begun, Err(LedgerError::Throttled(_))), "{begun:?}");
     assert_eq!(are_direct(&sent), [true]);
+    // Whole batches.
+    fail(BATCH, error("ThrottlingException"));
+    let (begun, sent) = watched.begin(&key(3)).await;
+    assert_eq!((begun, are_direct(&sent)), (new(), vec![true, false]), "the SDK repeats it");
+    watched.direct.end_pauses();
+    let denied = Fault::new("dynamodb", BATCH, error("AccessDeniedException"));
+    world.sandbox.faults().add(denied);
+    let (begun, sent) = watched.begin(&key(4)).await;
+    assert_eq!((begun, are_direct(&sent)), (new(), vec![true, false]), "an UpdateItem does it");
+    let (begun, sent) = watched.begin(&key(5)).await;
+    assert_eq!((begun, are_direct(&sent)), (new(), vec![]), "no batch is tried again");
 }
 
 #[tokio::test]

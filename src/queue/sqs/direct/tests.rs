@@ -1,6 +1,12 @@
 use std::time::Duration;
 
-use aws_sdk_sqs::{Client, types::MessageSystemAttributeNameForSends, types::MessageSystemAttributeValue};
+use aws_sdk_sqs::{
+    Client,
+    config::{retry::RetryConfig, timeout::TimeoutConfig},
+    types::MessageSystemAttributeNameForSends,
+    types::MessageSystemAttributeValue,
+};
+use jiff::Timestamp;
 use logferry_sandbox::{
     Sandbox,
     faults::{Effect, ErrorAnswer, Fault},
@@ -15,6 +21,7 @@ use crate::{
         Base,
         direct::testing::{Recording, Sent},
     },
+    metrics::rendered,
     queue::{
         Message as Received, Queue, QueueError,
         sqs::{Clients, SqsQueue},
@@ -24,6 +31,7 @@ use crate::{
 struct World {
     sandbox: Sandbox,
     recording: Recording,
+    base: Base,
     client: Client,
     queue: SqsQueue,
     url: String,
@@ -37,12 +45,19 @@ impl World {
         let client = Client::from_conf(base.sqs().build());
         let url = client.create_queue().queue_name("q").send().await.expect("it can be created").queue_url;
         let url = url.expect("a queue has a URL");
-        let direct = DirectQueueCalls::new(base.calls());
-        let polling = Client::from_conf(direct.polling(base.sqs()).build());
-        let calling = Client::from_conf(direct.calling(base.sqs()).build());
-        let clients = Clients { polling, sending: client.clone(), calling, direct };
+        let clients = Clients::new(base.sqs(), base.sqs(), client.clone(), base.calls());
         let queue = SqsQueue::new(clients, url.clone(), None, Duration::ZERO);
-        Self { sandbox, recording, client, queue, url }
+        Self { sandbox, recording, base, client, queue, url }
+    }
+
+    fn fail(&self, operation: &str, times: Option<u64>, effect: Effect) {
+        self.sandbox.faults().add(Fault { times, ..Fault::new("sqs", operation, effect) });
+    }
+
+    fn end_pauses(&self) {
+        let DirectQueueCalls { receives, deletes } = &self.queue.clients.direct;
+        receives.interceptor().end_pauses();
+        deletes.interceptor().end_pauses();
     }
 
     async fn receive(&self) -> (Result<Vec<Received>, QueueError>, Vec<Sent>) {
@@ -85,6 +100,7 @@ async fn a_direct_receive_is_the_sdk_s() {
         let send = send
             .message_attributes("logferry.attempts", text("40"))
             .message_attributes("logferry.refusals", text("2"))
+            .message_attributes("logferry.first_received", text("1000"))
             .message_attributes("other", text("x"))
             .message_system_attributes(MessageSystemAttributeNameForSends::AwsTraceHeader, trace.clone());
         send.send().await.expect("it can be sent");
@@ -100,6 +116,12 @@ async fn a_direct_receive_is_the_sdk_s() {
         let same = messages.into_iter().map(|message| {
             assert!(!message.receipt.0.is_empty());
             assert_eq!(message.attempts, attempts);
+            // The first receive was a second after 1970 began; the message was sent in this test.
+            let age =
+                Duration::try_from(Timestamp::now().duration_since(Timestamp::UNIX_EPOCH)).expect("positive");
+            let (oldest, newest) = (Duration::from_secs(1), Duration::from_secs(601));
+            assert!(message.age_when_received + oldest <= age && age <= message.age_when_received + newest);
+            assert!(message.kept_when_received < newest);
             let (receipt, attempts) = (Receipt::default(), 0);
             let (received_at, age_when_received, kept_when_received) = (moment, zero, zero);
             Received { receipt, attempts, received_at, age_when_received, kept_when_received, ..message }
@@ -150,17 +172,45 @@ async fn the_sdk_judges_other_answers() {
         Effect::Error(ErrorAnswer::new(503, "ServiceUnavailable")),
         Effect::Reset,
     ] {
-        world.queue.clients.direct.receives.interceptor().end_pauses();
-        world.sandbox.faults().add(Fault { times: Some(1), ..Fault::new("sqs", "ReceiveMessage", effect) });
+        world.end_pauses();
+        world.fail("ReceiveMessage", Some(1), effect);
         let (messages, sent) = world.receive().await;
         assert!(messages.is_ok(), "{messages:?}");
         assert_eq!(are_direct(&sent), [true, false]);
         assert_eq!(are_direct(&world.receive().await.1), [false], "direct attempts pause");
     }
-    world.queue.clients.direct.receives.interceptor().end_pauses();
-    let gone = Effect::Error(ErrorAnswer::new(400, "QueueDoesNotExist"));
-    world.sandbox.faults().add(Fault::new("sqs", "ReceiveMessage", gone));
+    let metrics = rendered(|registry| world.base.calls().register(registry));
+    let failures = "logferry_aws_direct_failures_total{service=\"SQS\",operation=\"ReceiveMessage\"} 3";
+    assert!(metrics.contains(failures), "{metrics}");
+    world.end_pauses();
+    world.fail("ReceiveMessage", None, Effect::Error(ErrorAnswer::new(400, "QueueDoesNotExist")));
     let (messages, sent) = world.receive().await;
     assert!(matches!(messages, Err(QueueError::Missing(_))), "{messages:?}");
     assert_eq!(are_direct(&sent), [true, false]);
+
+    // Deletes are independent of receives.
+    let receipts = [Receipt("no receipt".into())];
+    assert_eq!(are_direct(&world.delete(&receipts).await.1), [false]);
+    world.fail("DeleteMessageBatch", None, Effect::Error(ErrorAnswer::new(503, "ServiceUnavailable")));
+    let (results, sent) = world.delete(&receipts).await;
+    assert!(matches!(results[..], [Err(QueueError::Unavailable(_))]), "{results:?}");
+    assert_eq!(are_direct(&sent), [true, false, false], "three attempts in all");
+}
+
+/// A direct attempt takes its time from the call.
+#[tokio::test]
+async fn a_call_without_an_answer_ends_in_time() {
+    let world = World::new().await;
+    let timeouts = TimeoutConfig::builder().operation_attempt_timeout(Duration::from_millis(400));
+    let timeouts = timeouts.operation_timeout(Duration::from_secs(1)).build();
+    let retries = RetryConfig::standard().with_initial_backoff(Duration::from_millis(1));
+    let config = world.base.sqs().timeout_config(timeouts).retry_config(retries);
+    let clients = Clients::new(config.clone(), config, world.client.clone(), world.base.calls());
+    let queue = SqsQueue::new(clients, world.url.clone(), None, Duration::ZERO);
+    queue.receive(10, Duration::ZERO).await.expect("the queue answers");
+    world.fail("ReceiveMessage", None, Effect::Latency { milliseconds: 3_600_000 });
+    let error = queue.receive(10, Duration::ZERO).await.expect_err("nobody answers").to_string();
+    // The SDK had 0.6 s.
+    assert!(error.contains("operation timeout") && !error.contains("after 1s"), "{error}");
+    assert!(!error.contains("after 400ms"), "{error}");
 }
