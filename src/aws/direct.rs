@@ -167,6 +167,16 @@ pub struct LeftToSdk {
     timeouts: Option<TimeoutConfig>,
 }
 
+impl LeftToSdk {
+    fn is_changed(&self) -> bool {
+        self.retries.is_some() || self.timeouts.is_some()
+    }
+}
+
+impl Storable for LeftToSdk {
+    type Storer = StoreReplace<Self>;
+}
+
 /// A direct attempt, before its request is sent.
 #[derive(Debug)]
 pub struct Attempt<'a> {
@@ -179,7 +189,7 @@ pub struct Attempt<'a> {
 
 impl DirectCalls {
     /// Learns the routes of `operation`. `place` says where a call goes, by the SDK's input and the configuration of the call.
-    /// `keeps_credentials`: the client has credentials of its own, which [`DirectCalls::credentials`] gives.
+    /// `keeps_credentials`: the client has credentials of its own, which [`Attempt::credentials`] gives.
     pub fn new(
         calls: &Calls,
         operation: Metadata,
@@ -236,6 +246,13 @@ impl DirectCalls {
         self.pauses().clear();
     }
 
+    /// As if a longest pause had just ended.
+    #[cfg(test)]
+    pub(crate) fn end_longest_pause(&self, owner: &str) {
+        let pause = Pause { until: Instant::now(), length: LONGEST_PAUSE };
+        self.pauses().insert(owner.to_owned(), pause);
+    }
+
     fn pauses(&self) -> MutexGuard<'_, HashMap<String, Pause>> {
         self.shared.pauses.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -289,6 +306,8 @@ impl Intercept for DirectCalls {
         config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
         let ours = config.load::<Metadata>().is_some_and(|call| call.name() == self.shared.operation.name());
+        // A call after a direct attempt has settings of its own.
+        let ours = ours && !config.load::<LeftToSdk>().is_some_and(LeftToSdk::is_changed);
         let Some(place) = (self.shared.place)(context.input(), config).filter(|_| ours) else {
             return Ok(());
         };
@@ -333,6 +352,7 @@ impl Intercept for LeftToSdk {
         if let Some(timeouts) = self.timeouts.clone() {
             config.interceptor_state().store_put(timeouts);
         }
+        config.interceptor_state().store_put(self.clone());
         Ok(())
     }
 }
@@ -413,7 +433,7 @@ impl Attempt<'_> {
         let operation = shared.operation.name();
         tracing::debug!(operation, owner, error = problem, "a direct attempt failed; the SDK makes the call");
         if *pauses && self.direct.pause(owner, took) == LONGEST_PAUSE {
-            // The SDK may find another way.
+            // The SDK may find another way, which its next call shows.
             shared.routes.write().unwrap_or_else(PoisonError::into_inner).remove(self.name);
         }
         if *waits {

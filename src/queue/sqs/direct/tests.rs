@@ -197,6 +197,21 @@ async fn the_sdk_judges_other_answers() {
     assert_eq!(are_direct(&sent), [true, false, false], "three attempts in all");
 }
 
+#[tokio::test]
+async fn a_route_is_learned_anew_after_the_longest_pause() {
+    let world = World::new().await;
+    assert_eq!(are_direct(&world.receive().await.1), [false]);
+    assert_eq!(are_direct(&world.receive().await.1), [true]);
+    world.queue.clients.direct.receives.interceptor().end_longest_pause(&world.url);
+    world.fail("ReceiveMessage", Some(1), Effect::Error(ErrorAnswer::new(503, "ServiceUnavailable")));
+    assert_eq!(are_direct(&world.receive().await.1), [true, false]);
+    world.end_pauses();
+    assert_eq!(are_direct(&world.receive().await.1), [false], "a second attempt teaches no route");
+    assert_eq!(are_direct(&world.receive().await.1), [true]);
+    world.fail("ReceiveMessage", None, Effect::Error(ErrorAnswer::new(503, "ServiceUnavailable")));
+    assert_eq!(are_direct(&world.receive().await.1), [true, false, false], "three attempts in all");
+}
+
 /// A direct attempt takes its time from the call.
 #[tokio::test]
 async fn a_call_without_an_answer_ends_in_time() {
