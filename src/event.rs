@@ -19,6 +19,8 @@ use serde::{
 };
 use serde_json::{error::Category, value::RawValue};
 
+use crate::json::JsonObject;
+
 pub use self::{created::created_event, enclosed::decode_enclosed};
 
 /// Content of a message's body.
@@ -89,10 +91,12 @@ pub enum EventError {
 /// The body has no known shape, or one of its records is invalid. In both cases the whole message belongs in the
 /// dead-letter queue, and none of its objects is read.
 pub fn decode(body: &str) -> Result<Event, EventError> {
-    let outer: Outer<'_> = parse(body)?;
+    let JsonObject(outer): JsonObject<Outer<'_>> = parse(body)?;
     match outer.message {
         // An SNS envelope, with the event as a string.
-        Some(message) if outer.kind.as_deref() == Some("Notification") => decode_inner(parse(&message)?),
+        Some(message) if outer.kind.as_deref() == Some("Notification") => {
+            decode_inner(parse::<JsonObject<_>>(&message)?.0)
+        }
         Some(_) => Err(EventError::Unknown(format!(
             "it is an SNS envelope of Type {:?}, not \"Notification\"",
             outer.kind.as_deref().unwrap_or_default()
@@ -127,8 +131,8 @@ fn decode_inner(outer: Outer<'_>) -> Result<Event, EventError> {
                 return Ok(Event { ignored, ..Event::default() });
             }
             // EventBridge does not encode keys.
-            let detail: S3<'_> = parse(detail.get())?;
-            let key = detail.object.key.clone().into_owned();
+            let JsonObject(detail): JsonObject<S3<'_>> = parse(detail.get())?;
+            let key = detail.object.0.key.clone().into_owned();
             let object = object(0, detail, key, outer.time.as_deref())?;
             Ok(Event { objects: vec![object], ..Event::default() })
         }
@@ -166,7 +170,7 @@ impl<'de> Deserialize<'de> for Records {
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut records: A) -> Result<Records, A::Error> {
                 let (mut all, mut index) = (Records::default(), 0);
-                while let Some(record) = records.next_element()? {
+                while let Some(JsonObject(record)) = records.next_element()? {
                     if all.bad.is_none() {
                         all.bad = all.event.add(record, index).err();
                     }
@@ -193,15 +197,15 @@ impl Event {
         {
             return Err(bad("eventVersion", format!("{version:?} is not 2.x")));
         }
-        let s3 = record.s3.ok_or_else(|| bad("s3", "is missing".to_owned()))?;
-        let key = decode_key(&s3.object.key).map_err(|problem| bad("s3.object.key", problem))?;
+        let JsonObject(s3) = record.s3.ok_or_else(|| bad("s3", "is missing".to_owned()))?;
+        let key = decode_key(&s3.object.0.key).map_err(|problem| bad("s3.object.key", problem))?;
         self.objects.push(object(index, s3, key, record.event_time.as_deref())?);
         Ok(())
     }
 }
 
 fn object(index: usize, s3: S3<'_>, key: String, time: Option<&str>) -> Result<ObjectRef, EventError> {
-    let S3 { bucket, object } = s3;
+    let S3 { bucket: JsonObject(bucket), object: JsonObject(object) } = s3;
     for (field, text) in [("s3.bucket.name", &*bucket.name), ("s3.object.key", &key)] {
         if text.is_empty() {
             return Err(EventError::BadRecord { index, field, problem: "is empty".to_owned() });
@@ -289,15 +293,15 @@ struct Record<'a> {
     #[serde(borrow)]
     event_time: Option<Cow<'a, str>>,
     #[serde(borrow)]
-    s3: Option<S3<'a>>,
+    s3: Option<JsonObject<S3<'a>>>,
 }
 
 #[derive(Deserialize)]
 struct S3<'a> {
     #[serde(borrow)]
-    bucket: Bucket<'a>,
+    bucket: JsonObject<Bucket<'a>>,
     #[serde(borrow)]
-    object: Object<'a>,
+    object: JsonObject<Object<'a>>,
 }
 
 #[derive(Deserialize)]
@@ -436,7 +440,9 @@ mod tests {
         for (body, part) in [
             ("", "ends too early"),
             ("hello", "not JSON"),
-            ("[]", "not an S3 event"),
+            ("[]", "another type"),
+            ("[\"Notification\",\"{}\"]", "another type"),
+            ("{\"Records\":[[\"ObjectCreated:Put\",\"2.1\",null,[[\"b\"],[\"k\"]]]]}", "another type"),
             ("{}", "no Records"),
             ("{\"Records\": 5}", "another type"),
             ("\"secret\"", "another type"),

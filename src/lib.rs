@@ -220,6 +220,7 @@ pub mod digest;
 pub mod doctor;
 pub mod health;
 pub mod http;
+pub mod json;
 #[cfg(feature = "lambda")]
 pub mod lambda;
 #[cfg(feature = "tools")]

@@ -115,7 +115,10 @@ impl Metrics {
 mod tests {
     use std::{collections::BTreeSet, time::Duration};
 
-    use logferry_sandbox::Sandbox;
+    use logferry_sandbox::{
+        Sandbox,
+        faults::{Effect, ErrorAnswer, Fault},
+    };
     use logferry_testbed::provision::Aws;
 
     use super::*;
@@ -123,7 +126,7 @@ mod tests {
         aws::Base,
         breaker::Change,
         ledger::{
-            Ledger,
+            EntryKey, Ledger,
             dynamodb::{DynamoDbLedger, LedgerSettings},
         },
         metrics::{Call, Ended, Form, Outcome, Reason, TextFormat, Verdict},
@@ -174,7 +177,13 @@ mod tests {
             retention: Duration::ZERO,
             pace: Duration::from_millis(10),
         };
-        DynamoDbLedger::new(&base, settings).probe().await.expect_err("there is no table");
+        let ledger = DynamoDbLedger::new(&base, settings);
+        let key = EntryKey { object: "o".to_owned(), delivery: "d".to_owned() };
+        ledger.begin(&key, "x").await.expect_err("there is no table");
+        // The second call begins with a direct attempt.
+        let denied = Effect::Error(ErrorAnswer::new(400, "AccessDeniedException"));
+        sandbox.faults().add(Fault::new("dynamodb", "BatchExecuteStatement", denied));
+        ledger.begin(&key, "x").await.expect_err("there is no table");
         let settings = config::Metrics { max_tenants: 1, heartbeat_tenant: Some("x".to_owned()) };
         let metrics = Metrics::new(base.calls().clone(), MemoryBound { ordinary: 1, worst: 2 }, &settings);
         let Metrics {

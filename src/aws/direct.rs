@@ -162,15 +162,13 @@ pub struct Unusual {
 /// The SDK must make the call. As an interceptor of this call, it leaves the SDK one attempt less after a direct attempt, and
 /// the rest of the time if the time of whole calls is limited.
 #[derive(Clone, Debug, Default)]
-pub struct LeftToSdk {
+pub struct LeftToSdk(Option<Arc<Rest>>);
+
+/// Settings of a call that follows a direct attempt. `None`: those of the client.
+#[derive(Debug)]
+struct Rest {
     retries: Option<RetryConfig>,
     timeouts: Option<TimeoutConfig>,
-}
-
-impl LeftToSdk {
-    fn is_changed(&self) -> bool {
-        self.retries.is_some() || self.timeouts.is_some()
-    }
 }
 
 impl Storable for LeftToSdk {
@@ -307,7 +305,7 @@ impl Intercept for DirectCalls {
     ) -> Result<(), BoxError> {
         let ours = config.load::<Metadata>().is_some_and(|call| call.name() == self.shared.operation.name());
         // A call after a direct attempt has settings of its own.
-        let ours = ours && !config.load::<LeftToSdk>().is_some_and(LeftToSdk::is_changed);
+        let ours = ours && config.load::<LeftToSdk>().is_none();
         let Some(place) = (self.shared.place)(context.input(), config).filter(|_| ours) else {
             return Ok(());
         };
@@ -346,13 +344,15 @@ impl Intercept for LeftToSdk {
         _context: &BeforeSerializationInterceptorContextRef<'_>,
         config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        if let Some(retries) = self.retries.clone() {
-            config.interceptor_state().store_put(retries);
+        if let Some(rest) = &self.0 {
+            config.interceptor_state().store_put(self.clone());
+            if let Some(retries) = rest.retries.clone() {
+                config.interceptor_state().store_put(retries);
+            }
+            if let Some(timeouts) = rest.timeouts.clone() {
+                config.interceptor_state().store_put(timeouts);
+            }
         }
-        if let Some(timeouts) = self.timeouts.clone() {
-            config.interceptor_state().store_put(timeouts);
-        }
-        config.interceptor_state().store_put(self.clone());
         Ok(())
     }
 }
@@ -448,7 +448,7 @@ impl Attempt<'_> {
             let left = limit.saturating_sub(self.began.elapsed()).max(Duration::from_millis(1));
             timeouts.to_builder().operation_timeout(left).build()
         });
-        LeftToSdk { retries, timeouts }
+        LeftToSdk(Some(Arc::new(Rest { retries, timeouts })))
     }
 }
 

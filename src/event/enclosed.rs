@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{Event, EventError, decode, parse};
+use crate::json::JsonObject;
 
 /// Most envelopes inside each other: Lambda's event, a message of SQS, a notification of SNS.
 const MOST_ENVELOPES: usize = 3;
@@ -41,16 +42,17 @@ fn open(text: &str, envelopes_left: usize, event: &mut Event) -> Result<(), Even
 
 /// The texts that an envelope encloses; none if the text is no envelope.
 fn enclosed(text: &str) -> Result<Vec<Cow<'_, str>>, EventError> {
-    let Envelope { kind, message, body, records, messages } = parse(text)?;
+    let JsonObject(Envelope { kind, message, body, records, messages }) = parse(text)?;
     if let Some(messages) = messages {
-        return Ok(messages.into_iter().map(|message| message.body).collect());
+        return Ok(messages.into_iter().map(|JsonObject(message)| message.body).collect());
     }
     if let Some(records) = records {
         // Records of S3 have neither member; those of Lambda all have one.
-        let records: Vec<Record<'_>> = parse(records.get())?;
+        let records: Vec<JsonObject<Record<'_>>> = parse(records.get())?;
         let count = records.len();
-        let enclosed =
-            records.into_iter().filter_map(|record| record.body.or(record.sns.map(|sns| sns.message)));
+        let enclosed = records
+            .into_iter()
+            .filter_map(|JsonObject(record)| record.body.or(record.sns.map(|JsonObject(sns)| sns.message)));
         let enclosed: Vec<_> = enclosed.collect();
         return match enclosed.len() {
             // Leaving out the others would lose them without a word.
@@ -75,7 +77,7 @@ struct Envelope<'a> {
     #[serde(borrow, rename = "Records")]
     records: Option<&'a RawValue>,
     #[serde(borrow, rename = "Messages")]
-    messages: Option<Vec<Enclosed<'a>>>,
+    messages: Option<Vec<JsonObject<Enclosed<'a>>>>,
 }
 
 #[derive(Deserialize)]
@@ -89,7 +91,7 @@ struct Record<'a> {
     #[serde(borrow)]
     body: Option<Cow<'a, str>>,
     #[serde(borrow, rename = "Sns")]
-    sns: Option<Sns<'a>>,
+    sns: Option<JsonObject<Sns<'a>>>,
 }
 
 #[derive(Deserialize)]

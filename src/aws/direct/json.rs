@@ -13,6 +13,7 @@ use super::{DirectCalls, DirectRequest, Final, LeftToSdk, Place, Unusual};
 use crate::{
     aws::{Calls, chain},
     digest,
+    json::JsonObject,
 };
 
 /// Direct attempts of one operation, to one endpoint, with the client's own credentials.
@@ -61,16 +62,25 @@ impl JsonCalls {
         let hash = digest::sha256(&body);
         let mut request = DirectRequest::json("application/x-amz-json-1.0", self.target, &hash, body);
         request.headers.extend(self.header.map(|(name, value)| (name, value.to_owned())));
-        attempt.send(request, &credentials, read).await
+        attempt.send(request, &credentials, async |answer| read(self.target, answer).await).await
     }
 }
 
-async fn read<T: DeserializeOwned>(response: HttpResponse) -> Result<Final<T>, Unusual> {
+async fn read<T: DeserializeOwned>(target: &str, response: HttpResponse) -> Result<Final<T>, Unusual> {
     match Answer::read(response).await? {
-        Answer::Success(status, body) => serde_json::from_slice(&body).map(Final::Success).map_err(|error| {
-            let problem = format!("HTTP status {status}, but the answer cannot be read: {error}");
-            Unusual { problem, pauses: true, waits: false }
-        }),
+        Answer::Success(status, body) => match serde_json::from_slice(&body) {
+            Ok(JsonObject(output)) => Ok(Final::Success(output)),
+            Err(error) => {
+                let problem = format!("HTTP status {status}, but the answer cannot be read: {error}");
+                // The call took effect, and the SDK makes it once more.
+                tracing::warn!(
+                    call = target,
+                    error = problem,
+                    "an answer of AWS cannot be read; the call is repeated"
+                );
+                Err(Unusual { problem, pauses: true, waits: false })
+            }
+        },
         Answer::Refusal(status, Refusal { code, message, .. }) => {
             let waits = status.is_server_error()
                 || status.as_u16() == 429
@@ -135,7 +145,7 @@ mod tests {
     async fn answers_beyond_a_success_are_the_sdk_s() {
         let read = async |status: u16, body: &'static str| {
             let status = status.try_into().expect("a status");
-            read::<Value>(HttpResponse::new(status, SdkBody::from(body))).await
+            read::<Value>("x.Y", HttpResponse::new(status, SdkBody::from(body))).await
         };
         assert!(matches!(read(200, "{}").await, Ok(Final::Success(_))));
         let broken = SdkBody::from_body_1_x(http_body_util::StreamBody::new(futures_util::stream::iter([
@@ -143,11 +153,12 @@ mod tests {
             Err(std::io::Error::other("it breaks off")),
         ])));
         let unusual =
-            super::read::<Value>(HttpResponse::new(200.try_into().expect("a status"), broken)).await;
+            super::read::<Value>("x.Y", HttpResponse::new(200.try_into().expect("a status"), broken)).await;
         assert!(unusual.is_err_and(|unusual| unusual.waits && unusual.problem.contains("it breaks off")));
         for (status, body, waits) in [
             (200, "", false),
             (200, "<html>", false),
+            (200, "[]", false),
             (400, "", false),
             (403, "<html>", false),
             (400, r#"{"__type":"com.amazonaws.sqs#QueueDoesNotExist","message":"none"}"#, false),

@@ -29,6 +29,7 @@ use crate::{
         direct::{LeftToSdk, json::JsonCalls},
     },
     batcher::{Batcher, Wait},
+    json::JsonObject,
     ledger::{EntryKey, LedgerError, Position},
 };
 
@@ -93,13 +94,13 @@ impl From<Parameter> for AttributeValue {
 #[serde(rename_all = "PascalCase")]
 struct Answers {
     /// In the order of the statements.
-    responses: Option<Vec<Answer>>,
+    responses: Option<Vec<JsonObject<Answer>>>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Answer {
-    error: Option<StatementError>,
+    error: Option<JsonObject<StatementError>>,
 }
 
 /// Why a statement was not carried out.
@@ -196,7 +197,8 @@ impl Calls {
         let batch = Batch { statements: chosen.map(|(write, _)| self.statement(write, now)).collect() };
         let answers = match self.direct.call(&self.settings.table, &batch).await {
             Ok(Answers { responses }) => {
-                Ok(responses.unwrap_or_default().into_iter().map(|answer| answer.error).collect())
+                let error = |JsonObject(answer): JsonObject<Answer>| answer.error.map(|error| error.0);
+                Ok(responses.unwrap_or_default().into_iter().map(error).collect())
             }
             Err(left) => self.by_sdk(batch, left).await,
         };

@@ -12,6 +12,7 @@ use crate::{
         Calls,
         direct::{LeftToSdk, json::JsonCalls},
     },
+    json::JsonObject,
     queue::Receipt,
 };
 
@@ -37,7 +38,7 @@ pub(super) struct Receive<'a> {
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Received {
-    messages: Option<Vec<ReceivedMessage>>,
+    messages: Option<Vec<JsonObject<ReceivedMessage>>>,
 }
 
 #[derive(Deserialize)]
@@ -47,7 +48,7 @@ struct ReceivedMessage {
     receipt_handle: Option<String>,
     body: Option<String>,
     attributes: Option<HashMap<String, String>>,
-    message_attributes: Option<HashMap<String, ReceivedAttribute>>,
+    message_attributes: Option<HashMap<String, JsonObject<ReceivedAttribute>>>,
 }
 
 #[derive(Deserialize)]
@@ -74,8 +75,8 @@ struct DeleteEntry<'a> {
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Deleted {
-    successful: Option<Vec<DeletedEntry>>,
-    failed: Option<Vec<FailedEntry>>,
+    successful: Option<Vec<JsonObject<DeletedEntry>>>,
+    failed: Option<Vec<JsonObject<FailedEntry>>>,
 }
 
 #[derive(Deserialize)]
@@ -106,7 +107,12 @@ impl DirectQueueCalls {
 
     pub(super) async fn receive(&self, asked: &Receive<'_>) -> Result<Vec<Message>, LeftToSdk> {
         let received: Received = self.receives.call(asked.queue_url, asked).await?;
-        Ok(received.messages.unwrap_or_default().into_iter().map(Message::from).collect())
+        Ok(received
+            .messages
+            .unwrap_or_default()
+            .into_iter()
+            .map(|JsonObject(message)| message.into())
+            .collect())
     }
 
     /// Deletes up to ten messages. Returns the index of each that is deleted, as a text, and why the others are not.
@@ -120,8 +126,8 @@ impl DirectQueueCalls {
             entries.map(|(index, receipt)| DeleteEntry { id: index.to_string(), receipt_handle: &receipt.0 });
         let asked = Delete { queue_url, entries: entries.collect() };
         let Deleted { successful, failed } = self.deletes.call(queue_url, &asked).await?;
-        let done = successful.unwrap_or_default().into_iter().map(|entry| entry.id);
-        let failed = failed.unwrap_or_default().into_iter().map(BatchResultErrorEntry::from);
+        let done = successful.unwrap_or_default().into_iter().map(|JsonObject(entry)| entry.id);
+        let failed = failed.unwrap_or_default().into_iter().map(|JsonObject(entry)| entry.into());
         Ok((done.collect(), failed.collect()))
     }
 }
@@ -135,11 +141,12 @@ impl From<ReceivedMessage> for Message {
                 .collect()
         });
         let message_attributes = received.message_attributes.map(|attributes| {
-            let attributes =
-                attributes.into_iter().map(|(name, ReceivedAttribute { data_type, string_value })| {
+            let attributes = attributes.into_iter().map(
+                |(name, JsonObject(ReceivedAttribute { data_type, string_value }))| {
                     let value = MessageAttributeValue::builder().data_type(data_type.unwrap_or_default());
                     (name, value.set_string_value(string_value).build().expect("the type is set"))
-                });
+                },
+            );
             attributes.collect()
         });
         Self::builder()

@@ -23,7 +23,7 @@ use crate::{
     },
     metrics::rendered,
     queue::{
-        Message as Received, Queue, QueueError,
+        Message as QueueMessage, Queue, QueueError,
         sqs::{Clients, SqsQueue},
     },
 };
@@ -60,7 +60,7 @@ impl World {
         deletes.interceptor().end_pauses();
     }
 
-    async fn receive(&self) -> (Result<Vec<Received>, QueueError>, Vec<Sent>) {
+    async fn receive(&self) -> (Result<Vec<QueueMessage>, QueueError>, Vec<Sent>) {
         self.recording.take("");
         let messages = self.queue.receive(10, Duration::ZERO).await;
         (messages, self.recording.take("AmazonSQS.ReceiveMessage"))
@@ -110,7 +110,7 @@ async fn a_direct_receive_is_the_sdk_s() {
     assert_eq!((are_direct(&by_the_sdk), are_direct(&direct)), (vec![false], vec![true]));
     assert_same(&direct[0], &by_the_sdk[0]);
     let (moment, zero) = (Instant::now(), Duration::ZERO);
-    let without_times = |messages: Result<Vec<Received>, QueueError>, attempts: u32| {
+    let without_times = |messages: Result<Vec<QueueMessage>, QueueError>, attempts: u32| {
         let mut messages = messages.expect("the queue answers");
         messages.sort_by(|a, b| a.body.cmp(&b.body));
         let same = messages.into_iter().map(|message| {
@@ -124,7 +124,7 @@ async fn a_direct_receive_is_the_sdk_s() {
             assert!(message.kept_when_received < newest);
             let (receipt, attempts) = (Receipt::default(), 0);
             let (received_at, age_when_received, kept_when_received) = (moment, zero, zero);
-            Received { receipt, attempts, received_at, age_when_received, kept_when_received, ..message }
+            QueueMessage { receipt, attempts, received_at, age_when_received, kept_when_received, ..message }
         });
         same.collect::<Vec<_>>()
     };
@@ -228,4 +228,29 @@ async fn a_call_without_an_answer_ends_in_time() {
     // The SDK had 0.6 s.
     assert!(error.contains("operation timeout") && !error.contains("after 1s"), "{error}");
     assert!(!error.contains("after 400ms"), "{error}");
+}
+
+#[test]
+fn answers_have_the_shapes_that_the_sdk_reads_and_no_other() {
+    let received = |body: &str| serde_json::from_str::<JsonObject<Received>>(body).map(|found| found.0);
+    for (body, messages) in [
+        ("{}", 0),
+        (r#"{"Messages":null}"#, 0),
+        (r#"{"Messages":[{"MessageId":null,"Attributes":null,"MessageAttributes":null,"New":1}]}"#, 1),
+        (r#"{"Messages":[{"MessageAttributes":{"a":{"StringValue":"x"},"b":{"DataType":null}}},{}]}"#, 2),
+    ] {
+        let found = received(body).expect(body).messages.unwrap_or_default();
+        let found: Vec<Message> = found.into_iter().map(|JsonObject(found)| found.into()).collect();
+        assert_eq!(found.len(), messages, "{body}");
+    }
+    for body in [r#"{"Messages":[["m","r","b",null,null]]}"#, r#"{"Messages":[null]}"#, r#"[[]]"#] {
+        assert!(received(body).is_err(), "{body}");
+    }
+    let deleted = |body: &str| serde_json::from_str::<JsonObject<Deleted>>(body);
+    for body in
+        ["{}", r#"{"Failed":null}"#, r#"{"Successful":[{"Id":"0"}],"Failed":[{"Id":"1","Code":null}]}"#]
+    {
+        deleted(body).expect(body);
+    }
+    assert!(deleted(r#"{"Successful":[["0"]]}"#).is_err());
 }

@@ -1,0 +1,59 @@
+//! JSON that others write.
+
+use std::{fmt, marker::PhantomData};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, Visitor, value::MapAccessDeserializer},
+};
+
+/// A structure that only a JSON object fills. serde's derived structures take arrays too, by position.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct JsonObject<T>(pub T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for JsonObject<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Members<T> {
+            type Value = JsonObject<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, members: A) -> Result<Self::Value, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(members)).map(JsonObject)
+            }
+        }
+        deserializer.deserialize_map(Members(PhantomData))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::borrow::Cow;
+
+    use serde_json::value::RawValue;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    struct Text<'a> {
+        #[serde(borrow)]
+        a: Cow<'a, str>,
+        #[serde(borrow)]
+        b: Option<&'a RawValue>,
+    }
+
+    #[test]
+    fn only_an_object_is_read() {
+        let read = |text| serde_json::from_str::<JsonObject<Text<'_>>>(text);
+        let JsonObject(text) = read(r#"{"b": [1, 2], "c": {}, "a": "x"}"#).expect("an object");
+        assert_eq!((&*text.a, text.b.map(RawValue::get)), ("x", Some("[1, 2]")));
+        for other in ["[]", r#"["x", [1]]"#, r#""x""#, "null", "{}", r#"{"a": "x"} {}"#] {
+            read(other).expect_err(other);
+        }
+        // What the type is for.
+        serde_json::from_str::<Text<'_>>(r#"["x", [1]]"#).expect("a derived structure takes an array");
+    }
+}
