@@ -49,6 +49,9 @@ const LAST_ANSWER: Duration = Duration::from_secs(1);
 /// Last part of the grace period, reserved for cancelling unfinished work, returning its messages to the queue, and sending
 /// the last acknowledgements.
 const LAST_CALLS: Duration = Duration::from_secs(4);
+/// Shortest time from one receive to the next if the first brings nothing. Without a wait time, or on an endpoint that does not
+/// long-poll, the loop would ask without end.
+const SHORTEST_POLL: Duration = Duration::from_millis(100);
 /// Longest wait for more free slots when few are free. With small objects a slot comes free every millisecond, and without
 /// this wait each object would cost a receive of its own.
 const GATHER: Duration = Duration::from_millis(20);
@@ -174,11 +177,15 @@ where
             }
         }
         gathering = None;
+        let next = Instant::now() + SHORTEST_POLL;
         let receive = queue.receive(room.min(settings.max_messages).min(MAX_BATCH), wait);
         let mut receive = Box::pin(received(receive, settings.spans.receive()));
         match work.reap_while(stop.run_until_cancelled(&mut receive)).await {
             Some(Ok(messages)) => {
                 (pause, wait) = (FIRST_PAUSE, settings.wait_time);
+                if messages.is_empty() {
+                    work.reap_while(stop.run_until_cancelled(tokio::time::sleep_until(next))).await;
+                }
                 messages.into_iter().for_each(|message| work.take_on(message));
                 work.admit();
             }

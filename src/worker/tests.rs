@@ -432,3 +432,18 @@ async fn the_pause_after_failed_receives_grows_and_a_success_resets_it() {
     assert!(running.metric("logferry_queue_errors_total{call=\"receive\"} 9\n"));
     running.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_queue_that_answers_at_once_is_asked_ten_times_a_second() {
+    let log = Log::default();
+    let settings = WorkerSettings { wait_time: Duration::ZERO, ..settings() };
+    let running = start_with(queue(), settings, noting(&log, |_| async { Verdict::Ack }));
+    tokio::time::sleep(10 * SECOND).await;
+    let calls = running.queue.calls();
+    let receives = calls.iter().filter(|(_, call)| matches!(call, QueueCall::Receive(_))).count();
+    assert!((90..=101).contains(&receives), "{receives} receives in 10 s");
+    running.queue.send("a");
+    tokio::time::sleep(SECOND).await;
+    assert_eq!(handled(&log), [("a".to_owned(), 1)]);
+    running.stop().await;
+}
