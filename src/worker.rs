@@ -49,8 +49,8 @@ const LAST_ANSWER: Duration = Duration::from_secs(1);
 /// Last part of the grace period, reserved for cancelling unfinished work, returning its messages to the queue, and sending
 /// the last acknowledgements.
 const LAST_CALLS: Duration = Duration::from_secs(4);
-/// Shortest time from one receive to the next if the first brings nothing. Without a wait time, or on an endpoint that does not
-/// long-poll, the loop would ask without end.
+/// Shortest time from one receive to the next if the first brings nothing. An endpoint that does not long-poll would be asked
+/// thousands of times a second.
 const SHORTEST_POLL: Duration = Duration::from_millis(100);
 /// Longest wait for more free slots when few are free. With small objects a slot comes free every millisecond, and without
 /// this wait each object would cost a receive of its own.

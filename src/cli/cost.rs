@@ -78,14 +78,14 @@ fn text(costs: &Costs) -> String {
     let mut text = format!(
         "A month of 730 hours, in USD: list prices of {region} as of {prices_of}, without free tiers.\n\n\
          {} GB of JSON in {} objects of {}; {} events, {} GB as CloudWatch Logs bills them\n\
-         {} PutLogEvents and {} other calls per object; {} hours of CPU in {} workers\n",
+         {} PutLogEvents and {} writes to the ledger per object; {} hours of CPU in {} workers\n",
         whole(volume.json_gb),
         whole(volume.objects),
         size(volume.object_bytes),
         whole(volume.records),
         whole(volume.billed_gb),
         whole(volume.puts_per_object),
-        grouped(volume.other_calls_per_object, 2),
+        whole(volume.ledger_writes_per_object),
         whole(volume.cpu_hours),
         whole(volume.workers),
     );

@@ -45,9 +45,9 @@ fn each_item_is_as_computed_by_hand() {
     // 1e9 x (200 + 26) / 2^30
     near(volume.billed_gb, 210.4789);
     assert_eq!(volume.puts_per_object, 1.0);
-    near(volume.other_calls_per_object, 3.35);
-    // 1e6 x (1.5 + 2.2) ms = 3,700 s
-    near(volume.cpu_hours, 1.027_78);
+    near(volume.ledger_writes_per_object, 2.0);
+    // 1e6 x (0.22 + 1.2) ms = 1,420 s
+    near(volume.cpu_hours, 0.394_444);
     assert_eq!(volume.workers, 2.0);
     // 1e9 x (200 + 44) / 2^30
     near(volume.sent_gb, 227.2427);
@@ -58,8 +58,8 @@ fn each_item_is_as_computed_by_hand() {
         // 200e9 / 2^30 GB for 7.3 / 30.41667 of a month, x 0.023
         ("S3 storage", 1.028_18),
         ("SNS publishes", 0.5),
-        // 350,000 + 2 x 2,628,000 / 20 = 612,800
-        ("SQS requests", 0.245_12),
+        // 230,000 + 2 x 2,628,000 / 20 = 492,800
+        ("SQS requests", 0.197_12),
         // 2e6
         ("DynamoDB ledger writes", 1.25),
         // 1e6 x 18 / 30.41667 x 500 / 2^30 = 0.275567 GB
@@ -82,7 +82,7 @@ fn each_item_is_as_computed_by_hand() {
         near(usd(&ferry.provider, name), expected);
     }
     assert_eq!(ferry.provider.items.len(), 16);
-    near(ferry.provider.usd, 123.783_82);
+    near(ferry.provider.usd, 123.735_82);
     near(usd(&ferry.customers, "CloudWatch Logs ingestion"), 105.239_5);
     // 210.4789 x 0.15 x 2.4 months x 0.03
     near(usd(&ferry.customers, "CloudWatch Logs storage"), 2.273_172);
@@ -151,7 +151,7 @@ fn large_objects_need_more_puts_and_more_writes_to_the_ledger() {
     // 226 billed bytes per 1,000; 1,048,576 of them fill a request.
     for (object_bytes, puts) in [(1e3, 1.0), (4.6e6, 1.0), (4.7e6, 2.0), (1e8, 22.0)] {
         assert_eq!(volume(object_bytes).puts_per_object, puts, "{object_bytes}");
-        near(volume(object_bytes).other_calls_per_object, puts + 2.35);
+        near(volume(object_bytes).ledger_writes_per_object, puts + 1.0);
     }
 }
 
@@ -159,10 +159,10 @@ fn large_objects_need_more_puts_and_more_writes_to_the_ledger() {
 fn workers_are_as_many_as_the_cpu_needs_at_half_load() {
     let workers = |gb_per_day: f64| Volume::of(&Workload { gb_per_day, ..workload() }).workers;
     let month = 24.0 / 730.0;
-    // 1.02778 hours per 1,000 GB.
+    // 0.39444 hours per 1,000 GB.
     assert_eq!(workers(1_000.0 * month), 2.0);
-    assert_eq!(workers(1_000.0 * month * 730.0 / 1.03), 2.0);
-    assert_eq!(workers(1_000.0 * month * 1_000.0), 3.0);
+    assert_eq!(workers(1_000.0 * month * 730.0 / 0.395), 2.0);
+    assert_eq!(workers(1_000.0 * month * 1_900.0), 3.0);
 }
 
 #[test]

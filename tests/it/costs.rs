@@ -115,12 +115,18 @@ fn calls_and_cpu_are_those_of_the_measurements() {
         let volume = &of_size(size)["volume"];
         let calculated = |field: &str| number(&volume[field]);
         assert_eq!(calculated("puts_per_object"), cell("PutLogEvents per object"), "{size}");
-        let others = (calculated("other_calls_per_object"), cell("other calls per object"));
-        assert!((others.0 - others.1).abs() < 0.1, "{size}: {others:?} other calls");
         let measured = cell("MB of JSON") / cell("objects") / cell("MB per CPU s") * 1_000.0;
         let ratio = calculated("cpu_ms_per_object") / measured;
         assert!((0.75..1.25).contains(&ratio), "{size}: {measured} ms were measured; {ratio}");
     }
+    let mix = self::table(&read("loadtest/RESULTS.md"), "## The mix: objects of 1 kB to 20 MB, 500 tenants");
+    let of_sqs = mix.iter().filter(|row| row[0].starts_with("sqs:"));
+    let measured: f64 = of_sqs.map(|row| row[1].parse::<f64>().expect("a number")).sum();
+    let costs = of_size("100 kB");
+    let items = costs["ways"][0]["provider"]["items"].as_array().expect("an array");
+    let requests = items.iter().find(|item| item["name"] == "SQS requests").expect("the item");
+    let requests = number(&requests["amount"]) / number(&costs["volume"]["objects"]);
+    assert!((requests - measured).abs() < 0.05, "{measured} requests to SQS were measured; {requests}");
 }
 
 /// The page of lakes has the prices and the volume of the example in docs/costs.md.

@@ -138,7 +138,8 @@ pub(crate) fn open_metrics(text: &str) -> MetricsExposition<OpenMetricsType, Ope
 }
 
 /// The metrics that a worker without problems does not write, and those of tasks of ECS.
-const OF_PROBLEMS: [&str; 15] = [
+const OF_PROBLEMS: [&str; 16] = [
+    "logferry_aws_direct_failures_total",
     "logferry_budget_waits_total",
     "logferry_dead_letters_overdue_total",
     "logferry_dead_letters_total",
