@@ -24,7 +24,8 @@ const MB: f64 = 1e6;
 /// Requests to SQS per message in a busy worker: its share of a receive, a delete and a change of visibility of up to ten
 /// messages each. Measured with the mix.
 const SQS_CALLS: f64 = 0.23;
-/// CPU time of an object, without its bytes. Measured over HTTP, with the ledger and kept connections; HTTPS adds a tenth.
+/// CPU time of an object, without its bytes. Measured over HTTP with one tenant, the ledger and kept connections. HTTPS adds up
+/// to a tenth, and several tenants take less.
 const CPU_MS_PER_OBJECT: f64 = 0.22;
 /// CPU time of a MB of JSON. Measured in the same way.
 const CPU_MS_PER_MB: f64 = 1.2;

@@ -17,9 +17,9 @@ use serde::{
     Deserialize, Deserializer,
     de::{SeqAccess, Visitor},
 };
-use serde_json::{error::Category, value::RawValue};
+use serde_json::value::RawValue;
 
-use crate::json::JsonObject;
+use crate::json::{self, JsonObject};
 
 pub use self::{created::created_event, enclosed::decode_enclosed};
 
@@ -106,15 +106,7 @@ pub fn decode(body: &str) -> Result<Event, EventError> {
 }
 
 fn parse<'a, T: Deserialize<'a>>(body: &'a str) -> Result<T, EventError> {
-    // serde_json's error texts are not used: they quote the body, which must not be logged.
-    serde_json::from_str(body).map_err(|error| {
-        let what = match error.classify() {
-            Category::Data => "a member is missing or has another type than S3 sends",
-            Category::Eof => "it ends too early",
-            Category::Syntax | Category::Io => "it is not JSON",
-        };
-        EventError::Unknown(format!("{what}, at line {} column {}", error.line(), error.column()))
-    })
+    serde_json::from_str(body).map_err(|error| EventError::Unknown(json::problem(&error)))
 }
 
 fn decode_inner(outer: Outer<'_>) -> Result<Event, EventError> {

@@ -1,4 +1,4 @@
-//! JSON that others write.
+//! JSON that others write: structures that only objects fill, and errors that quote nothing.
 
 use std::{fmt, marker::PhantomData};
 
@@ -6,6 +6,7 @@ use serde::{
     Deserialize, Deserializer,
     de::{MapAccess, Visitor, value::MapAccessDeserializer},
 };
+use serde_json::error::Category;
 
 /// A structure that only a JSON object fills. serde's derived structures take arrays too, by position.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,6 +28,16 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for JsonObject<T> {
         }
         deserializer.deserialize_map(Members(PhantomData))
     }
+}
+
+/// What is wrong with a text of JSON. serde_json's own texts quote the text, which may have customers' data.
+pub fn problem(error: &serde_json::Error) -> String {
+    let what = match error.classify() {
+        Category::Data => "a member is missing or has another type",
+        Category::Eof => "it ends too early",
+        Category::Syntax | Category::Io => "it is not JSON",
+    };
+    format!("{what}, at line {} column {}", error.line(), error.column())
 }
 
 #[cfg(test)]
@@ -53,6 +64,10 @@ mod tests {
         for other in ["[]", r#"["x", [1]]"#, r#""x""#, "null", "{}", r#"{"a": "x"} {}"#] {
             read(other).expect_err(other);
         }
+        let error = read(r#"{"a": "secret", "b": [1}"#).expect_err("a bracket is missing");
+        assert_eq!(problem(&error), "it is not JSON, at line 1 column 24");
+        let error = read(r#"["secret"]"#).expect_err("an array");
+        assert_eq!(problem(&error), "a member is missing or has another type, at line 1 column 0");
         // What the type is for.
         serde_json::from_str::<Text<'_>>(r#"["x", [1]]"#).expect("a derived structure takes an array");
     }

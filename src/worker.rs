@@ -182,8 +182,9 @@ where
         let mut receive = Box::pin(received(receive, settings.spans.receive()));
         match work.reap_while(stop.run_until_cancelled(&mut receive)).await {
             Some(Ok(messages)) => {
+                let was_long = wait == settings.wait_time;
                 (pause, wait) = (FIRST_PAUSE, settings.wait_time);
-                if messages.is_empty() {
+                if messages.is_empty() && was_long {
                     work.reap_while(stop.run_until_cancelled(tokio::time::sleep_until(next))).await;
                 }
                 messages.into_iter().for_each(|message| work.take_on(message));

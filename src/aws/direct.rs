@@ -104,7 +104,7 @@ impl Storable for Place {
 
 /// How to send calls to one endpoint.
 #[derive(Debug)]
-pub struct Route {
+struct Route {
     /// Scheme and host.
     origin: String,
     host: String,
@@ -151,12 +151,25 @@ pub enum Final<T> {
 /// Another answer, or none.
 #[derive(Debug)]
 pub struct Unusual {
-    /// What happened.
+    /// What happened. Quotes no body.
     pub problem: String,
-    /// Whether further calls for the same owner are likely to fail too.
-    pub pauses: bool,
-    /// Whether a retry should wait: the service throttles, fails, or did not answer.
-    pub waits: bool,
+    /// What follows from it.
+    pub kind: UnusualKind,
+}
+
+/// What an unusual answer says about further calls for the same owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnusualKind {
+    /// Nothing: it is about this object alone.
+    OfObject,
+    /// They may be refused too.
+    Refused,
+    /// They may have such an answer too. The call took effect, and the SDK makes it once more.
+    Unreadable,
+    /// They should be fewer.
+    Throttled,
+    /// They may fail too: the service fails or does not answer, or the connection is broken.
+    Failed,
 }
 
 /// The SDK must make the call. As an interceptor of this call, it leaves the SDK one attempt less after a direct attempt, and
@@ -199,15 +212,14 @@ impl DirectCalls {
         Self { shared: Arc::new(shared) }
     }
 
-    /// Begins an attempt on the route to a Region or a bucket, for a call into what `owner` has.
+    /// Begins an attempt on the route to a Region or a bucket, for a call to a resource of `owner`.
     ///
     /// # Errors
     /// The SDK must make the call: it has made none on that route yet, it makes one attempt only, direct attempts for this owner
     /// pause, or the call is part of a sampled trace.
     pub fn begin<'a>(&'a self, route: &'a str, owner: &'a str) -> Result<Attempt<'a>, LeftToSdk> {
         let (name, began) = (route, Instant::now());
-        let is_paused = self.pauses().get(owner).is_some_and(|pause| began < pause.until);
-        if is_paused || trace::is_sampled_now() {
+        if self.is_paused(owner) || trace::is_sampled_now() {
             return Err(LeftToSdk::default());
         }
         let routes = self.shared.routes.read().unwrap_or_else(PoisonError::into_inner);
@@ -227,6 +239,10 @@ impl DirectCalls {
         let length = longer.max(took).min(LONGEST_PAUSE);
         pauses.insert(owner.to_owned(), Pause { until: now + length, length });
         length
+    }
+
+    fn is_paused(&self, owner: &str) -> bool {
+        self.pauses().get(owner).is_some_and(|pause| Instant::now() < pause.until)
     }
 
     /// Forgets the pauses of `owner` after a success of an attempt that began at `began`. A success of an attempt that began
@@ -387,6 +403,10 @@ impl Attempt<'_> {
         read: impl AsyncFnOnce(HttpResponse) -> Result<Final<T>, Unusual>,
     ) -> Result<T, LeftToSdk> {
         let Self { direct, owner, route, .. } = &self;
+        // Credentials may have taken seconds.
+        if direct.is_paused(owner) {
+            return Err(self.left(None));
+        }
         let signed = route.signed(request, credentials, Timestamp::now());
         let mut request = signed.ok_or_else(|| self.left(None))?;
         let connection = CaptureSmithyConnection::new();
@@ -395,11 +415,15 @@ impl Attempt<'_> {
         let attempt = async {
             let answer = route.connector.call(request).await;
             let answer = answer.map_err(|error| Unusual::no_answer(chain(&error)))?;
-            if !answer.status().is_success() && is_by_another_clock(&answer) {
-                let problem = format!("HTTP status {}, and the service's clock differs", answer.status());
-                return Err(Unusual { problem, pauses: true, waits: false });
+            let (status, clock_differs) = (answer.status(), is_by_another_clock(&answer));
+            match read(answer).await? {
+                // The SDK corrects the time of its signatures.
+                Final::Refusal(_) if clock_differs => {
+                    let problem = format!("HTTP status {status}, and the service's clock differs");
+                    Err(Unusual { problem, kind: UnusualKind::Refused })
+                }
+                answer => Ok(answer),
             }
-            read(answer).await
         };
         let answer = match route.timeouts.operation_attempt_timeout() {
             Some(limit) => tokio::time::timeout(limit, attempt).await.unwrap_or_else(|_| {
@@ -412,10 +436,10 @@ impl Attempt<'_> {
             Ok(Final::Refusal(answer)) => ("refused", answer),
             Err(unusual) => {
                 call.leave_to_sdk();
-                if unusual.waits
+                if unusual.kind == UnusualKind::Failed
                     && let Some(connection) = connection.get()
                 {
-                    // The other end may be broken.
+                    // The next attempt takes another one.
                     connection.poison();
                 }
                 self.failed(&unusual, sent.elapsed()).await;
@@ -428,15 +452,32 @@ impl Attempt<'_> {
     }
 
     /// Begins a pause, and waits before the SDK's attempt, where that is of use.
-    async fn failed(&self, Unusual { problem, pauses, waits }: &Unusual, took: Duration) {
+    async fn failed(&self, Unusual { problem, kind }: &Unusual, took: Duration) {
         let (shared, owner) = (&self.direct.shared, self.owner);
         let operation = shared.operation.name();
-        tracing::debug!(operation, owner, error = problem, "a direct attempt failed; the SDK makes the call");
-        if *pauses && self.direct.pause(owner, took) == LONGEST_PAUSE {
-            // The SDK may find another way, which its next call shows.
-            shared.routes.write().unwrap_or_else(PoisonError::into_inner).remove(self.name);
+        if *kind == UnusualKind::Unreadable {
+            tracing::warn!(
+                operation,
+                owner,
+                error = problem,
+                "an answer cannot be read; the call is repeated"
+            );
+        } else {
+            tracing::debug!(
+                operation,
+                owner,
+                error = problem,
+                "a direct attempt failed; the SDK makes the call"
+            );
         }
-        if *waits {
+        if *kind != UnusualKind::OfObject && self.direct.pause(owner, took) == LONGEST_PAUSE {
+            // The SDK may find another way, which its next call shows.
+            let mut routes = shared.routes.write().unwrap_or_else(PoisonError::into_inner);
+            if routes.get(self.name).is_some_and(|route| Arc::ptr_eq(route, &self.route)) {
+                routes.remove(self.name);
+            }
+        }
+        if matches!(kind, UnusualKind::Throttled | UnusualKind::Failed) {
             tokio::time::sleep(self.route.retries.initial_backoff().mul_f64(fastrand::f64())).await;
         }
     }
@@ -452,7 +493,7 @@ impl Attempt<'_> {
     }
 }
 
-/// Whether the time of the answer is far from ours.
+/// Whether the `date` of the answer is far from our time.
 fn is_by_another_clock(answer: &HttpResponse) -> bool {
     let date = answer.headers().get("date").and_then(|at| DateTime::from_str(at, Format::HttpDate).ok());
     date.is_some_and(|at| at.secs().abs_diff(Timestamp::now().as_second()) > LARGEST_SKEW_SECONDS)
@@ -468,7 +509,7 @@ impl<'a> DirectRequest<'a> {
 
 impl Unusual {
     fn no_answer(problem: String) -> Self {
-        Self { problem, pauses: true, waits: true }
+        Self { problem, kind: UnusualKind::Failed }
     }
 }
 

@@ -22,7 +22,7 @@ use super::{ObjectBody, ObjectError, ObjectHead, ObjectStore};
 use crate::{
     aws::{
         Calls, S3Refusal, chain, describe,
-        direct::{DirectCalls, DirectRequest, Final, LeftToSdk, Place, Unusual},
+        direct::{DirectCalls, DirectRequest, Final, LeftToSdk, Place, Unusual, UnusualKind},
     },
     credentials::identity::IdentityError,
     event::{ObjectRef, percent_encoded},
@@ -197,10 +197,13 @@ fn output(response: HttpResponse) -> Result<Final<GetObjectOutput>, Unusual> {
     let status = response.status().as_u16();
     if status != 200 {
         let refusal = S3Refusal::of(None, Some(status));
-        // These say something about this object alone.
-        let pauses = !matches!(refusal, S3Refusal::NoObject | S3Refusal::Changed);
-        let waits = matches!(refusal, S3Refusal::Throttled | S3Refusal::Unavailable);
-        return Err(Unusual { problem: format!("HTTP status {status}"), pauses, waits });
+        let kind = match refusal {
+            S3Refusal::NoObject | S3Refusal::Changed => UnusualKind::OfObject,
+            S3Refusal::Throttled => UnusualKind::Throttled,
+            S3Refusal::Unavailable => UnusualKind::Failed,
+            _ => UnusualKind::Refused,
+        };
+        return Err(Unusual { problem: format!("HTTP status {status}"), kind });
     }
     let header = |name| response.headers().get(name).map(str::to_owned);
     let modified = header("last-modified").and_then(|at| DateTime::from_str(&at, Format::HttpDate).ok());

@@ -33,7 +33,7 @@ use crate::{
     aws::{
         Base, describe,
         direct::{
-            DirectCalls, DirectRequest, Final, LeftToSdk, Place, Unusual,
+            DirectCalls, DirectRequest, Final, LeftToSdk, Place, Unusual, UnusualKind,
             json::{Answer, Refusal},
         },
         find_cause, refuses_session,
@@ -45,6 +45,7 @@ use crate::{
     },
     digest,
     event::ObjectRef,
+    json::{self, JsonObject},
     ledger::lease::{Lease, LeaseEnded},
     tenant::{CloudWatch, Delivery},
 };
@@ -404,11 +405,15 @@ async fn final_answer(response: HttpResponse) -> Result<Final<Result<PutAnswer, 
         match Answer::read(response).await? {
             Answer::Success(status, body) => {
                 // The batch is accepted, whatever the body is.
-                let accepted =
-                    if body.is_empty() { Ok(Accepted::default()) } else { serde_json::from_slice(&body) };
-                return Ok(Final::Success(accepted.map(PutAnswer::from).map_err(|error| {
-                    let problem = format!("HTTP status {status}, but the answer cannot be read: {error}");
-                    SinkError::Unavailable(problem)
+                let accepted = match body.is_empty() {
+                    true => Ok(JsonObject::default()),
+                    false => serde_json::from_slice::<JsonObject<Accepted>>(&body),
+                };
+                return Ok(Final::Success(accepted.map(|accepted| accepted.0.into()).map_err(|error| {
+                    let problem = json::problem(&error);
+                    SinkError::Unavailable(format!(
+                        "HTTP status {status}, but the answer cannot be read: {problem}"
+                    ))
                 })));
             }
             Answer::Refusal(status, refusal) => (status, refusal),
@@ -416,8 +421,12 @@ async fn final_answer(response: HttpResponse) -> Result<Final<Result<PutAnswer, 
     let problem = format!("{code}: {message}");
     let judged = |problem| classify(Some(&code), Some(status.as_u16()), problem);
     if !FINAL.contains(&code.as_str()) {
-        let waits = matches!(judged(String::new()), SinkError::Throttled(_) | SinkError::Unavailable(_));
-        return Err(Unusual { problem: format!("HTTP status {status}: {problem}"), pauses: true, waits });
+        let kind = match judged(String::new()) {
+            SinkError::Throttled(_) => UnusualKind::Throttled,
+            SinkError::Unavailable(_) => UnusualKind::Failed,
+            _ => UnusualKind::Refused,
+        };
+        return Err(Unusual { problem: format!("HTTP status {status}: {problem}"), kind });
     }
     Ok(Final::Refusal(Err(match code.as_str() {
         "DataAlreadyAcceptedException" => SinkError::DataAlreadyAccepted { expected },
@@ -431,7 +440,7 @@ async fn final_answer(response: HttpResponse) -> Result<Final<Result<PutAnswer, 
 #[serde(rename_all = "camelCase")]
 struct Accepted {
     next_sequence_token: Option<String>,
-    rejected_log_events_info: Option<Rejected>,
+    rejected_log_events_info: Option<JsonObject<Rejected>>,
 }
 
 #[derive(Deserialize)]
@@ -444,7 +453,7 @@ struct Rejected {
 
 impl From<Accepted> for PutAnswer {
     fn from(Accepted { next_sequence_token, rejected_log_events_info }: Accepted) -> Self {
-        let info = rejected_log_events_info.map(|info| {
+        let info = rejected_log_events_info.map(|JsonObject(info)| {
             RejectedLogEventsInfo::builder()
                 .set_too_new_log_event_start_index(info.too_new_log_event_start_index)
                 .set_too_old_log_event_end_index(info.too_old_log_event_end_index)

@@ -9,11 +9,11 @@ use aws_smithy_types::byte_stream::ByteStream;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{DirectCalls, DirectRequest, Final, LeftToSdk, Place, Unusual};
+use super::{DirectCalls, DirectRequest, Final, LeftToSdk, Place, Unusual, UnusualKind};
 use crate::{
     aws::{Calls, chain},
     digest,
-    json::JsonObject,
+    json::{self, JsonObject},
 };
 
 /// Direct attempts of one operation, to one endpoint, with the client's own credentials.
@@ -33,7 +33,7 @@ impl JsonCalls {
         target: &'static str,
         header: Option<(&'static str, &'static str)>,
     ) -> Self {
-        let (_, operation) = target.split_once('.').unwrap_or(("", target));
+        let (_, operation) = target.split_once('.').expect("a target has a point before the operation");
         let place = |_: &_, _: &_| Some(Place { route: String::new(), path: String::new() });
         let direct = DirectCalls::new(calls, Metadata::new(operation, service), place, true);
         Self { direct, target, header }
@@ -62,30 +62,28 @@ impl JsonCalls {
         let hash = digest::sha256(&body);
         let mut request = DirectRequest::json("application/x-amz-json-1.0", self.target, &hash, body);
         request.headers.extend(self.header.map(|(name, value)| (name, value.to_owned())));
-        attempt.send(request, &credentials, async |answer| read(self.target, answer).await).await
+        attempt.send(request, &credentials, read).await
     }
 }
 
-async fn read<T: DeserializeOwned>(target: &str, response: HttpResponse) -> Result<Final<T>, Unusual> {
+async fn read<T: DeserializeOwned>(response: HttpResponse) -> Result<Final<T>, Unusual> {
     match Answer::read(response).await? {
         Answer::Success(status, body) => match serde_json::from_slice(&body) {
             Ok(JsonObject(output)) => Ok(Final::Success(output)),
             Err(error) => {
-                let problem = format!("HTTP status {status}, but the answer cannot be read: {error}");
-                // The call took effect, and the SDK makes it once more.
-                tracing::warn!(
-                    call = target,
-                    error = problem,
-                    "an answer of AWS cannot be read; the call is repeated"
-                );
-                Err(Unusual { problem, pauses: true, waits: false })
+                let problem = format!("HTTP status {status}, but {}", json::problem(&error));
+                Err(Unusual { problem, kind: UnusualKind::Unreadable })
             }
         },
         Answer::Refusal(status, Refusal { code, message, .. }) => {
-            let waits = status.is_server_error()
-                || status.as_u16() == 429
-                || THROTTLING_ERRORS.contains(&code.as_str());
-            Err(Unusual { problem: format!("HTTP status {status}: {code}: {message}"), pauses: true, waits })
+            let kind = if status.as_u16() == 429 || THROTTLING_ERRORS.contains(&code.as_str()) {
+                UnusualKind::Throttled
+            } else if status.is_server_error() {
+                UnusualKind::Failed
+            } else {
+                UnusualKind::Refused
+            };
+            Err(Unusual { problem: format!("HTTP status {status}: {code}: {message}"), kind })
         }
     }
 }
@@ -126,7 +124,7 @@ impl Answer {
         if status.is_success() {
             return Ok(Self::Success(status, body));
         }
-        let refusal: Refusal = serde_json::from_slice(&body).unwrap_or_default();
+        let JsonObject(refusal): JsonObject<Refusal> = serde_json::from_slice(&body).unwrap_or_default();
         let code = in_header.unwrap_or(refusal.code);
         // A namespace and a number sign may stand before the code, and a colon and an address after it.
         let code = code.split(':').next().and_then(|code| code.rsplit('#').next()).unwrap_or_default();
@@ -145,7 +143,7 @@ mod tests {
     async fn answers_beyond_a_success_are_the_sdk_s() {
         let read = async |status: u16, body: &'static str| {
             let status = status.try_into().expect("a status");
-            read::<Value>("x.Y", HttpResponse::new(status, SdkBody::from(body))).await
+            read::<Value>(HttpResponse::new(status, SdkBody::from(body))).await
         };
         assert!(matches!(read(200, "{}").await, Ok(Final::Success(_))));
         let broken = SdkBody::from_body_1_x(http_body_util::StreamBody::new(futures_util::stream::iter([
@@ -153,31 +151,30 @@ mod tests {
             Err(std::io::Error::other("it breaks off")),
         ])));
         let unusual =
-            super::read::<Value>("x.Y", HttpResponse::new(200.try_into().expect("a status"), broken)).await;
-        assert!(unusual.is_err_and(|unusual| unusual.waits && unusual.problem.contains("it breaks off")));
-        for (status, body, waits) in [
-            (200, "", false),
-            (200, "<html>", false),
-            (200, "[]", false),
-            (400, "", false),
-            (403, "<html>", false),
-            (400, r#"{"__type":"com.amazonaws.sqs#QueueDoesNotExist","message":"none"}"#, false),
-            (400, r#"{"__type":"com.amazonaws.sqs#RequestThrottled","message":"slow"}"#, true),
+            super::read::<Value>(HttpResponse::new(200.try_into().expect("a status"), broken)).await;
+        assert!(unusual.is_err_and(|unusual| {
+            unusual.kind == UnusualKind::Failed && unusual.problem.contains("it breaks off")
+        }));
+        for (status, body, kind) in [
+            (200, "", UnusualKind::Unreadable),
+            (200, "<html>", UnusualKind::Unreadable),
+            (200, "[]", UnusualKind::Unreadable),
+            (400, "", UnusualKind::Refused),
+            (403, "<html>", UnusualKind::Refused),
             (
                 400,
-                r#"{"__type":"com.amazonaws.dynamodb.v20120810#ProvisionedThroughputExceededException"}"#,
-                true,
+                r#"{"__type":"com.amazonaws.sqs#QueueDoesNotExist","message":"none"}"#,
+                UnusualKind::Refused,
             ),
-            (429, "", true),
-            (503, "slow", true),
+            (400, r#"["RequestThrottled"]"#, UnusualKind::Refused),
+            (400, r#"{"__type":"com.amazonaws.sqs#RequestThrottled"}"#, UnusualKind::Throttled),
+            (400, r#"{"__type":"ProvisionedThroughputExceededException"}"#, UnusualKind::Throttled),
+            (503, r#"{"__type":"ThrottlingException"}"#, UnusualKind::Throttled),
+            (429, "", UnusualKind::Throttled),
+            (503, "slow", UnusualKind::Failed),
         ] {
             let Err(unusual) = read(status, body).await else { panic!("the SDK judges {status} {body}") };
-            assert_eq!(
-                (unusual.pauses, unusual.waits),
-                (true, waits),
-                "{status} {body}: {}",
-                unusual.problem
-            );
+            assert_eq!(unusual.kind, kind, "{status} {body}: {}", unusual.problem);
         }
     }
 

@@ -41,14 +41,25 @@ impl Sent {
 pub(crate) struct Recording {
     inner: SharedHttpClient,
     sent: Arc<Mutex<Vec<Sent>>>,
+    /// The `date` of all answers, if set.
+    date: Arc<Mutex<Option<&'static str>>>,
 }
 
 impl Recording {
     /// Keeps the requests of all clients of the base that is returned.
     pub(crate) fn of(sdk: &SdkConfig) -> (Self, Base) {
-        let recording = Self { inner: sdk.http_client().expect("there is one"), sent: Arc::default() };
+        let recording = Self {
+            inner: sdk.http_client().expect("there is one"),
+            sent: Arc::default(),
+            date: Arc::default(),
+        };
         let base = sdk.to_builder().http_client(recording.clone()).build().into();
         (recording, base)
+    }
+
+    /// Gives all further answers this `date`.
+    pub(crate) fn date_all(&self, date: &'static str) {
+        *self.date.lock().expect("nobody panics") = Some(date);
     }
 
     /// The requests since the last call whose URI or headers contain `part`.
@@ -68,7 +79,7 @@ impl HttpClient for Recording {
         components: &RuntimeComponents,
     ) -> SharedHttpConnector {
         let (inner, sent) = (self.inner.http_connector(settings, components), Arc::clone(&self.sent));
-        SharedHttpConnector::new(RecordingConnector { inner, sent })
+        SharedHttpConnector::new(RecordingConnector { inner, sent, date: Arc::clone(&self.date) })
     }
 }
 
@@ -76,6 +87,7 @@ impl HttpClient for Recording {
 struct RecordingConnector {
     inner: SharedHttpConnector,
     sent: Arc<Mutex<Vec<Sent>>>,
+    date: Arc<Mutex<Option<&'static str>>>,
 }
 
 impl HttpConnector for RecordingConnector {
@@ -90,7 +102,14 @@ impl HttpConnector for RecordingConnector {
             body: request.body().bytes().unwrap_or_default().to_vec(),
         };
         self.sent.lock().expect("nobody panics").push(sent);
-        self.inner.call(request)
+        let (answer, date) = (self.inner.call(request), *self.date.lock().expect("nobody panics"));
+        HttpConnectorFuture::new(async move {
+            let mut answer = answer.await?;
+            if let Some(date) = date {
+                answer.headers_mut().insert("date", date);
+            }
+            Ok(answer)
+        })
     }
 }
 

@@ -184,6 +184,21 @@ async fn the_sdk_judges_other_answers_than_the_object() {
 }
 
 #[tokio::test]
+async fn a_success_does_not_end_a_pause_that_began_during_the_attempt() {
+    let world = World::new().await;
+    let (store, object) = (world.store(), world.put("key").await);
+    world.get(&store, &object).await.0.expect("the SDK shows the way");
+    let slow = Effect::Latency { milliseconds: 200 };
+    world.sandbox.faults().add(Fault { times: Some(1), ..Fault::new("s3", "GetObject", slow) });
+    let (slow, ()) = tokio::join!(world.get(&store, &object), async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        store.direct.pause(BUCKET, LONGEST_STALL);
+    });
+    assert_eq!((slow.0.expect("it can be read").len(), are_direct(&slow.1)), (5, vec![true]));
+    assert_eq!(are_direct(&world.get(&store, &object).await.1), [false], "the pause lasts");
+}
+
+#[tokio::test]
 async fn a_body_that_stalls_or_ends_early_is_resumed() {
     let world = World::new().await;
     let store = S3Store { longest_stall: Duration::from_millis(20), ..world.store() };

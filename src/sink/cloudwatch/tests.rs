@@ -308,8 +308,10 @@ async fn answers_are_read_whatever_their_form() {
     let expected = RejectedEvents { too_new_start: Some(7), too_old_end: Some(1), expired_end: Some(2) };
     assert_eq!((answer.rejected, answer.next_sequence_token.as_deref()), (expected, Some("t")));
     // The batch is accepted, so the SDK must not put it again.
-    let lie = read(200, "<html>").await;
-    assert!(matches!(lie, Ok(Final::Success(Err(SinkError::Unavailable(_))))), "{lie:?}");
+    for body in ["<html>", "[null,null]", r#"{"rejectedLogEventsInfo":[1,2,3]}"#] {
+        let lie = read(200, body).await;
+        assert!(matches!(lie, Ok(Final::Success(Err(SinkError::Unavailable(_))))), "{body}: {lie:?}");
+    }
     for body in [
         r#"{"__type":"ResourceNotFoundException","message":"gone"}"#,
         r#"{"__type":"com.amazonaws.logs#ResourceNotFoundException","Message":"gone"}"#,
@@ -317,17 +319,45 @@ async fn answers_are_read_whatever_their_form() {
         let Ok(Final::Refusal(Err(refusal))) = read(400, body).await else { panic!("{body} is final") };
         assert_eq!(refusal, SinkError::NotFound("ResourceNotFoundException: gone".into()));
     }
-    for (status, body, waits) in [
-        (400, "", false),
-        (403, "<html>", false),
-        (400, r#"{"__type":"ExpiredTokenException"}"#, false),
-        (400, r#"{"__type":"ThrottlingException"}"#, true),
-        (429, "", true),
-        (503, "slow", true),
+    for (status, body, kind) in [
+        (400, "", UnusualKind::Refused),
+        (403, "<html>", UnusualKind::Refused),
+        (400, r#"["AccessDeniedException","x",null]"#, UnusualKind::Refused),
+        (400, r#"{"__type":"ExpiredTokenException"}"#, UnusualKind::Refused),
+        (400, r#"{"__type":"ThrottlingException"}"#, UnusualKind::Throttled),
+        (429, "", UnusualKind::Throttled),
+        (503, "slow", UnusualKind::Failed),
     ] {
         let Err(unusual) = read(status, body).await else { panic!("the SDK judges {status} {body}") };
-        assert_eq!((unusual.pauses, unusual.waits), (true, waits), "{status} {body}");
+        assert_eq!(unusual.kind, kind, "{status} {body}");
     }
+}
+
+/// The SDK corrects its clock, and tries again.
+#[tokio::test]
+async fn a_denial_by_another_clock_is_the_sdk_s_to_judge() {
+    let world = World::new().await;
+    let (recording, base) = Recording::of(&world.sdk);
+    let sinks = sinks(&base, &world.central_role, Duration::from_secs(3600));
+    let sink = world.open(&sinks).await;
+    let put = async || {
+        recording.take("");
+        let answer = sink.put_log_events(world.body(), &Lease::unlimited()).await;
+        (answer, are_direct(&recording.take("PutLogEvents")))
+    };
+    assert_eq!(put().await.1, [false], "only the SDK knows the way");
+    let denied = Effect::Error(ErrorAnswer::new(400, "AccessDeniedException"));
+    let denied = || Fault { times: Some(1), ..Fault::new("logs", "PutLogEvents", denied.clone()) };
+    world.sandbox.faults().add(denied());
+    assert_eq!(put().await.1, [true], "a denial is final");
+    recording.date_all("Thu, 01 Jan 2026 00:00:00 GMT");
+    world.sandbox.faults().add(denied());
+    let (answer, sent) = put().await;
+    assert!(
+        matches!(answer, Err(SinkError::NotFound(_))),
+        "the second attempt reaches the group: {answer:?}"
+    );
+    assert_eq!(sent, [true, false]);
 }
 
 /// The first customer's call teaches the route.

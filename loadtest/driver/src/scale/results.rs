@@ -14,8 +14,7 @@ use crate::{
 const HEAD: &str = "# Results
 
 `loadtest/run` writes this file; `loadtest/README.md` explains the runs and the columns. The ratios are the result. Times
-depend on the machine that each section names. In tables up to 2026-11-27, `dist` is the profile that is now called `release`,
-and `release` is a less optimised one.
+depend on the machine that each section names. In tables up to 2026-11-27, `release` is a less optimised profile than today's.
 ";
 const NONE: &str = "-";
 
