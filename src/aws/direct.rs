@@ -3,7 +3,7 @@
 //!
 //! For each call the SDK builds a configuration, chooses a way to sign, resolves the endpoint, and runs two dozen hooks for
 //! each interceptor. That was two fifths of a small object's CPU. None of it differs from one call to the next, so a direct
-//! attempt takes endpoint, connections, and time limits from an earlier call of the SDK: its [`Route`]. It signs a request,
+//! attempt takes endpoint, connections, and time limits from an earlier call of the SDK: the call's route. It signs a request,
 //! sends it, and reads the answer.
 //!
 //! Everything beyond the usual answers stays with the SDK: the caller of a direct attempt that fails makes the call by the
