@@ -356,6 +356,7 @@ mod tests {
     use logferry_sandbox::faults::Effect;
 
     use super::*;
+    use crate::stage::SETTLE;
 
     fn loses_an_answer(weather: &&Weather) -> bool {
         weather.fault.operation == "PutLogEvents"
@@ -408,6 +409,12 @@ mod tests {
             assert!(large.clone().all(|object| plan.tenants[object.tenant].lake.is_some()), "{seed}");
             let killed = plan.strokes.iter().any(|stroke| matches!(stroke.blow, Blow::Kill { .. }));
             assert!(!killed || kind == Kind::Kills, "{seed}");
+            for weather in &plan.weather {
+                let Effect::SlowBody { bytes_per_second } = weather.fault.effect else { continue };
+                let longest = plan.objects.iter().map(|object| longest_text(object.content.size)).max();
+                let seconds = longest.unwrap_or_default() / bytes_per_second;
+                assert!(seconds <= SETTLE.as_secs() / 2, "{seed}: an object takes {seconds} s to arrive");
+            }
             for denial in &plan.denials {
                 assert!(
                     denial.from < denial.to && denial.to <= plan.period && denial.tenant < plan.tenants.len()
@@ -430,6 +437,16 @@ mod tests {
                 assert_eq!(first, usize::from(object.silent), "seed {seed} object {number}");
                 assert!(told.all(|message| message.at >= object.at), "no message comes before its object");
             }
+        }
+    }
+
+    /// Upper bound of the bytes of an object of this size, which no compression may make shorter.
+    fn longest_text(size: Size) -> u64 {
+        match size {
+            Size::Long(count) => count as u64 * 90_000,
+            Size::Oversize => 3_000_000,
+            Size::Noise => 10_000_000,
+            Size::Nothing | Size::Short(_) | Size::Days(_) | Size::Old(_) => 300_000,
         }
     }
 }

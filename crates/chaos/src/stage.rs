@@ -25,8 +25,8 @@ use crate::{
 const REGION: &str = "us-east-1";
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// Longest time from the end of the faults to an empty queue. A killed worker's messages stay hidden for ten seconds,
-/// and refused roles are tried again every second.
-const SETTLE: Duration = Duration::from_secs(120);
+/// refused roles are tried again every second, and an object whose slow body began to arrive takes up to a minute.
+pub(crate) const SETTLE: Duration = Duration::from_secs(120);
 /// Visibility timeout, after which the messages of a killed worker come back. The worker allows no lower value.
 const VISIBILITY: &str = "10s";
 const QUARANTINE: &str = "chaos-quarantine";

@@ -123,7 +123,8 @@ impl Weather {
             (5, _, _) => Effect::Latency { milliseconds: rng.u64(20..900) },
             (6, "s3", "GetObject") => Effect::HalfBody,
             (7, "s3", "GetObject") => Effect::WrongChecksum,
-            (8, "s3", "GetObject") => Effect::SlowBody { bytes_per_second: rng.u64(20_000..400_000) },
+            // The longest object arrives within a minute, well before the run gives up (`stage::SETTLE`).
+            (8, "s3", "GetObject") => Effect::SlowBody { bytes_per_second: rng.u64(150_000..400_000) },
             // The call takes effect and its answer is lost. The consequences: a message waits for its visibility
             // timeout, is deleted or sent twice; a ledger entry, a copy, a file or a letter is written twice.
             (7 | 8, "sqs" | "dynamodb", _) | (7 | 8, "s3", "CopyObject" | "PutObject") => {
