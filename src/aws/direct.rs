@@ -12,6 +12,7 @@
 //! the SDK's.
 
 pub mod json;
+mod pauses;
 mod signature;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -19,7 +20,7 @@ pub(crate) mod testing;
 use std::{
     collections::HashMap,
     iter,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+    sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
 
@@ -50,14 +51,10 @@ use axum::http::Uri;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
+use self::pauses::Pauses;
 use super::{Calls, calls::USER_AGENTS, chain};
 use crate::trace;
 
-/// How long all calls for an owner are the SDK's after a direct attempt that failed. At least as long as the attempt took, and
-/// twice as long after each further failure without a success between them.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// Longest such time.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// Longest wait for credentials. The SDK's own call waits longer.
 const CREDENTIALS: Duration = Duration::from_secs(1);
 /// Most routes: Regions of customers, or staging buckets. Calls to further ones are always the SDK's.
@@ -77,16 +74,9 @@ struct Shared {
     place: fn(&Input, &ConfigBag) -> Option<Place>,
     calls: Calls,
     routes: RwLock<HashMap<String, Arc<Route>>>,
-    /// By owner. Some have ended.
-    pauses: Mutex<HashMap<String, Pause>>,
+    pauses: Pauses,
     /// Whether routes keep the credentials of the client.
     keeps_credentials: bool,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Pause {
-    until: Instant,
-    length: Duration,
 }
 
 /// What a call is about: the name of its route, and the end of its URI's path, which differs from call to call.
@@ -207,7 +197,7 @@ impl DirectCalls {
         place: fn(&Input, &ConfigBag) -> Option<Place>,
         keeps_credentials: bool,
     ) -> Self {
-        let (calls, routes, pauses) = (calls.clone(), RwLock::default(), Mutex::default());
+        let (calls, routes, pauses) = (calls.clone(), RwLock::default(), Pauses::default());
         let shared = Shared { operation, place, calls, routes, pauses, keeps_credentials };
         Self { shared: Arc::new(shared) }
     }
@@ -219,7 +209,7 @@ impl DirectCalls {
     /// pause, or the call is part of a sampled trace.
     pub fn begin<'a>(&'a self, route: &'a str, owner: &'a str) -> Result<Attempt<'a>, LeftToSdk> {
         let (name, began) = (route, Instant::now());
-        if self.is_paused(owner) || trace::is_sampled_now() {
+        if self.shared.pauses.holds(owner) || trace::is_sampled_now() {
             return Err(LeftToSdk::default());
         }
         let routes = self.shared.routes.read().unwrap_or_else(PoisonError::into_inner);
@@ -227,48 +217,9 @@ impl DirectCalls {
         Ok(Attempt { direct: self, name, owner, route, began })
     }
 
-    /// Begins a pause, or a longer one than the last, after an attempt that took `took`. Returns its length.
-    pub(crate) fn pause(&self, owner: &str, took: Duration) -> Duration {
-        let (mut pauses, now) = (self.pauses(), Instant::now());
-        pauses.retain(|_, pause| now < pause.until + LONGEST_PAUSE);
-        let longer = pauses.get(owner).map_or(FIRST_PAUSE, |pause| match now < pause.until {
-            // The attempt began before the pause did.
-            true => pause.length,
-            false => 2 * pause.length,
-        });
-        let length = longer.max(took).min(LONGEST_PAUSE);
-        pauses.insert(owner.to_owned(), Pause { until: now + length, length });
-        length
-    }
-
-    fn is_paused(&self, owner: &str) -> bool {
-        self.pauses().get(owner).is_some_and(|pause| Instant::now() < pause.until)
-    }
-
-    /// Forgets the pauses of `owner` after a success of an attempt that began at `began`. A success of an attempt that began
-    /// before a pause does not end the pause.
-    fn succeeded(&self, owner: &str, began: Instant) {
-        let mut pauses = self.pauses();
-        if pauses.get(owner).is_some_and(|pause| pause.until <= began) {
-            pauses.remove(owner);
-        }
-    }
-
-    /// Ends all pauses.
     #[cfg(test)]
-    pub(crate) fn end_pauses(&self) {
-        self.pauses().clear();
-    }
-
-    /// As if a longest pause had just ended.
-    #[cfg(test)]
-    pub(crate) fn end_longest_pause(&self, owner: &str) {
-        let pause = Pause { until: Instant::now(), length: LONGEST_PAUSE };
-        self.pauses().insert(owner.to_owned(), pause);
-    }
-
-    fn pauses(&self) -> MutexGuard<'_, HashMap<String, Pause>> {
-        self.shared.pauses.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn pauses(&self) -> &Pauses {
+        &self.shared.pauses
     }
 
     /// Learns the route of a request that the SDK has signed. `None` if the request is signed in a way that is not known here, for
@@ -382,7 +333,7 @@ impl Attempt<'_> {
         match tokio::time::timeout(CREDENTIALS, self.route.credentials()).await {
             Ok(Some(credentials)) => Ok(credentials),
             Ok(None) | Err(_) => {
-                self.direct.pause(self.owner, self.began.elapsed());
+                self.direct.shared.pauses.begin(self.owner, self.began.elapsed());
                 Err(self.left(None))
             }
         }
@@ -404,7 +355,7 @@ impl Attempt<'_> {
     ) -> Result<T, LeftToSdk> {
         let Self { direct, owner, route, .. } = &self;
         // Credentials may have taken seconds.
-        if direct.is_paused(owner) {
+        if direct.shared.pauses.holds(owner) {
             return Err(self.left(None));
         }
         let signed = route.signed(request, credentials, Timestamp::now());
@@ -447,7 +398,7 @@ impl Attempt<'_> {
             }
         };
         call.end(outcome);
-        direct.succeeded(owner, self.began);
+        direct.shared.pauses.end_before(owner, self.began);
         Ok(answer)
     }
 
@@ -470,7 +421,7 @@ impl Attempt<'_> {
                 "a direct attempt failed; the SDK makes the call"
             );
         }
-        if *kind != UnusualKind::OfObject && self.direct.pause(owner, took) == LONGEST_PAUSE {
+        if *kind != UnusualKind::OfObject && shared.pauses.begin(owner, took) == pauses::LONGEST {
             // The SDK may find another way, which its next call shows.
             let mut routes = shared.routes.write().unwrap_or_else(PoisonError::into_inner);
             if routes.get(self.name).is_some_and(|route| Arc::ptr_eq(route, &self.route)) {
@@ -556,36 +507,6 @@ impl Route {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn pauses_grow_until_a_success() {
-        let direct = DirectCalls::new(&Calls::default(), Metadata::new("o", "s"), |_, _| None, false);
-        let seconds = |owner: &str| {
-            let pause = direct.pauses().get(owner).copied();
-            pause.map(|pause| pause.until.saturating_duration_since(Instant::now()).as_secs())
-        };
-        let moment = Duration::from_millis(1);
-        direct.pause("a", moment);
-        direct.pause("a", moment);
-        assert_eq!((seconds("a"), seconds("b")), (Some(1), None), "attempts that fail together count once");
-        for expected in [2, 4, 8, 16, 32, 60, 60] {
-            tokio::time::advance(Duration::from_secs(seconds("a").expect("a pause") + 1)).await;
-            direct.pause("a", moment);
-            assert_eq!(seconds("a"), Some(expected));
-        }
-        direct.pause("b", Duration::from_secs(30));
-        assert_eq!(seconds("b"), Some(30), "as long as the attempt took");
-        tokio::time::advance(Duration::from_secs(200)).await;
-        direct.pause("a", moment);
-        assert_eq!((seconds("a"), seconds("b")), (Some(1), None), "old pauses are forgotten");
-        // Attempts that were on their way when another failed say nothing about what came after.
-        direct.succeeded("a", Instant::now());
-        assert_eq!(seconds("a"), Some(1));
-        tokio::time::advance(Duration::from_secs(2)).await;
-        direct.succeeded("a", Instant::now());
-        direct.pause("a", moment);
-        assert_eq!(seconds("a"), Some(1), "the failures in a row have ended");
-    }
 
     #[test]
     fn the_time_of_an_answer_shows_another_clock() {

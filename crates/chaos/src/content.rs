@@ -3,6 +3,7 @@
 
 use std::{
     io::{Read, Write},
+    ops::Range,
     sync::Arc,
 };
 
@@ -19,8 +20,10 @@ const MAX_MESSAGE: usize = 1_048_576 - 26;
 /// Text that makes the record after it unreadable.
 const NONSENSE: &str = "nonsense";
 /// Number of records in an object of [`Size::Noise`], and the length of each. They take about 6.6 MB in gzip.
-const NOISY: usize = 110;
-const NOISE: usize = 80_000;
+pub(crate) const NOISY: usize = 110;
+pub(crate) const NOISE: usize = 80_000;
+/// Lengths of the messages in an object of [`Size::Long`].
+pub(crate) const LONG: Range<usize> = 40_000..90_000;
 const HOUR: i64 = 3_600_000;
 const DAY: i64 = 24 * HOUR;
 
@@ -218,7 +221,7 @@ fn messages(size: Size, number: usize, rng: &mut Rng) -> Vec<(i64, String)> {
             })
             .collect(),
         Size::Long(count) => {
-            (0..count).map(|index| (steady(index), long(&name(index), rng.usize(40_000..90_000)))).collect()
+            (0..count).map(|index| (steady(index), long(&name(index), rng.usize(LONG)))).collect()
         }
         Size::Days(count) => {
             // 40 steps of less than five hours take less than nine days, so no record lies in the future.

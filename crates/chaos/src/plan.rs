@@ -356,7 +356,7 @@ mod tests {
     use logferry_sandbox::faults::Effect;
 
     use super::*;
-    use crate::stage::SETTLE;
+    use crate::{content, stage::SETTLE};
 
     fn loses_an_answer(weather: &&Weather) -> bool {
         weather.fault.operation == "PutLogEvents"
@@ -440,13 +440,13 @@ mod tests {
         }
     }
 
-    /// Upper bound of the bytes of an object of this size, which no compression may make shorter.
+    /// Most bytes of an object's messages, as if compression made none shorter. Objects of other sizes are small.
     fn longest_text(size: Size) -> u64 {
-        match size {
-            Size::Long(count) => count as u64 * 90_000,
-            Size::Oversize => 3_000_000,
-            Size::Noise => 10_000_000,
-            Size::Nothing | Size::Short(_) | Size::Days(_) | Size::Old(_) => 300_000,
-        }
+        let bytes = match size {
+            Size::Long(count) => count * content::LONG.end,
+            Size::Noise => content::NOISY * content::NOISE,
+            _ => 0,
+        };
+        bytes as u64
     }
 }

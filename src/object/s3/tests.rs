@@ -174,7 +174,7 @@ async fn the_sdk_judges_other_answers_than_the_object() {
         assert_eq!(are_direct(&sent), [true, false], "one missing object is no reason to pause");
     }
     for effect in [Effect::Error(ErrorAnswer::new(503, "SlowDown")), Effect::Reset] {
-        store.direct.end_pauses();
+        store.direct.pauses().clear();
         world.sandbox.faults().add(Fault { times: Some(1), ..Fault::new("s3", "GetObject", effect) });
         let (bytes, sent) = world.get(&store, &object).await;
         assert_eq!(bytes.expect("the second attempt succeeds"), b"bytes");
@@ -192,7 +192,7 @@ async fn a_success_does_not_end_a_pause_that_began_during_the_attempt() {
     world.sandbox.faults().add(Fault { times: Some(1), ..Fault::new("s3", "GetObject", slow) });
     let (slow, ()) = tokio::join!(world.get(&store, &object), async {
         tokio::time::sleep(Duration::from_millis(50)).await;
-        store.direct.pause(BUCKET, LONGEST_STALL);
+        store.direct.pauses().begin(BUCKET, LONGEST_STALL);
     });
     assert_eq!((slow.0.expect("it can be read").len(), are_direct(&slow.1)), (5, vec![true]));
     assert_eq!(are_direct(&world.get(&store, &object).await.1), [false], "the pause lasts");

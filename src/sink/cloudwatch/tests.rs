@@ -246,9 +246,9 @@ async fn direct_answers_mean_what_the_sdk_s_mean() {
     for code in FINAL {
         let mut answers = Vec::new();
         for is_direct in [true, false] {
-            sink.direct.end_pauses();
+            sink.direct.pauses().clear();
             if !is_direct {
-                sink.direct.pause(&sink.account, Duration::ZERO);
+                sink.direct.pauses().begin(&sink.account, Duration::ZERO);
             }
             fail(Effect::Error(ErrorAnswer::new(400, code)));
             let (answer, sent) = put(&body).await;
@@ -265,9 +265,9 @@ async fn direct_answers_mean_what_the_sdk_s_mean() {
     let mixed = Bytes::from(mixed.to_string());
     let mut rejected = Vec::new();
     for is_direct in [true, false] {
-        sink.direct.end_pauses();
+        sink.direct.pauses().clear();
         if !is_direct {
-            sink.direct.pause(&sink.account, Duration::ZERO);
+            sink.direct.pauses().begin(&sink.account, Duration::ZERO);
         }
         let (answer, sent) = put(&mixed).await;
         assert_eq!(sent, [is_direct]);
@@ -283,7 +283,7 @@ async fn direct_answers_mean_what_the_sdk_s_mean() {
         Effect::Reset,
         Effect::After { error: None },
     ] {
-        sink.direct.end_pauses();
+        sink.direct.pauses().clear();
         fail(effect);
         let (answer, sent) = put(&body).await;
         assert!(answer.is_ok(), "{answer:?}");

@@ -144,10 +144,10 @@ async fn a_direct_batch_is_the_sdk_s() {
         let key = key(number);
         let (begun, claim) = watched.begin(&key).await;
         if !is_direct {
-            watched.direct.pause(&world.provider.ledger_table, Duration::ZERO);
+            watched.direct.pauses().begin(&world.provider.ledger_table, Duration::ZERO);
         }
         let (finished, end) = watched.finish(&key).await;
-        watched.direct.end_pauses();
+        watched.direct.pauses().clear();
         assert_eq!((begun, finished), (new(), Ok(())));
         assert_eq!((are_direct(&claim), are_direct(&end)), (vec![is_direct], vec![is_direct]));
         // All keys are equally long, and so are all times.
@@ -187,7 +187,7 @@ async fn the_answers_to_a_direct_batch_mean_what_the_sdk_s_mean() {
     fail(BATCH, error("ThrottlingException"));
     let (begun, sent) = watched.begin(&key(3)).await;
     assert_eq!((begun, are_direct(&sent)), (new(), vec![true, false]), "the SDK repeats it");
-    watched.direct.end_pauses();
+    watched.direct.pauses().clear();
     let denied = Fault::new("dynamodb", BATCH, error("AccessDeniedException"));
     world.sandbox.faults().add(denied);
     let (begun, sent) = watched.begin(&key(4)).await;

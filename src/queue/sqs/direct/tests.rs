@@ -56,8 +56,8 @@ impl World {
 
     fn end_pauses(&self) {
         let DirectQueueCalls { receives, deletes } = &self.queue.clients.direct;
-        receives.interceptor().end_pauses();
-        deletes.interceptor().end_pauses();
+        receives.interceptor().pauses().clear();
+        deletes.interceptor().pauses().clear();
     }
 
     async fn receive(&self) -> (Result<Vec<QueueMessage>, QueueError>, Vec<Sent>) {
@@ -202,7 +202,7 @@ async fn a_route_is_learned_anew_after_the_longest_pause() {
     let world = World::new().await;
     assert_eq!(are_direct(&world.receive().await.1), [false]);
     assert_eq!(are_direct(&world.receive().await.1), [true]);
-    world.queue.clients.direct.receives.interceptor().end_longest_pause(&world.url);
+    world.queue.clients.direct.receives.interceptor().pauses().end_longest(&world.url);
     world.fail("ReceiveMessage", Some(1), Effect::Error(ErrorAnswer::new(503, "ServiceUnavailable")));
     assert_eq!(are_direct(&world.receive().await.1), [true, false]);
     world.end_pauses();
